@@ -1,0 +1,162 @@
+"""Settings from the environment and `.env`, read once, frozen, refused by name and value (spec: docs in .env.example).
+
+The only reader of `os.environ`. A variable of the environment wins over the same one in `.env`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dotenv import dotenv_values
+
+from services.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parent.parent       # the folder of main.py
+PLACEHOLDERS = ("your-api-key-here", "changeme", "change-me", "your-master-key-here")
+
+
+@dataclass(frozen=True)
+class Settings:
+    host: str = "127.0.0.1"
+    port: int = 5000
+    data_dir: Path = ROOT / "data"
+    models_dir: Path = ROOT / "models"
+    master_key: str | None = None           # unset: made at first start
+    data_key: str | None = None             # unset: data at rest is plain JSON
+    log_level: str = "INFO"
+    debug: bool = False                     # verbose logs; never a debugger, never tracebacks to clients
+    workers: int = 1                        # gunicorn workers
+    threads: int = 128                      # threads of one worker: concurrent requests it can hold
+    runner_threads: int = 0                 # default n_threads of profiles; 0: the machine's cores
+    gpu_layers: int = 0                     # default n_gpu_layers of profiles
+    context_window: int = 2048              # default n_ctx of profiles
+    max_queue: int = 512                    # requests waiting in a runner before 503
+    max_loaded: int = 2                     # runners kept loaded at once
+    max_body_bytes: int = 8 * 1024 * 1024
+    max_prompt_bytes: int = 1024 * 1024
+    session_wait: float = 30.0              # seconds a second caller waits for a session's turn before 409
+    request_timeout: float = 600.0          # seconds one answer may take before 504
+    stall_timeout: float = 120.0            # seconds a working runner may go without progress before it is restarted
+    drain_timeout: float = 30.0             # seconds that running answers get on SIGTERM
+    hub_url: str = "https://huggingface.co"
+    hub_token: str | None = None
+    runner: str = "llama"                   # "fake": scripted answers without a model, to test clients against
+
+
+def _bool(text: str) -> bool:
+    lowered = text.strip().lower()
+    if lowered in ("1", "true", "yes", "on"):
+        return True
+    if lowered in ("0", "false", "no", "off", ""):
+        return False
+    raise ValueError("expected 1, true, yes, on or 0, false, no, off")
+
+
+def _int(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.strip().lstrip("-").isascii() or not text.strip().lstrip("-").isdigit():
+            raise ValueError(f"expected a whole number from {low} to {high}")
+        value = int(text)
+        if not low <= value <= high:
+            raise ValueError(f"expected a whole number from {low} to {high}")
+        return value
+    return parse
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 86400:
+        raise ValueError("expected seconds from 0 to 86400")
+    return value
+
+
+def _secret(text: str) -> str:
+    if text.strip().lower() in PLACEHOLDERS:
+        raise ValueError("this is the placeholder from an example; set a secret of your own")
+    if len(text) < 32:
+        raise ValueError("expected a secret of 32 characters or more, for example from `openssl rand -hex 32`")
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("expected printable ASCII without spaces, since it travels in a header")
+    return text
+
+
+def _choice(*values: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        for value in values:
+            if text.strip().lower() == value.lower():
+                return value
+        raise ValueError(f"expected one of {', '.join(values)}")
+    return parse
+
+
+def _text(text: str) -> str:
+    if not text.strip():
+        raise ValueError("expected a value")
+    return text.strip()
+
+
+def _folder(text: str) -> Path:
+    path = Path(_text(text)).expanduser()
+    return path if path.is_absolute() else (ROOT / path)
+
+
+# variable -> (field, parser); the source systems' own names stand behind ours and count when ours is unset
+_VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "HOST": ("host", _text),
+    "PORT": ("port", _int(0, 65535)),
+    "DATA_DIR": ("data_dir", _folder),
+    "MODELS_DIR": ("models_dir", _folder),
+    "MASTER_KEY": ("master_key", _secret),
+    "DATA_KEY": ("data_key", _secret),
+    "LOG_LEVEL": ("log_level", _choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")),
+    "DEBUG": ("debug", _bool),
+    "NUM_WORKERS": ("workers", _int(1, 64)),
+    "WEB_THREADS": ("threads", _int(2, 1024)),
+    "NUM_THREADS": ("runner_threads", _int(0, 512)),
+    "LLM_CPU_THREADS": ("runner_threads", _int(0, 512)),
+    "LLM_GPU_LAYERS": ("gpu_layers", _int(-1, 10000)),
+    "LLAMA_N_GPU_LAYERS": ("gpu_layers", _int(-1, 10000)),
+    "LLM_CONTEXT_WINDOW": ("context_window", _int(16, 16_777_216)),
+    "LLAMA_N_CTX": ("context_window", _int(16, 16_777_216)),
+    "MAX_QUEUE": ("max_queue", _int(1, 100_000)),
+    "MAX_LOADED": ("max_loaded", _int(1, 64)),
+    "MAX_BODY_BYTES": ("max_body_bytes", _int(1024, 1 << 30)),
+    "MAX_PROMPT_BYTES": ("max_prompt_bytes", _int(16, 1 << 30)),
+    "SESSION_WAIT": ("session_wait", _seconds),
+    "REQUEST_TIMEOUT": ("request_timeout", _seconds),
+    "STALL_TIMEOUT": ("stall_timeout", _seconds),
+    "DRAIN_TIMEOUT": ("drain_timeout", _seconds),
+    "HF_ENDPOINT": ("hub_url", _text),
+    "HF_TOKEN": ("hub_token", _text),
+    "RUNNER": ("runner", _choice("llama", "fake")),
+}
+_MAY_BE_EMPTY = {"DEBUG"}       # an empty value of any other variable counts as unset
+
+
+def load(environ: Mapping[str, str] | None = None, env_file: Path | None = ROOT / ".env") -> Settings:
+    """Settings from `environ` (default: the process's) over `env_file`. Raises `ConfigError` naming variable and value."""
+    source: dict[str, str] = {}
+    if env_file is not None and env_file.is_file():
+        try:
+            source.update({k: v for k, v in dotenv_values(env_file, interpolate=False).items() if v is not None})
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{env_file} cannot be read: {error}") from None
+    source.update(os.environ if environ is None else environ)
+    values: dict[str, Any] = {}
+    for variable, (field, parse) in _VARIABLES.items():
+        text = source.get(variable)
+        if text is None or field in values or (not text.strip() and variable not in _MAY_BE_EMPTY):
+            continue
+        try:
+            values[field] = parse(text)
+        except ValueError as error:
+            shown = "(not shown)" if parse is _secret else repr(text[:80])
+            raise ConfigError(f"{variable}={shown}: {error}") from None
+    return Settings(**values)

@@ -1,0 +1,306 @@
+"""The words that Parley's processes say to each other, and the channel that carries them.
+
+Three kinds of process: **serve** (the supervisor, parent of all), **web** (gunicorn) and **runner** (one per loaded
+model). Each message is a msgspec struct, msgpack-encoded in one frame of `multiprocessing.connection` over a Unix
+socket in a folder of mode 0700; never pickle. One connection carries one request at a time: closing it cancels.
+An unknown or malformed frame raises `WireError` and ends that connection only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client, Connection, Listener
+from typing import Any
+
+import msgspec
+
+MAX_FRAME = 64 * 1024 * 1024        # bytes; a longer frame is refused before it is read
+
+
+class WireError(Exception):
+    """The other side is gone, or said something that is not a message."""
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Base of all messages. `tag=True`: the class name travels with it."""
+
+
+# ---------------------------------------------------------------- web -> runner
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True):
+    """Sampler settings, checked by whoever builds them. temperature 0 is greedy; top_k 0 and top_p 1 switch off."""
+
+    temperature: float = 0.8
+    top_p: float = 0.95
+    top_k: int = 40
+    min_p: float = 0.0
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64         # tokens looked back at by repeat_penalty
+    seed: int | None = None         # None: a random one
+
+
+class Generate(Message):
+    """Ask for a completion. Answered by `Piece`s and exactly one `Done` or `Failed`.
+
+    `prompt` is a list of segments: each is tokenised by itself with special tokens parsed, then joined. A boundary
+    inside what looks like a special token is how the sender keeps a user's text from forging one.
+    """
+
+    id: str                         # uuid4
+    owner: str                      # opaque: nothing of one owner's text is reused for another
+    prompt: list[str]
+    max_tokens: int
+    sampling: Sampling = Sampling()
+    stop: list[str] = []
+    schema: dict[str, Any] | None = None    # JSON Schema that the completion must comply with
+
+
+class Count(Message):
+    """Ask how many tokens each prompt (a list of segments) has. Answered by `Counted`."""
+
+    prompts: list[list[str]]
+
+
+class GetStats(Message):
+    """Ask a runner how it is. Answered by `Stats`."""
+
+
+# ---------------------------------------------------------------- runner -> web
+
+class Ready(Message):
+    """First word of a runner, on its standard output's pipe: the model is loaded and the socket listens."""
+
+    model: str                      # the file's name
+    architecture: str
+    n_ctx: int                      # tokens that one sequence may hold, prompt and completion together
+    n_ctx_train: int
+    n_slots: int                    # sequences that can be held at once
+    n_vocab: int
+    n_threads: int
+    chat_template: str | None       # the GGUF's own Jinja template
+    bos: str                        # text of the BOS token, "" when there is none
+    eos: str
+    special_tokens: list[str]       # texts of all control tokens: what user text must not forge
+    load_ms: float = 0.0
+
+
+class Piece(Message):
+    """Next text of a completion: whole UTF-8 characters, never part of a stop string."""
+
+    id: str
+    text: str
+
+
+class Done(Message):
+    """A completion has ended."""
+
+    id: str
+    finish_reason: str              # "stop" | "length" | "cancelled"
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int              # prompt tokens whose KV was reused
+    processed_tokens: int           # prompt tokens that were decoded for this request
+    queue_ms: float = 0.0           # waiting for a slot
+    prefill_ms: float = 0.0         # slot taken -> first token sampled
+    decode_ms: float = 0.0          # first token -> end
+
+
+class Failed(Message):
+    """A request has ended without a result. `code` is one of `services.errors`' codes."""
+
+    code: str
+    message: str
+    id: str = ""
+    retry_after: float | None = None
+    details: dict[str, Any] = {}
+
+
+class Counted(Message):
+    tokens: list[int]
+
+
+class Stats(Message):
+    running: int                    # sequences in decode or prefill
+    waiting: int
+    slots: int
+    slots_used: int                 # slots that hold any tokens
+    cached_tokens: int              # tokens held in slots
+    prompt_tokens: int              # processed since start
+    completion_tokens: int          # sampled since start
+    requests: int                   # ended since start
+    max_batch: int                  # most sequences that shared one decode so far
+    tokens_per_second: float        # sampled, over the last seconds of work
+    idle_seconds: float             # since the last progress (a token processed or sampled)
+
+
+# ---------------------------------------------------------------- web -> supervisor and back
+
+class RunnerSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What a runner is started with; equal specs share a runner. `model` is an absolute path."""
+
+    model: str
+    n_ctx: int
+    parallel: int = 4               # slots
+    n_threads: int = 0              # 0: as many as the machine has cores
+    n_gpu_layers: int = 0
+
+
+class Ensure(Message):
+    """Ask for a ready runner. The answer is `RunnerAt` or `Failed`; the open connection is the lease on it.
+
+    `select`: from now on this is the runner to keep alive; the one selected before is retired once its leases end.
+    `keep`: stays loaded also when it is neither selected nor used.
+    """
+
+    spec: RunnerSpec
+    select: bool = False
+    keep: bool = False
+
+
+class RunnerAt(Message):
+    address: str
+    authkey: bytes
+    ready: Ready
+
+
+class Status(Message):
+    """Ask the supervisor what is loaded. Answered by `StatusOf`."""
+
+
+class RunnerState(msgspec.Struct, frozen=True, kw_only=True):
+    spec: RunnerSpec
+    state: str                      # "loading" | "ready" | "retiring" | "crashed" | "failed"
+    selected: bool
+    pid: int | None = None
+    leases: int = 0
+    restarts: int = 0
+    reason: str | None = None       # why it crashed or failed
+    stats: Stats | None = None
+
+
+class StatusOf(Message):
+    runners: list[RunnerState]
+    draining: bool = False
+
+
+class Admit(Message):
+    """Ask whether `key` may start a request now. `Admitted` holds a place until the connection closes, else `Failed`.
+
+    None means no limit. `cost` 0 asks without counting a request.
+    """
+
+    key: str
+    requests_per_minute: int | None = None
+    max_parallel: int | None = None
+    cost: int = 1
+
+
+class Admitted(Message):
+    limit: int | None = None        # requests per minute
+    remaining: int | None = None
+    reset: float | None = None      # seconds until the window frees a request
+
+
+class Charge(Message):
+    """Add to what `key` has used. No answer."""
+
+    key: str
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class GetUsage(Message):
+    key: str
+
+
+class Usage(Message):
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+ANY = (Generate | Count | GetStats | Ready | Piece | Done | Failed | Counted | Stats
+       | Ensure | RunnerAt | Status | StatusOf | Admit | Admitted | Charge | GetUsage | Usage)
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(ANY)
+
+
+def encode(message: Message) -> bytes:
+    return _encoder.encode(message)
+
+
+def decode(frame: bytes) -> Message:
+    try:
+        return _decoder.decode(frame)       # type: ignore[no-any-return]
+    except msgspec.DecodeError as error:
+        raise WireError(f"not a message: {error}") from None
+
+
+class Channel:
+    """One connection, speaking `Message`s. Not for use by two threads at once."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    def send(self, message: Message) -> None:
+        try:
+            self.connection.send_bytes(encode(message))
+        except (OSError, ValueError) as error:
+            raise WireError(f"the other side is gone: {error}") from None
+
+    def receive(self, timeout: float | None = None) -> Message | None:
+        """The next message; None when `timeout` seconds pass without one. `WireError` when the other side is gone."""
+        try:
+            if not self.connection.poll(timeout):
+                return None
+            return decode(self.connection.recv_bytes(MAX_FRAME))
+        except (EOFError, OSError) as error:
+            raise WireError(f"the other side is gone: {error}") from None
+
+    def ask(self, message: Message) -> Message:
+        """Send and wait for the one answer. A `Failed` is returned, not raised."""
+        self.send(message)
+        answer = self.receive()
+        assert answer is not None
+        return answer
+
+    def fileno(self) -> int:
+        return self.connection.fileno()
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def __enter__(self) -> Channel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def connect(address: str, authkey: bytes) -> Channel:
+    try:
+        return Channel(Client(address, family="AF_UNIX", authkey=authkey))
+    except (OSError, EOFError, AuthenticationError) as error:
+        raise WireError(f"nobody answers at {address}: {error}") from None
+
+
+def listen(address: str, authkey: bytes, backlog: int = 1024) -> Listener:
+    """A listener whose socket file has mode 0600. `accept_from` takes connections from it."""
+    if os.path.exists(address):
+        os.unlink(address)
+    listener = Listener(address, family="AF_UNIX", backlog=backlog, authkey=authkey)
+    os.chmod(address, 0o600)
+    return listener
+
+
+def accept_from(listener: Listener, closed: Callable[[], bool] = lambda: False) -> Channel | None:
+    """The next connection that knows the authkey, or None once `closed()` says that the listener was closed."""
+    while True:
+        try:
+            return Channel(listener.accept())       # type: ignore[arg-type]
+        except (OSError, EOFError, AuthenticationError):
+            if closed():
+                return None
