@@ -1,7 +1,7 @@
 """Every error that a client, an operator or a script can meet.
 
-An error class carries its HTTP status, its machine `code` and OpenAI's `type`; `envelope()` is the one shape that leaves
-the server. Commands print `message` on one line. Nothing here knows of HTTP libraries.
+An error class carries its HTTP status, its machine `code` and OpenAI's `type`; `envelope()` is the one shape
+that leaves the server. Commands print `message` on one line. Nothing here knows of HTTP libraries.
 """
 
 from __future__ import annotations

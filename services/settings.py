@@ -141,7 +141,7 @@ _MAY_BE_EMPTY = {"DEBUG"}       # an empty value of any other variable counts as
 
 
 def load(environ: Mapping[str, str] | None = None, env_file: Path | None = ROOT / ".env") -> Settings:
-    """Settings from `environ` (default: the process's) over `env_file`. Raises `ConfigError` naming variable and value."""
+    """Settings from `environ` (default: the process's) over `env_file`; `ConfigError` names variable and value."""
     source: dict[str, str] = {}
     if env_file is not None and env_file.is_file():
         try:

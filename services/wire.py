@@ -41,7 +41,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     seed: int | None = None         # None: a random one
 
 
-class Generate(Message):
+class Generate(Message, frozen=True, kw_only=True):
     """Ask for a completion. Answered by `Piece`s and exactly one `Done` or `Failed`.
 
     `prompt` is a list of segments: each is tokenised by itself with special tokens parsed, then joined. A boundary
@@ -57,19 +57,19 @@ class Generate(Message):
     schema: dict[str, Any] | None = None    # JSON Schema that the completion must comply with
 
 
-class Count(Message):
+class Count(Message, frozen=True, kw_only=True):
     """Ask how many tokens each prompt (a list of segments) has. Answered by `Counted`."""
 
     prompts: list[list[str]]
 
 
-class GetStats(Message):
+class GetStats(Message, frozen=True, kw_only=True):
     """Ask a runner how it is. Answered by `Stats`."""
 
 
 # ---------------------------------------------------------------- runner -> web
 
-class Ready(Message):
+class Ready(Message, frozen=True, kw_only=True):
     """First word of a runner, on its standard output's pipe: the model is loaded and the socket listens."""
 
     model: str                      # the file's name
@@ -86,14 +86,14 @@ class Ready(Message):
     load_ms: float = 0.0
 
 
-class Piece(Message):
+class Piece(Message, frozen=True, kw_only=True):
     """Next text of a completion: whole UTF-8 characters, never part of a stop string."""
 
     id: str
     text: str
 
 
-class Done(Message):
+class Done(Message, frozen=True, kw_only=True):
     """A completion has ended."""
 
     id: str
@@ -107,7 +107,7 @@ class Done(Message):
     decode_ms: float = 0.0          # first token -> end
 
 
-class Failed(Message):
+class Failed(Message, frozen=True, kw_only=True):
     """A request has ended without a result. `code` is one of `services.errors`' codes."""
 
     code: str
@@ -117,11 +117,11 @@ class Failed(Message):
     details: dict[str, Any] = {}
 
 
-class Counted(Message):
+class Counted(Message, frozen=True, kw_only=True):
     tokens: list[int]
 
 
-class Stats(Message):
+class Stats(Message, frozen=True, kw_only=True):
     running: int                    # sequences in decode or prefill
     waiting: int
     slots: int
@@ -147,7 +147,7 @@ class RunnerSpec(msgspec.Struct, frozen=True, kw_only=True):
     n_gpu_layers: int = 0
 
 
-class Ensure(Message):
+class Ensure(Message, frozen=True, kw_only=True):
     """Ask for a ready runner. The answer is `RunnerAt` or `Failed`; the open connection is the lease on it.
 
     `select`: from now on this is the runner to keep alive; the one selected before is retired once its leases end.
@@ -159,13 +159,13 @@ class Ensure(Message):
     keep: bool = False
 
 
-class RunnerAt(Message):
+class RunnerAt(Message, frozen=True, kw_only=True):
     address: str
     authkey: bytes
     ready: Ready
 
 
-class Status(Message):
+class Status(Message, frozen=True, kw_only=True):
     """Ask the supervisor what is loaded. Answered by `StatusOf`."""
 
 
@@ -180,13 +180,13 @@ class RunnerState(msgspec.Struct, frozen=True, kw_only=True):
     stats: Stats | None = None
 
 
-class StatusOf(Message):
+class StatusOf(Message, frozen=True, kw_only=True):
     runners: list[RunnerState]
     draining: bool = False
 
 
-class Admit(Message):
-    """Ask whether `key` may start a request now. `Admitted` holds a place until the connection closes, else `Failed`.
+class Admit(Message, frozen=True, kw_only=True):
+    """Ask whether `key` may start a request now. `Admitted` holds a place until it closes, else `Failed`.
 
     None means no limit. `cost` 0 asks without counting a request.
     """
@@ -197,13 +197,13 @@ class Admit(Message):
     cost: int = 1
 
 
-class Admitted(Message):
+class Admitted(Message, frozen=True, kw_only=True):
     limit: int | None = None        # requests per minute
     remaining: int | None = None
     reset: float | None = None      # seconds until the window frees a request
 
 
-class Charge(Message):
+class Charge(Message, frozen=True, kw_only=True):
     """Add to what `key` has used. No answer."""
 
     key: str
@@ -212,11 +212,11 @@ class Charge(Message):
     completion_tokens: int = 0
 
 
-class GetUsage(Message):
+class GetUsage(Message, frozen=True, kw_only=True):
     key: str
 
 
-class Usage(Message):
+class Usage(Message, frozen=True, kw_only=True):
     requests: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -234,7 +234,7 @@ def encode(message: Message) -> bytes:
 
 def decode(frame: bytes) -> Message:
     try:
-        return _decoder.decode(frame)       # type: ignore[no-any-return]
+        return _decoder.decode(frame)     
     except msgspec.DecodeError as error:
         raise WireError(f"not a message: {error}") from None
 
@@ -300,7 +300,7 @@ def accept_from(listener: Listener, closed: Callable[[], bool] = lambda: False) 
     """The next connection that knows the authkey, or None once `closed()` says that the listener was closed."""
     while True:
         try:
-            return Channel(listener.accept())       # type: ignore[arg-type]
+            return Channel(listener.accept())     
         except (OSError, EOFError, AuthenticationError):
             if closed():
                 return None
