@@ -234,7 +234,7 @@ def encode(message: Message) -> bytes:
 
 def decode(frame: bytes) -> Message:
     try:
-        return _decoder.decode(frame)     
+        return _decoder.decode(frame)
     except msgspec.DecodeError as error:
         raise WireError(f"not a message: {error}") from None
 
@@ -300,7 +300,7 @@ def accept_from(listener: Listener, closed: Callable[[], bool] = lambda: False) 
     """The next connection that knows the authkey, or None once `closed()` says that the listener was closed."""
     while True:
         try:
-            return Channel(listener.accept())     
+            return Channel(listener.accept())
         except (OSError, EOFError, AuthenticationError):
             if closed():
                 return None
