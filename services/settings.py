@@ -160,3 +160,14 @@ def load(environ: Mapping[str, str] | None = None, env_file: Path | None = ROOT 
             shown = "(not shown)" if parse is _secret else repr(text[:80])
             raise ConfigError(f"{variable}={shown}: {error}") from None
     return Settings(**values)
+
+
+def no_tracing() -> None:
+    """Switch off LangSmith, which would post prompts to its makers when these variables are set (langchain-core)."""
+    for variable in ("LANGSMITH_TRACING", "LANGSMITH_TRACING_V2", "LANGCHAIN_TRACING", "LANGCHAIN_TRACING_V2"):
+        os.environ[variable] = "false"
+
+
+def child_environment(keep: tuple[str, ...]) -> dict[str, str]:
+    """The variables of this process whose names begin with one of `keep`: what a child may see."""
+    return {name: value for name, value in os.environ.items() if name.startswith(keep)}

@@ -1,0 +1,126 @@
+#!/usr/bin/env bash
+# Parley's installer: everything goes into .venv beside this file; nothing needs root, nothing is asked.
+#
+#   ./setup.sh          install or bring up to date (seconds when nothing has changed)
+#   ./setup.sh serve    the same, then start the server
+#   ./setup.sh test     the same, then run the checks and the whole test-suite; further words go to pytest
+#
+# PYTHON=/path/to/python chooses the interpreter; CMAKE_ARGS reaches llama.cpp's build (CUDA: CMAKE_ARGS=-DGGML_CUDA=on).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+readonly LOG=.venv/setup.log
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+die() { say "$@"; exit 1; }
+
+usage() { sed -n '2,8s/^# \{0,1\}//p' "$0"; }
+
+# The command that installs Debian, Fedora, Arch, SUSE, Alpine or macOS packages; arguments: a name for each family.
+install_command() {  # debian fedora arch suse alpine macos
+    if command -v apt-get >/dev/null; then echo "sudo apt-get install -y $1"
+    elif command -v dnf >/dev/null; then echo "sudo dnf install -y $2"
+    elif command -v pacman >/dev/null; then echo "sudo pacman -S --needed $3"
+    elif command -v zypper >/dev/null; then echo "sudo zypper install -y $4"
+    elif command -v apk >/dev/null; then echo "sudo apk add $5"
+    else echo "brew install $6"; fi
+}
+
+new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; }
+
+find_python() {
+    local candidate
+    if [ -n "${PYTHON:-}" ]; then
+        new_enough "$PYTHON" || die "PYTHON=$PYTHON is not a Python of 3.10 or newer"
+        echo "$PYTHON"; return
+    fi
+    for candidate in python3 python3.13 python3.12 python3.11 python3.10 python; do
+        if command -v "$candidate" >/dev/null && new_enough "$candidate"; then command -v "$candidate"; return; fi
+    done
+    die "Python 3.10 or newer is missing ($(python3 --version 2>&1 || true)). Get it with:" \
+        "$(install_command python3 python3 python python3 python3 python)"
+}
+
+check_tools() {
+    command -v c++ >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null ||
+        die "a C++ compiler is missing. Get it with:" \
+            "$(install_command build-essential gcc-c++ base-devel gcc-c++ build-base gcc)"
+    command -v make >/dev/null || command -v ninja >/dev/null ||
+        die "make is missing. Get it with: $(install_command make make make make make make)"
+    command -v cmake >/dev/null || die "cmake is missing. Get it with: $(install_command cmake cmake cmake cmake cmake cmake)"
+}
+
+make_venv() {
+    local python=$1
+    if [ -x .venv/bin/python ] && new_enough .venv/bin/python && .venv/bin/python -m pip --version >/dev/null 2>&1; then
+        return
+    fi
+    say "making .venv with $("$python" --version)"
+    "$python" -m venv --clear .venv >/dev/null 2>&1 ||
+        die "$python cannot make a virtual environment. Get the module with:" \
+            "$(install_command "$(basename "$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')")-venv" \
+                python3-pip python-pip python3-venv py3-pip python)"
+}
+
+# Run a command with its output in the log; show every few seconds how far it is, and the log's end when it fails.
+with_progress() {
+    local what=$1 pid started=$SECONDS step last=-100
+    shift
+    "$@" >>"$LOG" 2>&1 &
+    pid=$!
+    trap 'kill "$pid" 2>/dev/null' EXIT
+    while kill -0 "$pid" 2>/dev/null; do
+        sleep 0.5
+        if [ $((SECONDS - started - last)) -ge 10 ] && [ $((SECONDS - started)) -ge 5 ]; then
+            last=$((SECONDS - started))
+            step=$(tail -c 4000 "$LOG" | tr '\r' '\n' | grep -oE '\[ *[0-9]+(/[0-9]+|%)\]' | tail -n 1 || true)
+            say "$what ... ${last} s $step"
+        fi
+    done
+    trap - EXIT
+    if ! wait "$pid"; then
+        tail -n 15 "$LOG" >&2
+        die "$what failed; the whole log is in $LOG"
+    fi
+}
+
+fingerprint() { cat "$@" | cksum | tr -d ' '; }
+
+install_packages() {  # stamp, requirement files
+    local stamp=.venv/$1 print
+    shift
+    print="$(fingerprint constraints.txt "$@") $(.venv/bin/python --version) ${CMAKE_ARGS:-}"
+    if [ "$(cat "$stamp" 2>/dev/null)" = "$print" ]; then return; fi
+    local arguments=() file
+    for file in "$@"; do arguments+=(-r "$file"); done
+    if ! .venv/bin/python -c 'import llama_cpp' 2>/dev/null; then
+        say "llama.cpp is compiled for this machine's processor: 4 to 8 minutes on two cores, once"
+    fi
+    with_progress "installing packages" .venv/bin/python -m pip install -v --disable-pip-version-check --no-input \
+        --progress-bar off -c constraints.txt "${arguments[@]}"
+    echo "$print" >"$stamp"
+}
+
+install() {  # "dev" for the test packages too
+    local python
+    python=$(find_python)
+    if [ ! -x .venv/bin/python ] || ! .venv/bin/python -c 'import llama_cpp' 2>/dev/null; then check_tools; fi
+    mkdir -p .venv data models
+    make_venv "$python"
+    : >"$LOG"
+    install_packages installed requirements.txt
+    if [ "${1:-}" = dev ]; then install_packages installed-dev requirements.txt requirements-dev.txt; fi
+}
+
+run_tests() {
+    .venv/bin/ruff check .
+    .venv/bin/mypy
+    exec .venv/bin/python -m pytest "$@"
+}
+
+case "${1:-}" in
+    "") install; say "ready: .venv/bin/python main.py starts the server" ;;
+    serve) install; shift; exec .venv/bin/python main.py serve "$@" ;;
+    test) install dev; shift; run_tests "$@" ;;
+    -h|--help|help) usage ;;
+    *) usage >&2; die "unknown word '$1'" ;;
+esac
