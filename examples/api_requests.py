@@ -1,0 +1,112 @@
+"""Parley from Python with `requests`: three small classes, one for each family of routes.
+
+    API_KEY=ply_... python examples/api_requests.py "My name is Ada." --session 7
+    API_KEY=ply_... python examples/api_requests.py "What is my name?" --session 7
+    API_KEY=ply_... python examples/api_requests.py --sessions --models --auth
+
+API_KEY and PARLEY_URL may stand in a .env file instead. `pip install requests python-dotenv` is all it needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import requests
+from dotenv import load_dotenv
+
+SessionId = Any        # an integer, a short name, or None
+
+
+class LLMRequests:
+    """What the three classes share: the address, the key, and errors that say what the server said."""
+
+    def __init__(self, api_key: str | None = None, url: str | None = None) -> None:
+        self.url = (url or os.getenv("PARLEY_URL") or "http://127.0.0.1:5000").rstrip("/")
+        self.api_key = api_key
+
+    def call(self, method: str, endpoint: str, **kwargs: Any) -> requests.Response:
+        response = requests.request(method, self.url + endpoint, headers={"Authorization": self.api_key or ""},
+                                    timeout=600, **kwargs)
+        if not response.ok:
+            raise SystemExit(f"{response.status_code}: {response.json()['message']}")
+        return response
+
+
+class AnswerRequest(LLMRequests):
+    """POST /answer and the sessions behind it."""
+
+    def get_answer(self, endpoint: str = "/answer", prompt: str = "", session_id: SessionId = None) -> str:
+        """The answer's text."""
+        return self.get_raw_answer(endpoint, prompt, session_id)["result"]
+
+    def get_raw_answer(self, endpoint: str = "/answer", prompt: str = "",
+                       session_id: SessionId = None) -> dict[str, Any]:
+        """The whole answer: result, model, usage, context."""
+        return self.call("POST", endpoint, json={"prompt": prompt, "session_id": session_id}).json()
+
+    def stream_answer(self, endpoint: str = "/answer", prompt: str = "", session_id: SessionId = None) -> Iterator[str]:
+        """The answer's pieces as they are made."""
+        body = {"prompt": prompt, "session_id": session_id, "stream": True}
+        for line in self.call("POST", endpoint, json=body, stream=True).iter_lines():
+            if line.startswith(b"data: "):
+                event = json.loads(line[6:])
+                if "error" in event:
+                    raise SystemExit(event["error"]["message"])
+                yield event.get("delta", "")
+
+    def get_sessions(self, endpoint: str = "/answer") -> dict[str, str]:
+        """`{session id: name}` of this key's sessions."""
+        return self.call("GET", endpoint).json()
+
+
+class ModelRequest(LLMRequests):
+    """Which models and profiles there are, and which one answers."""
+
+    def get_models(self, endpoint: str = "/models") -> dict[str, Any]:
+        return self.call("GET", endpoint).json()
+
+    def set_model(self, endpoint: str = "/models/model", model: str = "", model_config: str = "") -> dict[str, Any]:
+        """Switch to the file `model` with the profile `model_config`; answers once it is loaded."""
+        return self.call("POST", endpoint, json={"model": model, "model_config": model_config}).json()
+
+
+class AuthRequest(LLMRequests):
+    """Who this key is; with the master key or the scope `keys`, further keys."""
+
+    def check_auth(self, endpoint: str = "/auth") -> dict[str, Any]:
+        return self.call("GET", endpoint).json()
+
+    def gen_key(self, endpoint: str = "/auth/key") -> dict[str, Any]:
+        return self.call("POST", endpoint).json()
+
+
+def main() -> None:
+    load_dotenv()
+    parser = argparse.ArgumentParser(description="Talk to a Parley server.")
+    parser.add_argument("prompt", nargs="?", help="a prompt to answer; it is streamed")
+    parser.add_argument("--session", default=None, help="a session number or name; without one nothing is kept")
+    parser.add_argument("--sessions", action="store_true", help="list this key's sessions")
+    parser.add_argument("--models", action="store_true", help="list models and profiles")
+    parser.add_argument("--auth", action="store_true", help="show what this key may do")
+    arguments = parser.parse_args()
+    key = os.getenv("API_KEY")
+    if not key:
+        parser.error("set API_KEY in the environment or in .env")
+    if arguments.prompt:
+        session = int(arguments.session) if (arguments.session or "").lstrip("-").isdigit() else arguments.session
+        for piece in AnswerRequest(key).stream_answer(prompt=arguments.prompt, session_id=session):
+            print(piece, end="", flush=True)
+        print()
+    shown = [(arguments.sessions, AnswerRequest(key).get_sessions), (arguments.models, ModelRequest(key).get_models),
+             (arguments.auth, AuthRequest(key).check_auth)]
+    for wanted, get in shown:
+        if wanted:
+            print(json.dumps(get(), indent=2, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()
