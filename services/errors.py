@@ -131,4 +131,6 @@ def from_code(code: str, message: str, retry_after: float | None = None, **detai
     for cls in reversed(all_classes()):
         if cls.code == code:
             return cls(message, retry_after=retry_after, **details) if retry_after else cls(message, **details)
+    if retry_after:         # only what may be tried again carries one: a code of its own, such as "draining"
+        return Unavailable(message, code=code, retry_after=retry_after, **details)
     return ParleyError(message, code=code, **details)

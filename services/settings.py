@@ -47,6 +47,17 @@ class Settings:
     runner: str = "llama"                   # "fake": scripted answers without a model, to test clients against
 
 
+RUNNER_VARIABLES = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH")
+RUNNER_PREFIXES = ("OMP_", "GOMP_", "GGML_", "CUDA_")
+
+
+def runner_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What a runner may see of the environment (default: this process's): what its libraries need, and no secret."""
+    source = os.environ if environ is None else environ
+    return {name: value for name, value in source.items()
+            if name in RUNNER_VARIABLES or name.startswith(RUNNER_PREFIXES)}
+
+
 def _bool(text: str) -> bool:
     lowered = text.strip().lower()
     if lowered in ("1", "true", "yes", "on"):

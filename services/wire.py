@@ -9,14 +9,16 @@ An unknown or malformed frame raises `WireError` and ends that connection only.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client, Connection, Listener
+from multiprocessing.connection import Client, Connection, Listener, answer_challenge, deliver_challenge
 from typing import Any
 
 import msgspec
 
 MAX_FRAME = 64 * 1024 * 1024        # bytes; a longer frame is refused before it is read
+HANDSHAKE = 5.0                     # seconds that the other side gets to prove that it knows the authkey
 
 
 class WireError(Exception):
@@ -280,18 +282,58 @@ class Channel:
         self.close()
 
 
-def connect(address: str, authkey: bytes) -> Channel:
+class _Impatient:
+    """A connection during its handshake: a silent other side (a stopped process, say) must not hold this one up."""
+
+    def __init__(self, connection: Connection, patience: float) -> None:
+        self.connection = connection
+        self.patience = patience
+        self.send_bytes = connection.send_bytes
+
+    def recv_bytes(self, limit: int) -> bytes:
+        if not self.connection.poll(self.patience):
+            raise AuthenticationError(f"no answer within {self.patience:g} s")
+        return self.connection.recv_bytes(limit)
+
+
+def _shake_hands(connection: Connection, authkey: bytes, patience: float, *, first: bool) -> None:
+    """Both sides prove that they know the key; who accepted asks first. Closes the connection when it fails."""
+    impatient: Any = _Impatient(connection, patience)
+    steps = (deliver_challenge, answer_challenge) if first else (answer_challenge, deliver_challenge)
     try:
-        return Channel(Client(address, family="AF_UNIX", authkey=authkey))
-    except (OSError, EOFError, AuthenticationError) as error:
+        for step in steps:
+            step(impatient, authkey)
+    except (OSError, EOFError, AuthenticationError, AssertionError) as error:
+        connection.close()
+        raise AuthenticationError(str(error)) from None
+
+
+class _Listener(Listener):
+    def __init__(self, address: str, authkey: bytes, backlog: int) -> None:
+        super().__init__(address, family="AF_UNIX", backlog=backlog)
+        self.key = authkey
+
+    def accept(self) -> Connection:
+        connection = super().accept()
+        _shake_hands(connection, self.key, HANDSHAKE, first=True)
+        return connection
+
+
+def connect(address: str, authkey: bytes, patience: float = HANDSHAKE) -> Channel:
+    """A channel to the listener at `address`. `WireError` when there is none or it is silent for `patience` seconds."""
+    try:
+        connection = Client(address, family="AF_UNIX")
+        _shake_hands(connection, authkey, patience, first=False)
+    except (OSError, AuthenticationError) as error:
         raise WireError(f"nobody answers at {address}: {error}") from None
+    return Channel(connection)
 
 
 def listen(address: str, authkey: bytes, backlog: int = 1024) -> Listener:
     """A listener whose socket file has mode 0600. `accept_from` takes connections from it."""
     if os.path.exists(address):
         os.unlink(address)
-    listener = Listener(address, family="AF_UNIX", backlog=backlog, authkey=authkey)
+    listener = _Listener(address, authkey, backlog)
     os.chmod(address, 0o600)
     return listener
 
@@ -301,6 +343,9 @@ def accept_from(listener: Listener, closed: Callable[[], bool] = lambda: False) 
     while True:
         try:
             return Channel(listener.accept())
-        except (OSError, EOFError, AuthenticationError):
+        except AuthenticationError:
+            pass
+        except (OSError, EOFError):
             if closed():
                 return None
+            time.sleep(0.01)        # out of file descriptors, perhaps: they may come back
