@@ -89,6 +89,12 @@ class BadModel(Unprocessable):
     code = "bad_model"
 
 
+class OutOfMemory(Unprocessable):
+    """The model, its context and its slots need more memory than is free. `details`: needed, available (bytes)."""
+
+    code = "out_of_memory"
+
+
 class TooManyRequests(ParleyError):
     status, code, type = 429, "rate_limited", "rate_limit_error"
 
