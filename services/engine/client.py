@@ -1,0 +1,179 @@
+"""The way to the runners for processes of the web: lease a runner, ask it, cancel by closing.
+
+Nothing is shared between threads: each lease opens connections of its own. A lease is the open connection to the
+supervisor; a request is the open connection to the runner. Both end when their owner ends, however that happens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from services import wire
+from services.engine.failures import error_of
+from services.errors import RunnerCrashed, Unavailable
+
+log = logging.getLogger("parley.engine")
+BEAT = 1.0              # seconds of silence after which the caller hears of it
+SECOND_TRY = 0.1        # seconds that the supervisor gets to notice a death before it is asked again
+
+
+class Engine:
+    def __init__(self, control_address: str, authkey: bytes) -> None:
+        self._address = control_address
+        self._authkey = authkey
+
+    @contextlib.contextmanager
+    def lease(self, spec: wire.RunnerSpec, select: bool = False, keep: bool = False,
+              beat: Callable[[], None] | None = None) -> Iterator[Lease]:
+        """A ready runner of `spec` for the time of the block; it is loaded if need be.
+
+        `beat` is called about every second of waiting and may raise to give up. Raises what the supervisor says:
+        `NotFound`, `BadModel`, `Unavailable` (`draining`, `no_room`, `runner_failed`), `RunnerCrashed`.
+        """
+        lease = Lease(self._connect, wire.Ensure(spec=spec, select=select, keep=keep), beat or (lambda: None))
+        try:
+            lease.renew()
+            yield lease
+        finally:
+            lease.close()
+
+    def status(self) -> wire.StatusOf:
+        with self._connect() as channel:
+            try:
+                answer = channel.ask(wire.Status())
+            except wire.WireError as error:
+                raise supervisor_gone(error) from None
+        if isinstance(answer, wire.Failed):
+            raise error_of(answer)
+        assert isinstance(answer, wire.StatusOf)
+        return answer
+
+    def _connect(self) -> wire.Channel:
+        try:
+            return wire.connect(self._address, self._authkey)
+        except wire.WireError as error:
+            raise supervisor_gone(error) from None
+
+
+class Lease:
+    """A runner in use. One request at a time; not for use by two threads at once."""
+
+    ready: wire.Ready
+
+    def __init__(self, connect: Callable[[], wire.Channel], ensure: wire.Ensure, beat: Callable[[], None]) -> None:
+        self._connect = connect
+        self._ensure = ensure
+        self._beat = beat
+        self._control: wire.Channel | None = None
+        self._runner: wire.Channel | None = None
+
+    def count(self, prompts: Sequence[list[str]]) -> list[int]:
+        """Tokens of each prompt, a prompt being a list of segments."""
+        channel = self._send(wire.Count(prompts=list(prompts)))
+        with self._closed_unless_done():
+            while (answer := self._receive(channel)) is None:
+                self._beat()
+            if isinstance(answer, wire.Failed):
+                raise error_of(answer)
+            if not isinstance(answer, wire.Counted) or len(answer.tokens) != len(prompts):
+                raise wire.WireError(f"expected Counted for {len(prompts)} prompts, got {type(answer).__name__}")
+        return answer.tokens
+
+    def generate(self, request: wire.Generate) -> Iterator[wire.Piece | wire.Done | None]:
+        """The pieces of an answer, then its `Done`; None for each second without news. Closing it cancels.
+
+        Raises the runner's error, `RunnerCrashed` when the runner ends, `WireError` when it speaks of another request.
+        """
+        channel = self._send(request)
+        with self._closed_unless_done():
+            while not isinstance(message := self._receive(channel), wire.Done):
+                yield self._piece(message, request)
+            if message.id != request.id:
+                raise foreign(message, request)
+        yield message
+
+    def renew(self) -> None:
+        """Ask the supervisor (again) for the runner: the one in hand may have died."""
+        self.close()
+        channel = self._control = self._connect()
+        try:
+            channel.send(self._ensure)
+            while (answer := channel.receive(BEAT)) is None:
+                self._beat()
+        except wire.WireError as error:
+            raise supervisor_gone(error) from None
+        if isinstance(answer, wire.Failed):
+            raise error_of(answer)
+        assert isinstance(answer, wire.RunnerAt)
+        self._at, self.ready = answer, answer.ready
+
+    def close(self) -> None:
+        self._hang_up()
+        if self._control:
+            self._control.close()
+            self._control = None
+
+    def _hang_up(self) -> None:
+        if self._runner:
+            self._runner.close()
+            self._runner = None
+
+    @contextlib.contextmanager
+    def _closed_unless_done(self) -> Iterator[None]:
+        """An answer that was not read to its end must never be taken for the next request's."""
+        try:
+            yield
+        except BaseException:
+            self._hang_up()
+            raise
+
+    def _send(self, message: wire.Message) -> wire.Channel:
+        """Send it to the runner. When that one has just died nothing was asked of it yet: once more, with a new one."""
+        try:
+            return self._say(message)
+        except wire.WireError:
+            time.sleep(SECOND_TRY)
+            self.renew()
+        try:
+            return self._say(message)
+        except wire.WireError as error:
+            raise crashed(error) from None
+
+    def _say(self, message: wire.Message) -> wire.Channel:
+        channel = self._runner = self._runner or wire.connect(self._at.address, self._at.authkey)
+        channel.send(message)
+        return channel
+
+    def _receive(self, channel: wire.Channel) -> wire.Message | None:
+        try:
+            return channel.receive(BEAT)
+        except wire.WireError as error:
+            raise crashed(error) from None
+
+    def _piece(self, message: wire.Message | None, request: wire.Generate) -> wire.Piece | None:
+        if message is None:
+            return None
+        if isinstance(message, wire.Failed) and message.id in ("", request.id):
+            raise error_of(message)
+        if isinstance(message, wire.Piece) and message.id == request.id:
+            return message
+        raise foreign(message, request)
+
+
+def foreign(message: wire.Message, request: wire.Generate) -> wire.WireError:
+    log.error("request %s was told a %s of %s", request.id, type(message).__name__, getattr(message, "id", "nobody"))
+    return wire.WireError(f"the runner answered request {request.id} with a {type(message).__name__} of another one")
+
+
+def crashed(error: wire.WireError) -> RunnerCrashed:
+    log.warning("a runner broke off: %s", error)
+    return RunnerCrashed("the model's process ended while it was asked; it is being started again: ask again",
+                         retry_after=1)
+
+
+def supervisor_gone(error: wire.WireError) -> Unavailable:
+    log.error("the supervisor does not answer: %s", error)
+    return Unavailable("the server is stopping or starting: ask again in a moment")

@@ -1,0 +1,109 @@
+"""The supervisor's socket: who needs a runner, a place or a figure asks here (`services.wire`).
+
+One thread per connection; what a connection holds (a lease, a place) ends with it, however its owner ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from typing import Protocol
+
+from services import wire
+from services.engine.failures import failed_of
+from services.engine.states import Lease
+from services.errors import BadRequest, ParleyError
+
+log = logging.getLogger("parley.engine")
+
+
+class Lender(Protocol):
+    """What the supervisor is to this socket."""
+
+    def lease(self, spec: wire.RunnerSpec, select: bool = False, keep: bool = False) -> Lease: ...
+
+    def status(self) -> wire.StatusOf: ...
+
+
+class Admission(Protocol):
+    """Who may start a request now. A place that `admit` gave is given back by one `release`."""
+
+    def admit(self, key: str, rpm: int | None, max_parallel: int | None, cost: int) -> wire.Admitted | wire.Failed: ...
+
+    def release(self, key: str) -> None: ...
+
+    def charge(self, key: str, requests: int, prompt_tokens: int, completion_tokens: int) -> None: ...
+
+    def usage(self, key: str) -> wire.Usage: ...
+
+
+class ControlServer:
+    def __init__(self, address: str, authkey: bytes, lender: Lender, admission: Admission) -> None:
+        self.address = address
+        self.authkey = authkey
+        self.lender = lender
+        self.admission = admission
+        self._closed = False
+        self._thread = threading.Thread(target=self._accept, name="control", daemon=True)
+
+    def start(self) -> None:
+        self._listener = wire.listen(self.address, self.authkey)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Take no more connections. Those that are open live as long as their owners."""
+        if self._closed or not self._thread.is_alive():
+            return
+        self._closed = True
+        with contextlib.suppress(wire.WireError):
+            wire.connect(self.address, self.authkey).close()        # wakes the accepting thread
+        self._thread.join(2 * wire.HANDSHAKE)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while (channel := wire.accept_from(self._listener, lambda: self._closed)) and not self._closed:
+            try:
+                threading.Thread(target=self._converse, args=(channel,), name="control-talk", daemon=True).start()
+            except RuntimeError as error:       # no more threads: this caller is told off, the next may be luckier
+                log.error("a control connection is refused: %s", error)
+                channel.close()
+        if channel:
+            channel.close()
+
+    def _converse(self, channel: wire.Channel) -> None:
+        with channel, contextlib.ExitStack() as held:
+            try:
+                while message := channel.receive():
+                    if answer := self._answer(message, held):
+                        channel.send(answer)
+            except wire.WireError as error:
+                log.debug("a control connection ended: %s", error)
+
+    def _answer(self, message: wire.Message, held: contextlib.ExitStack) -> wire.Message | None:
+        try:
+            return self._dispatch(message, held)
+        except ParleyError as error:
+            return failed_of(error)
+        except Exception:
+            log.exception("a %s went wrong", type(message).__name__)
+            return wire.Failed(code="internal_error", message="something went wrong in the server; its log says what")
+
+    def _dispatch(self, message: wire.Message, held: contextlib.ExitStack) -> wire.Message | None:
+        if isinstance(message, wire.Ensure):
+            lease = self.lender.lease(message.spec, message.select, message.keep)
+            held.callback(lease.release)
+            return lease.at
+        if isinstance(message, wire.Admit):
+            answer = self.admission.admit(message.key, message.requests_per_minute, message.max_parallel, message.cost)
+            if isinstance(answer, wire.Admitted):
+                held.callback(self.admission.release, message.key)
+            return answer
+        if isinstance(message, wire.Charge):
+            self.admission.charge(message.key, message.requests, message.prompt_tokens, message.completion_tokens)
+            return None
+        if isinstance(message, wire.GetUsage):
+            return self.admission.usage(message.key)
+        if isinstance(message, wire.Status):
+            return self.lender.status()
+        raise BadRequest(f"the supervisor does not take {type(message).__name__}")

@@ -1,0 +1,320 @@
+"""A runner without a model: the same process, pipes and wire as the real one, with scripted answers. For tests.
+
+A token is a whitespace-separated word, for `Count`, `n_ctx`, `max_tokens` and all figures. `schema` and the sampling
+are not honoured; stop strings, `max_tokens`, slots, the waiting queue, owners' cancels are.
+
+What it answers depends on the last thing the user said in the prompt (after the last `Human:`, `User:`, `PROMPT:`,
+`<|im_start|>user`; the whole prompt when there is none). "What is my name?" is answered from the last "My name is X"
+anywhere in the prompt; else it says `You said: <the user's last line>`, so that an answer shows whose it is.
+
+Directives in it (each to the next directive or the line's end; K: after this many pieces, 0 when left out):
+    !echo TEXT      answer TEXT                         !die HOW [K]    end the process: exit code or signal name
+    !tokens N       answer N words: w1 w2 ...           !hang [K]       no progress from here on, the rest answers
+    !bytes HEX      answer these UTF-8 bytes            !freeze [K]     the whole process stops (SIGSTOP)
+    !wait S         seconds before the first piece      !garbage [K]    send a frame that is no message
+    !sleep S        seconds before each further piece   !half [K]       send half a frame, then end the connection
+    !fail CODE      answer Failed with this code        !huge [K]       announce a frame of 1 GB
+    !close [K]      end the connection without Done     !wrongid [K]    send a piece of another request
+
+A model file that begins with `!` scripts the load, one directive a line: `!sleep S`, `!fail CODE TEXT`, `!die HOW`,
+`!hang`, `!noise TEXT` (written to stdout), `!stubborn` (ignore SIGTERM), `!first DIRECTIVES` (put before each prompt's
+own, the probe's too).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import signal
+import struct
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import msgspec
+
+from services import wire
+from services.engine.failures import failed_of
+from services.errors import BadRequest, ContextOverflow, NotFound, ParleyError, Unavailable, from_code
+
+USER = re.compile(r"(?:^|\n)[ \t]*(?:#+ *)?(?:human|user|prompt|question|input|instruction)[ \t]*:[ \t]*", re.I)
+ASSISTANT = re.compile(r"\n[ \t]*(?:#+ *)?(?:ai|bot|assistant|answer|response|model)[ \t]*:", re.I)
+TURN = re.compile(r"<\|im_start\|>(\w+)\n")
+MARK = re.compile(r"<\|im_end\|>|</?s>|\[/?INST\]")
+DIRECTIVE = re.compile(r"(?:^|(?<=\s))!([a-z]+)[ \t]*((?:(?![ \t]+![a-z]).)*)")
+FAULTS = ("die", "hang", "freeze", "garbage", "half", "huge", "close", "wrongid")
+FOR_EVER = 1e6          # seconds
+
+
+def last_said(prompt: str) -> str:
+    """What the user said last, without the template around it."""
+    text = MARK.sub("", TURN.sub(r"\n\1: ", prompt))
+    begins = [found.end() for found in USER.finditer(text)]
+    text = text[begins[-1]:] if begins else text
+    ends = ASSISTANT.search(text)
+    return (text[:ends.start()] if ends else text).strip()
+
+
+@dataclass
+class Script:
+    """What the directives of one prompt ask for."""
+
+    answer: str
+    wait: float = 0.0
+    sleep: float = 0.0
+    fail: str | None = None
+    faults: list[tuple[int, str, str]] = field(default_factory=list)    # after how many pieces, which, how
+
+    @classmethod
+    def read(cls, prompt: str, first: str = "") -> Script:
+        said = last_said(prompt)
+        script = cls(reply(prompt, said))
+        for word, rest in DIRECTIVE.findall(f"{first}\n{said}"):
+            script.take(word, rest.strip())
+        return script
+
+    def take(self, word: str, rest: str) -> None:
+        if word == "echo":
+            self.answer = rest
+        elif word == "tokens":
+            self.answer = " ".join(f"w{n + 1}" for n in range(int(rest)))
+        elif word == "bytes":
+            self.answer = bytes.fromhex(rest).decode(errors="replace")
+        elif word in ("wait", "sleep"):
+            setattr(self, word, float(rest))
+        elif word == "fail":
+            self.fail = rest
+        elif word in FAULTS:
+            values = rest.split()
+            how = values.pop(0) if word == "die" else ""
+            self.faults.append((int(values[0]) if values else 0, word, how))
+
+
+def reply(prompt: str, said: str) -> str:
+    if re.search(r"what(?: is|'s) my name", said, re.I):
+        names = re.findall(r"my name is ([\w'-]+)", prompt, re.I)
+        return f"Your name is {names[-1]}." if names else "You have not told me your name."
+    return "You said: " + (said.splitlines() or [""])[-1]
+
+
+def die(how: str) -> NoReturn:
+    """End this process by a signal ("SIGKILL") or with an exit code ("134")."""
+    if how.isdigit():
+        os._exit(int(how))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.kill(os.getpid(), signal.Signals[how])
+    time.sleep(FOR_EVER)
+    raise AssertionError("a signal did not end this process")
+
+
+class Fake:
+    """Slots, queue and figures of one fake runner; each connection has a thread."""
+
+    def __init__(self, spec: wire.RunnerSpec, max_queue: int, first: str = "") -> None:
+        self.spec = spec
+        self.max_queue = max_queue
+        self.first = first
+        self.waiting: deque[str] = deque()
+        self.running: set[str] = set()
+        self.lock = threading.Lock()
+        self.moved = time.monotonic()
+        self.max_batch = self.requests = self.prompt_tokens = self.completion_tokens = 0
+
+    def stats(self) -> wire.Stats:
+        with self.lock:
+            running = len(self.running)
+            return wire.Stats(running=running, waiting=len(self.waiting), slots=self.spec.parallel, slots_used=running,
+                              cached_tokens=0, prompt_tokens=self.prompt_tokens, requests=self.requests,
+                              completion_tokens=self.completion_tokens, max_batch=self.max_batch,
+                              tokens_per_second=0.0, idle_seconds=time.monotonic() - self.moved)
+
+    def serve(self, channel: wire.Channel) -> None:
+        with channel:
+            try:
+                while message := channel.receive():
+                    self.answer(channel, message)
+            except wire.WireError:
+                pass                            # the other side hung up: that is how a request is cancelled
+
+    def answer(self, channel: wire.Channel, message: wire.Message) -> None:
+        if isinstance(message, wire.GetStats):
+            channel.send(self.stats())
+        elif isinstance(message, wire.Count):
+            channel.send(wire.Counted(tokens=[len("".join(prompt).split()) for prompt in message.prompts]))
+        elif isinstance(message, wire.Generate):
+            try:
+                self.generate(channel, message)
+            except ParleyError as error:
+                channel.send(msgspec.structs.replace(failed_of(error), id=message.id))
+        else:
+            channel.send(failed_of(BadRequest(f"a runner does not take {type(message).__name__}")))
+
+    def generate(self, channel: wire.Channel, request: wire.Generate) -> None:
+        prompt = "".join(request.prompt)
+        script, count = Script.read(prompt, self.first), len(prompt.split())
+        if count >= self.spec.n_ctx:
+            raise ContextOverflow(f"the prompt has {count} tokens; at most {self.spec.n_ctx - 1} fit",
+                                  prompt_tokens=count, limit=self.spec.n_ctx - 1, n_ctx=self.spec.n_ctx)
+        if script.fail:
+            raise from_code(script.fail, "as the prompt asked for", 1.0)
+        queued = time.monotonic()
+        self.take_slot(channel, request.id)
+        begun = time.monotonic()
+        try:
+            done = self.speak(channel, request, script, count)
+        finally:
+            with self.lock:
+                self.running.discard(request.id)
+                self.requests += 1
+        channel.send(msgspec.structs.replace(done, queue_ms=(begun - queued) * 1000,
+                                             decode_ms=(time.monotonic() - begun) * 1000))
+
+    def take_slot(self, channel: wire.Channel, id: str) -> None:
+        """Wait for a slot in the order of arrival; `WireError` when the asker goes meanwhile."""
+        with self.lock:
+            if len(self.waiting) >= self.max_queue + max(0, self.spec.parallel - len(self.running)):
+                raise Unavailable(f"{len(self.waiting)} requests wait already", code="queue_full", retry_after=1)
+            self.waiting.append(id)
+        try:
+            while not self.my_turn(id):
+                self.pause(channel, 0.01)
+        except wire.WireError:
+            with self.lock:
+                self.waiting.remove(id)
+            raise
+
+    def my_turn(self, id: str) -> bool:
+        with self.lock:
+            if self.waiting[0] != id or len(self.running) >= self.spec.parallel:
+                return False
+            self.running.add(self.waiting.popleft())
+            self.max_batch = max(self.max_batch, len(self.running))
+            self.moved = time.monotonic()
+            return True
+
+    def speak(self, channel: wire.Channel, request: wire.Generate, script: Script, count: int) -> wire.Done:
+        self.progress(prompt_tokens=count)
+        self.pause(channel, script.wait)
+        room = min(request.max_tokens, self.spec.n_ctx - count)
+        words, reason = pieces(script.answer, request.stop, room)
+        for number, word in enumerate(words):
+            self.misbehave(channel, request, script, number)
+            if number:
+                self.pause(channel, script.sleep)
+            channel.send(wire.Piece(id=request.id, text=word))
+            self.progress(completion_tokens=1)
+        self.misbehave(channel, request, script, len(words))
+        return wire.Done(id=request.id, finish_reason=reason, prompt_tokens=count, completion_tokens=len(words),
+                         cached_tokens=0, processed_tokens=count)
+
+    def progress(self, prompt_tokens: int = 0, completion_tokens: int = 0) -> None:
+        with self.lock:
+            self.prompt_tokens += prompt_tokens
+            self.completion_tokens += completion_tokens
+            self.moved = time.monotonic()
+
+    def pause(self, channel: wire.Channel, seconds: float) -> None:
+        """Sleep, but end at once in `WireError` when the asker hangs up or speaks out of turn."""
+        if channel.receive(seconds) is not None:
+            raise wire.WireError("a second request before the first was answered")
+
+    def misbehave(self, channel: wire.Channel, request: wire.Generate, script: Script, number: int) -> None:
+        for after, fault, how in script.faults:
+            if after == number:
+                self.commit(fault, how, channel, request)
+
+    def commit(self, fault: str, how: str, channel: wire.Channel, request: wire.Generate) -> None:
+        if fault == "die":
+            die(how)
+        elif fault == "freeze":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        elif fault == "hang":
+            self.pause(channel, FOR_EVER)
+        elif fault == "garbage":
+            channel.connection.send_bytes(b"\xff\x00 no message \xc1")
+        elif fault == "wrongid":
+            channel.send(wire.Piece(id="00000000-0000-4000-8000-000000000000", text="of another"))
+        elif fault == "huge":
+            os.write(channel.fileno(), struct.pack("!i", 1 << 30) + b"x" * 100)
+        else:
+            if fault == "half":
+                os.write(channel.fileno(), struct.pack("!i", 1000) + b"x" * 100)
+            raise wire.WireError("the prompt asked for this end")
+
+
+def pieces(answer: str, stop: list[str], room: int) -> tuple[list[str], str]:
+    """The answer's words with the blanks before them, cut at a stop string or after `room` words; and why it ends."""
+    ends = [at for text in stop if text and (at := answer.find(text)) >= 0]
+    words = re.findall(r"\s*\S+|\s+$", answer[:min(ends)] if ends else answer)
+    return (words[:room], "length") if len(words) > room else (words, "stop")
+
+
+def load_script(path: str) -> Iterator[tuple[str, str]]:
+    """The directives of a model file that begins with `!`."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(4096)
+    except FileNotFoundError:
+        raise NotFound(f"there is no model file {os.path.basename(path)!r}") from None
+    if head.startswith(b"!"):
+        for line in head.decode(errors="replace").splitlines():
+            word, _, rest = line.removeprefix("!").partition(" ")
+            yield word, rest.strip()
+
+
+def load(path: str) -> str:
+    """Do what the model file asks for; the directives that go before each prompt's own."""
+    first = ""
+    for word, rest in load_script(path):
+        if word == "first":
+            first = rest
+        elif word == "sleep":
+            time.sleep(float(rest))
+        elif word == "hang":
+            time.sleep(FOR_EVER)
+        elif word == "die":
+            die(rest)
+        elif word == "noise":
+            sys.stdout.write(rest + "\n")
+        elif word == "stubborn":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        elif word == "fail":
+            code, _, text = rest.partition(" ")
+            raise from_code(code, text)
+    return first
+
+
+def exit_at_eof() -> None:
+    """The supervisor holds the other end of stdin: its end is the supervisor's."""
+    while os.read(0, 4096):
+        pass
+    os._exit(0)
+
+
+def say(word: wire.Message) -> None:
+    sys.stdout.write(msgspec.json.encode(word).decode() + "\n")
+    sys.stdout.flush()
+
+
+def main() -> int:
+    parameters: dict[str, Any] = msgspec.json.decode(sys.stdin.buffer.readline())
+    threading.Thread(target=exit_at_eof, daemon=True).start()
+    spec = msgspec.convert(parameters["spec"], wire.RunnerSpec)
+    begun = time.monotonic()
+    try:
+        fake = Fake(spec, parameters["max_queue"], load(spec.model))
+    except ParleyError as error:
+        say(failed_of(error))
+        return 1
+    listener = wire.listen(parameters["address"], bytes.fromhex(parameters["authkey"]))
+    say(wire.Ready(model=os.path.basename(spec.model), architecture="fake", n_ctx=spec.n_ctx, n_ctx_train=spec.n_ctx,
+                   n_slots=spec.parallel, n_vocab=0, n_threads=spec.n_threads or 1, chat_template=None, bos="", eos="",
+                   special_tokens=[], load_ms=(time.monotonic() - begun) * 1000))
+    while channel := wire.accept_from(listener):
+        threading.Thread(target=fake.serve, args=(channel,), daemon=True).start()
+    return 0

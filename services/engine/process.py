@@ -1,0 +1,170 @@
+"""One runner's process: spawned with its parameters on stdin, watched through its stdout, ended by signals.
+
+Owned by one thread of the supervisor (`start` to `bury`); `alive`, `pid`, `stats`, `terminate` and `kill` may be called
+from any thread. Its stdin stays open as long as the supervisor lives: its end tells the runner to exit.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import select
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from services import wire
+from services.engine.failures import error_of
+from services.settings import ROOT, runner_environment
+
+LONGEST_LINE = 64 * 1024 * 1024         # bytes of a runner's first line; vocabularies are part of it
+_first_word = msgspec.json.Decoder(wire.Ready | wire.Failed)
+
+
+class Died(Exception):
+    """The process ended, or had to be ended, by itself. The text says how: "killed by SIGKILL", "exit 134"."""
+
+
+class RunnerProcess:
+    def __init__(self, command: Sequence[str], spec: wire.RunnerSpec, folder: Path, max_queue: int) -> None:
+        self.command = list(command)
+        self.address = str(folder / f"{uuid.uuid4().hex[:12]}.sock")
+        self.authkey = secrets.token_bytes(32)
+        self.verdict: str | None = None         # why it was killed, when it was
+        self.ended_at: float | None = None      # when it was told to end
+        self._parameters = {"address": self.address, "authkey": self.authkey.hex(), "spec": spec,
+                            "max_queue": max_queue}
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._rest = b""
+
+    # ------------------------------------------------------------ from any thread
+
+    @property
+    def pid(self) -> int | None:
+        return self._popen.pid if self._popen else None
+
+    def alive(self) -> bool:
+        return self._popen is not None and self._popen.poll() is None
+
+    def stats(self, patience: float = wire.HANDSHAKE) -> wire.Stats | None:
+        """How it is; None when it does not say so within `patience` seconds."""
+        try:
+            with wire.connect(self.address, self.authkey, patience) as channel:
+                channel.send(wire.GetStats())
+                answer = channel.receive(patience)
+        except wire.WireError:
+            return None
+        return answer if isinstance(answer, wire.Stats) else None
+
+    def terminate(self) -> None:
+        self.ended_at = time.monotonic()
+        self._signal(signal.SIGTERM)
+
+    def kill(self, verdict: str | None = None) -> None:
+        self.verdict = self.verdict or verdict
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        if self._popen is not None:
+            self._popen.send_signal(number)     # does nothing once the process was waited for
+
+    # ------------------------------------------------------------ its life, by the owner
+
+    def start(self) -> None:
+        """Spawn it. In a session of its own, so that a terminal's Ctrl-C is left to the supervisor. Raises OSError."""
+        self._popen = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
+                                       env=runner_environment(), cwd=ROOT, start_new_session=True)
+        assert self._popen.stdin is not None
+        try:
+            self._popen.stdin.write(msgspec.json.encode(self._parameters) + b"\n")
+        except BrokenPipeError:
+            pass                                # it is dead already: `wait_ready` says how
+
+    def wait_ready(self, deadline: float) -> wire.Ready:
+        """Its first word, `deadline` in monotonic seconds. `Died`, or the ParleyError that the runner named."""
+        try:
+            word = _first_word.decode(self._line(deadline))
+        except msgspec.DecodeError as error:
+            raise Died(f"it said something else than Ready: {error}") from None
+        if isinstance(word, wire.Failed):
+            raise error_of(word)
+        return word
+
+    def probe(self, deadline: float) -> None:
+        """One token, through its socket. `Died`, or the ParleyError that the runner named."""
+        request = wire.Generate(id=str(uuid.uuid4()), owner="", prompt=["Hello"], max_tokens=1,
+                                sampling=wire.Sampling(temperature=0))
+        try:
+            with wire.connect(self.address, self.authkey) as channel:
+                channel.send(request)
+                while not isinstance(word := channel.receive(max(0.0, deadline - time.monotonic())), wire.Done):
+                    if isinstance(word, wire.Failed):
+                        raise error_of(word)
+                    if word is None:
+                        raise Died("it did not answer the probe in time")
+        except wire.WireError as error:
+            gone = self.wait(1.0)
+            raise Died(self.reason() if gone else f"it broke off at the probe: {error}") from None
+
+    def wait(self, timeout: float) -> bool:
+        """Whether it ended within `timeout` seconds. What it still writes to stdout is thrown away."""
+        assert self._popen is not None and self._popen.stdout is not None
+        deadline = time.monotonic() + timeout
+        while (left := deadline - time.monotonic()) > 0 and self._readable(left):
+            if not os.read(self._popen.stdout.fileno(), 65536):
+                break
+        try:
+            self._popen.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def reason(self) -> str:
+        """How it ended, for people. It must have ended."""
+        assert self._popen is not None
+        return self.verdict or describe(self._popen.wait())
+
+    def bury(self) -> None:
+        """Make sure that it is gone and nothing of it is left."""
+        if self._popen is None:
+            return
+        self.kill()
+        self._popen.wait()
+        for pipe in (self._popen.stdin, self._popen.stdout):
+            assert pipe is not None
+            pipe.close()
+        Path(self.address).unlink(missing_ok=True)
+
+    def _readable(self, timeout: float) -> bool:
+        assert self._popen is not None and self._popen.stdout is not None
+        poll = select.poll()
+        poll.register(self._popen.stdout.fileno(), select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
+
+    def _line(self, deadline: float) -> bytes:
+        assert self._popen is not None and self._popen.stdout is not None
+        while b"\n" not in self._rest:
+            left = deadline - time.monotonic()
+            if left <= 0 or len(self._rest) > LONGEST_LINE or not self._readable(left):
+                raise Died("it did not say Ready in time")
+            data = os.read(self._popen.stdout.fileno(), 65536)
+            if not data:
+                raise Died(self.reason() if self.wait(1.0) else "it closed its output and said nothing")
+            self._rest += data
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line
+
+
+def describe(status: int) -> str:
+    """A process's exit status in words, as `Popen` gives it: negative for a signal."""
+    if status >= 0:
+        return f"exit {status}"
+    try:
+        return f"killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"killed by signal {-status}"

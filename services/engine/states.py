@@ -1,0 +1,209 @@
+"""What the supervisor knows of one runner, and the rules by which it decides. No process is touched here.
+
+    loading ──> ready ──> retiring ──> (gone)        ended by the supervisor
+       │          │
+       └──────────┴─> crashed ──> loading            by itself when selected or kept, else when somebody asks
+                         └──────> failed             too many deaths, or a model that cannot be loaded
+
+All methods are called under the supervisor's lock and take the time as `now` (monotonic seconds).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from services.engine.process import RunnerProcess
+from services.wire import Failed, Ready, RunnerAt, RunnerSpec, RunnerState, Stats
+
+LOADING, READY, RETIRING, CRASHED, FAILED = "loading", "ready", "retiring", "crashed", "failed"
+ENDED = "ended"         # its process was ended on purpose; the entry goes unless somebody waits for it
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds, unless it says otherwise. Tests shorten them."""
+
+    first_pause: float = 0.2        # before a dead runner is loaded again; doubles with every death
+    longest_pause: float = 5.0
+    deaths: int = 5                 # this many ...
+    window: float = 60.0            # ... within this time and it is given up
+    retry: float = 60.0             # after which a failed one is tried again, on request
+    load: float = 900.0             # a load may take, probe included
+    room: float = 30.0              # a load waits for a busy runner to become idle
+    grace: float = 5.0              # from SIGTERM to SIGKILL
+    watch: float = 2.0              # between two looks of the watchdog
+
+
+def fingerprint(path: str) -> tuple[int, int, int] | None:
+    """What changes when a model file is replaced; None when there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+@dataclass(eq=False)
+class Runner:
+    """One spec's state. A thread of the supervisor drives it (`driven`) while it has a process or should have one."""
+
+    spec: RunnerSpec
+    timing: Timing
+    state: str = LOADING
+    keep: bool = False              # as the last Ensure said
+    claims: int = 0                 # callers that wait to select it: it may be loaded beside a full house
+    waiters: int = 0
+    leases: int = 0
+    used_at: float = 0.0
+    driven: bool = False
+    loaded: bool = False            # counts against max_loaded: from the grant of room until the process is gone
+    ending: bool = False            # its process was told to end
+    process: RunnerProcess | None = None
+    ready: Ready | None = None
+    stats: Stats | None = None
+    attempt: int = 0                # loads begun
+    failed_attempt: int = 0         # the last load that gave no runner
+    error: Failed | None = None     # why it did not
+    deaths: list[float] = field(default_factory=list)
+    restarts: int = 0
+    retry_at: float = 0.0           # not loaded again before
+    may_retry_at: float = 0.0       # a failed one is not tried again before, unless its file changes
+    file: tuple[int, int, int] | None = None        # the model file when it failed
+
+    # ------------------------------------------------------------ what others ask
+
+    @property
+    def name(self) -> str:
+        return os.path.basename(self.spec.model)
+
+    def usable(self) -> bool:
+        """Whether a lease may be given now. Asks the process too: its death may not have been noticed yet."""
+        return (self.state in (READY, RETIRING) and not self.ending
+                and self.process is not None and self.process.alive())
+
+    def awaited(self) -> int:
+        """The attempt whose end a newcomer waits for: the one in progress, else the next."""
+        return self.attempt if self.state == LOADING and self.attempt else self.attempt + 1
+
+    def hopeless(self, attempt: int) -> Failed | None:
+        """Why somebody who waits for `attempt` waits in vain; None while there is hope."""
+        return self.error if self.state == FAILED or self.failed_attempt >= attempt else None
+
+    def idle(self) -> bool:
+        return self.state in (READY, RETIRING) and not self.ending and not self.leases and not self.waiters
+
+    def may_retry(self, now: float) -> bool:
+        return self.state == FAILED and (now >= self.may_retry_at or fingerprint(self.spec.model) != self.file)
+
+    def remembered(self, now: float) -> bool:
+        """Whether what it did still counts: its deaths, or that its model could not be loaded."""
+        if self.state == CRASHED:
+            return any(now - at < self.timing.window for at in self.deaths)
+        return self.state == FAILED and now < self.may_retry_at
+
+    def report(self, selected: bool) -> RunnerState:
+        reason = self.error.message if self.error and self.state in (LOADING, CRASHED, FAILED) else None
+        pid = self.process.pid if self.process else None
+        return RunnerState(spec=self.spec, state=self.state, selected=selected, pid=pid, leases=self.leases,
+                           restarts=self.restarts, reason=reason, stats=self.stats)
+
+    # ------------------------------------------------------------ what happened to it
+
+    def begin(self) -> None:
+        """A load begins."""
+        self.attempt += 1
+        self.restarts += bool(self.deaths)
+        self.state = LOADING
+
+    def forgive(self) -> None:
+        """A failed one gets another chance."""
+        self.state, self.retry_at = CRASHED, 0.0
+        self.deaths.clear()
+
+    def serves(self, ready: Ready, now: float) -> None:
+        assert self.process and self.state == LOADING
+        self.ready, self.state, self.error, self.used_at = ready, READY, None, now
+
+    def refused(self, error: Failed, now: float, *, lasting: bool) -> None:
+        """The load gave an error in place of a runner. `lasting`: it would do so again with the same file."""
+        self._gone()
+        self.state, self.error, self.failed_attempt = FAILED, error, self.attempt
+        self.file = fingerprint(self.spec.model)
+        self.may_retry_at = now + self.timing.retry if lasting else now
+
+    def ended(self) -> None:
+        self._gone()
+        self.state, self.retry_at = ENDED, 0.0
+
+    def died(self, reason: str, now: float) -> float | None:
+        """Its process died by itself. Seconds until it may be loaded again; None: given up."""
+        while_loading = self.state == LOADING
+        if not while_loading:       # what dies in each load is given up however long a load takes
+            self.deaths = [at for at in self.deaths if now - at < self.timing.window]
+        self.deaths.append(now)
+        self._gone()
+        if len(self.deaths) >= self.timing.deaths:
+            text = (f"the runner of {self.name} died {len(self.deaths)} times in a row and is not started again "
+                    f"for now; the last time: {reason}")
+            self.refused(Failed(code="runner_failed", message=text, retry_after=self.timing.retry), now, lasting=True)
+            return None
+        when = " while loading" if while_loading else ""
+        self.state = CRASHED
+        self.error = Failed(code="runner_crashed", retry_after=1,
+                            message=f"the runner of {self.name} died{when}: {reason}")
+        if while_loading:
+            self.failed_attempt = self.attempt
+        pause = min(self.timing.first_pause * 2 ** (len(self.deaths) - 1), self.timing.longest_pause)
+        self.retry_at = now + pause
+        return pause
+
+    def _gone(self) -> None:
+        self.process = self.ready = self.stats = None
+        self.loaded = self.ending = False
+
+
+class Lease:
+    """The right to use a runner: it is not ended before `release`, which may be called more than once."""
+
+    def __init__(self, at: RunnerAt, release: Callable[[], None]) -> None:
+        self.at = at
+        self._release: Callable[[], None] | None = release
+        self._lock = threading.Lock()
+
+    def release(self) -> None:
+        with self._lock:
+            release, self._release = self._release, None
+        if release:
+            release()
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+class Watchdog:
+    """Judges one runner by its progress, as seen from outside: an open socket says nothing.
+
+    Counted is only the time in which it was seen to have work, so a request that comes after a long rest is no stall.
+    """
+
+    def __init__(self, limit: float, now: float) -> None:
+        self.limit = limit
+        self.answered_at = now
+        self.progress_at = now
+
+    def complaint(self, stats: Stats | None, now: float) -> str | None:
+        """Why the runner must go, after it answered `stats` (None: it did not answer); None when all is well."""
+        if stats is None:
+            return f"no sign of life for {self.limit:g} s" if now - self.answered_at > self.limit else None
+        self.answered_at = now
+        if stats.running or stats.waiting:
+            self.progress_at = max(self.progress_at, now - stats.idle_seconds)
+        else:
+            self.progress_at = now
+        return f"no progress for {self.limit:g} s with work to do" if now - self.progress_at > self.limit else None
