@@ -1,0 +1,48 @@
+"""Finding the key in a request: `Authorization: <key>`, `Authorization: Bearer <key>` or `X-API-Key: <key>`.
+
+Nowhere else: not in the address, not in cookies. Works on header values as WSGI gives them, for HTTP and for a
+websocket's handshake alike.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Iterable
+
+from auth.authentication import KEY_PATTERN
+from auth.records import MAX_SECRET_BYTES
+from services.errors import BadRequest, Unauthorized
+
+HOW = "send the key in the header Authorization: Bearer <key>"
+QUERY_NAMES = {"api_key", "apikey", "api-key", "x-api-key", "access_token", "authorization", "key", "token"}
+_BEARER = re.compile(r"\Abearer(?:[ \t]+|$)", re.IGNORECASE)
+
+
+def credential(authorization: str | None, x_api_key: str | None) -> bytes | None:
+    """The one secret that the two headers carry; None when there is none at all.
+
+    Unauthorized for what cannot be a key, BadRequest for two different ones: which of them counts would be a guess.
+    """
+    found = [] if authorization is None else [_BEARER.sub("", authorization.strip(" \t"), count=1)]
+    if x_api_key is not None:
+        found.append(x_api_key)
+    secrets = [_checked(value.strip(" \t")) for value in found]
+    if len(secrets) == 2 and not hmac.compare_digest(*secrets):
+        raise BadRequest(f"Authorization and X-API-Key carry two different keys; {HOW} only",
+                         code="conflicting_credentials")
+    return secrets[0] if secrets else None
+
+
+def _checked(value: str) -> bytes:
+    if not value or len(value) > MAX_SECRET_BYTES or not value.isascii() or not value.isprintable():
+        raise Unauthorized("Unauthorized")
+    return value.encode("ascii")
+
+
+def refuse_in_query(query: Iterable[tuple[str, str]]) -> None:
+    """BadRequest when a parameter is named like a key or holds one: addresses end up in logs. It is not echoed."""
+    for name, value in query:
+        if name.strip().lower() in QUERY_NAMES or KEY_PATTERN.search(value) or KEY_PATTERN.search(name):
+            raise BadRequest(f"a key does not belong in the address, where logs would keep it; {HOW}, and make a new "
+                             "key if this one was real", code="key_in_query")

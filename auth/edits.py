@@ -1,0 +1,92 @@
+"""What a change does to the list of records: policy alone. `auth.keys` reads and writes the file around it.
+
+Each edit changes the list in place, or raises and leaves the file alone.
+"""
+
+from __future__ import annotations
+
+import hmac
+
+import msgspec
+
+from auth import grants, records
+from auth.authentication import random_base62
+from auth.grants import Wish
+from auth.records import MASTER_ID, SCOPES, Key, Record, Rotation
+from services.errors import ConfigError, Conflict, NotFound
+
+Records = list[Record]
+
+
+def add(found: Records, secret: str, wish: Wish, now: float) -> Record:
+    """A record of a new key, with an id that no key has or had: what belongs to a key belongs to its id."""
+    taken = {record.id for record in found}
+    while (key_id := "k" + random_base62(8)) in taken:
+        continue
+    record = _record(key_id, secret, wish, now)
+    found.append(record)
+    return record
+
+
+def revoke(found: Records, key_id: str, by: Key | None, now: float) -> Record:
+    at, record = _find(found, key_id)
+    if by is not None:
+        grants.require_scopes(by, {"admin"} & set(record.scopes), "revoke")
+    if record.revoked_at is None:
+        found[at] = msgspec.structs.replace(record, revoked_at=records.moment(now), rotation=None)
+    return found[at]
+
+
+def rotate(found: Records, key_id: str, secret: str, grace: float, by: Key | None, now: float) -> Record:
+    at, record = _find(found, key_id)
+    if now >= record.not_after():
+        raise Conflict(f"key {key_id} is revoked or expired; make a new one")
+    grants.require_cover(by, records.key_of(record), now)
+    old = Rotation(hash=record.hash, until=records.moment(now + grace)) if grace else None
+    found[at] = msgspec.structs.replace(record, hash=records.digest_of(secret), rotation=old,
+                                        prefix4=records.prefix_of(secret))
+    return found[at]
+
+
+def has_master(found: Records) -> bool:
+    return any(record.id == MASTER_ID for record in found)
+
+
+def put_master(found: Records, secret: str, now: float) -> None:
+    """Makes `secret` the master's, in place of the one before."""
+    master = _record(MASTER_ID, secret, Wish(name="master", scopes=SCOPES), now)
+    found[:] = [master, *(record for record in found if record.id != MASTER_ID)]
+
+
+def adopt_master(found: Records, given: str, now: float) -> bool:
+    """Makes `given`, from MASTER_KEY, the master's secret; False when it is already."""
+    if len(given) > records.MAX_SECRET_BYTES:
+        raise ConfigError(f"MASTER_KEY=(not shown): expected at most {records.MAX_SECRET_BYTES} characters")
+    wanted = bytes.fromhex(records.digest_of(given))
+    for record in found:
+        hashes = [record.hash] + ([record.rotation.hash] if record.rotation else [])
+        if any(hmac.compare_digest(bytes.fromhex(known), wanted) for known in hashes):
+            if record.id == MASTER_ID:
+                return False
+            raise ConfigError(f"MASTER_KEY=(not shown): this is the secret of key {record.id}; set another one")
+    put_master(found, given, now)
+    return True
+
+
+def unknown(key_id: str) -> NotFound:
+    return NotFound(f"there is no key with the id {key_id[:64]!r}", param="id")
+
+
+def _find(found: Records, key_id: str) -> tuple[int, Record]:
+    for at, record in enumerate(found):
+        if record.id == key_id:
+            return at, record
+    raise unknown(key_id)
+
+
+def _record(key_id: str, secret: str, wish: Wish, now: float) -> Record:
+    return Record(id=key_id, name=wish.name, hash=records.digest_of(secret), prefix4=records.prefix_of(secret),
+                  scopes=[scope for scope in SCOPES if scope in wish.scopes],  # type: ignore[misc]
+                  profiles=None if wish.profiles is None else list(wish.profiles), created=records.moment(now),
+                  expires_at=None if wish.expires_in is None else records.moment(now + wish.expires_in),
+                  requests_per_minute=wish.requests_per_minute, max_parallel=wish.max_parallel)

@@ -1,0 +1,255 @@
+"""The API keys of this server: who is it, make, revoke, rotate.
+
+`data/api_keys.json` is the truth and the only way in which processes tell each other: each `authenticate` looks (one
+stat) whether the file changed, so a key revoked by another worker or by the command line is refused at once. A file
+that is broken or gone while the server runs changes nothing about who may come in; `problem` says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from auth import edits, grants, keyfile, records, takeover
+from auth.authentication import generate_api_key
+from auth.grants import Wish
+from auth.records import DEFAULT_SCOPES, MASTER_ID, SCOPES, Document, Key, Record
+from services.errors import BadRequest, ConfigError, Conflict, ParleyError, Unavailable
+from services.settings import Settings
+from services.store import disk
+
+__all__ = ["DEFAULT_SCOPES", "FILE_NAME", "MASTER_ID", "SCOPES", "Key", "Keys", "Wish"]
+
+log = logging.getLogger("parley.auth")
+FILE_NAME = "api_keys.json"
+LOCK_WAIT = 30.0                # seconds a change waits for another one
+LONGEST_GRACE = 30 * 86400      # seconds an old secret may go on working
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A secret by its digest, and until when (Unix time) it lets its key in."""
+
+    digest: bytes
+    key: Key | None
+    not_after: float
+
+
+_NOBODY = _Entry(b"\0" * 32, None, -math.inf)
+
+
+class Keys:
+    """The keys in `data_dir`. Safe for threads, and for any number of processes on the same folder.
+
+    `ConfigError` when the file that is there cannot be used. A seed's plain file is taken over. `now` gives Unix time.
+    """
+
+    def __init__(self, data_dir: Path, settings: Settings, now: Callable[[], float] = time.time) -> None:
+        self._path = data_dir / FILE_NAME
+        self._settings = settings
+        self._now = now
+        self._lock = threading.Lock()               # owns the four below while they change
+        self._seen: keyfile.Signature | None = None     # of the file as last read, good or not
+        self._loaded = False                        # a good file was read once
+        self._keys: dict[str, Key] = {}
+        self._entries: dict[bytes, _Entry] = {}     # replaced as a whole, so readers need no lock
+        self._problem: str | None = None
+        with suppress(FileNotFoundError):
+            if not isinstance(records.parse(keyfile.read(self._path)[0], self._path), Document):
+                takeover.take_over(self._path, LOCK_WAIT, now())
+            self._load()
+
+    # ------------------------------------------------------------ who is it
+
+    def authenticate(self, secret: bytes) -> Key | None:
+        """The key that `secret` opens now; None when there is none, or it is revoked, expired or rotated away."""
+        self._refresh()
+        digest = hashlib.sha256(secret).digest()
+        entry = self._entries.get(digest, _NOBODY)
+        if hmac.compare_digest(entry.digest, digest) and self._now() < entry.not_after:
+            return entry.key
+        return None
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with the file while the last good keys go on working, for /readyz; None when all is well."""
+        self._refresh()
+        return self._problem
+
+    def list(self) -> list[Key]:
+        """All keys, the revoked and expired too, in the order they were made."""
+        self._refresh()
+        return [*self._keys.values()]
+
+    def get(self, key_id: str) -> Key:
+        self._refresh()
+        try:
+            return self._keys[key_id]
+        except KeyError:
+            raise edits.unknown(key_id) from None
+
+    # ------------------------------------------------------------ changes
+
+    def create(self, *, by: Key | None = None, **wish: Any) -> tuple[str, Key]:
+        """A new key: its secret, kept nowhere, and its record. `wish` holds fields of `grants.Wish`.
+
+        `by` is who asks, None the command line. BadRequest names a wrong field, Forbidden what `by` cannot grant.
+        """
+        wanted, now = Wish(**wish), self._now()
+        grants.check(wanted)
+        wanted = grants.within(wanted, by, now)
+        secret = generate_api_key()
+        key = records.key_of(self._change(lambda found: edits.add(found, secret, wanted, now)))
+        log.info("key %s was made by %s: scopes %s", key.id, _name(by), ", ".join(key.scopes))
+        return secret, key
+
+    def revoke(self, key_id: str, by: Key | None = None) -> Key:
+        """Ends a key at once and for good; once more is no error. Conflict for the master's."""
+        if key_id == MASTER_ID:
+            raise Conflict("the master key cannot be revoked; `main.py keys master` on the server makes a new one, "
+                           "which ends the old")
+        now = self._now()
+        key = records.key_of(self._change(lambda found: edits.revoke(found, key_id, by, now)))
+        log.info("key %s was revoked by %s", key.id, _name(by))
+        return key
+
+    def rotate(self, key_id: str, grace_seconds: float = 0, by: Key | None = None) -> tuple[str, Key]:
+        """A new secret for a key, whose old one works for `grace_seconds` more.
+
+        Conflict for the master's or a key that has ended, Forbidden unless `by` could have made such a key.
+        """
+        if isinstance(grace_seconds, bool) or not isinstance(grace_seconds, (int, float)) \
+                or not 0 <= grace_seconds <= LONGEST_GRACE:
+            raise BadRequest(f"grace_seconds: expected a number from 0 to {LONGEST_GRACE}", param="grace_seconds")
+        if key_id == MASTER_ID:
+            raise Conflict("the master key is not rotated over the API; use `main.py keys master` on the server")
+        secret, now = generate_api_key(), self._now()
+        key = records.key_of(self._change(lambda found: edits.rotate(found, key_id, secret, grace_seconds, by, now)))
+        log.info("key %s was rotated by %s: the old secret works for %g s more", key.id, _name(by), grace_seconds)
+        return secret, key
+
+    # ------------------------------------------------------------ the master
+
+    def ensure_master(self) -> str | None:
+        """The master's secret when this call made one, to be shown once; None when it is known already.
+
+        With `MASTER_KEY` set that is the master's secret, and replaces a stored one that differs.
+        """
+        given, now = self._settings.master_key, self._now()
+        if given is not None:
+            if self._change(lambda found: edits.adopt_master(found, given, now)):
+                log.warning("the master key is the one of MASTER_KEY from now on; one that was stored no longer works")
+            return None
+        secret = generate_api_key()
+
+        def add(found: edits.Records) -> bool:
+            missing = not edits.has_master(found)
+            if missing:
+                edits.put_master(found, secret, now)
+            return missing
+        if not self._change(add):
+            return None
+        log.info("a master key was made")
+        return secret
+
+    def new_master(self) -> str:
+        """Replaces the master's secret: the old one stops at once. For the command line only."""
+        if self._settings.master_key is not None:
+            raise Conflict("MASTER_KEY is set and would replace a new master key at the next start; change it there, "
+                           "or unset it first")
+        secret, now = generate_api_key(), self._now()
+        self._change(lambda found: edits.put_master(found, secret, now))
+        log.warning("the master key was replaced on the command line; the old one no longer works")
+        return secret
+
+    # ------------------------------------------------------------ the file
+
+    def _change(self, edit: Callable[[edits.Records], T]) -> T:
+        """Reads, lets `edit` change the list, and writes, all under the file's lock: no process's change is lost."""
+        disk.make_dirs(self._path.parent)
+        try:
+            with disk.locked(self._path, LOCK_WAIT):
+                before = self._records()
+                after = [*before]
+                result = edit(after)
+                disk.failpoint("keys_before_write")
+                if after != before:
+                    disk.write_atomic(self._path, records.encode(Document(keys=after)), mode=0o600)
+        except TimeoutError:
+            raise Unavailable(f"{FILE_NAME} is being changed by another process; try again") from None
+        self._refresh()
+        return result
+
+    def _records(self) -> edits.Records:
+        """What the file holds now, never what memory holds: an unreadable file is for a person to mend."""
+        try:
+            document = records.parse(keyfile.read(self._path)[0], self._path)
+        except FileNotFoundError:
+            if self._loaded:
+                raise Unavailable(f"{FILE_NAME} has gone from the data folder; put it back, nothing is changed until "
+                                  "then", code="keys_unreadable") from None
+            return []
+        except ConfigError as error:
+            log.error("no key can be changed: %s", error)
+            raise Unavailable(f"{FILE_NAME} cannot be read; nothing is changed until it is mended (the log says what "
+                              "is wrong)", code="keys_unreadable") from None
+        if isinstance(document, Document):
+            return document.keys
+        raise Unavailable(f"{FILE_NAME} is a plain one again; start the server anew to have it taken over",
+                          code="keys_unreadable")
+
+    def _refresh(self) -> None:
+        """Takes over a changed file; keeps the last good keys, and says so once, when it cannot be used."""
+        if self._seen is not None and keyfile.signature(self._path) == self._seen:
+            return
+        with self._lock:
+            seen = keyfile.signature(self._path)
+            if seen == self._seen:
+                return
+            try:
+                self._load()
+            except FileNotFoundError:
+                self._keep(seen, f"{self._path} is missing")
+            except ParleyError as error:
+                self._keep(seen, error.message)
+
+    def _load(self) -> None:
+        data, seen = keyfile.read(self._path)
+        document = records.parse(data, self._path)
+        if not isinstance(document, Document):
+            raise ConfigError(f"{self._path}: a plain file of ids and keys is taken over at the start only")
+        self._keys = {record.id: records.key_of(record) for record in document.keys}
+        self._entries = {entry.digest: entry for record in document.keys for entry in _entries(record)}
+        self._seen, self._loaded = seen, True
+        if self._problem is not None:
+            log.info("%s can be used again", self._path)
+        self._problem = None
+
+    def _keep(self, seen: keyfile.Signature, problem: str) -> None:
+        self._seen = seen
+        if problem != self._problem and (self._loaded or seen):
+            log.error("the keys of the last good file go on working: %s", problem)
+        self._problem = problem
+
+
+def _entries(record: Record) -> list[_Entry]:
+    key, end = records.key_of(record), record.not_after()
+    found = [_Entry(bytes.fromhex(record.hash), key, end)]
+    if record.rotation is not None:
+        until = min(end, record.rotation.until.timestamp())
+        found.append(_Entry(bytes.fromhex(record.rotation.hash), key, until))
+    return found
+
+
+def _name(by: Key | None) -> str:
+    return "the command line" if by is None else f"key {by.id}"

@@ -1,0 +1,119 @@
+"""`main.py keys`: make, list, show, revoke and rotate API keys, on the server's own data folder.
+
+Whoever may write the data folder may do all of it: this is the way back from a lost master key.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from auth.keys import Key, Keys
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def duration(text: str) -> int:
+    """Text like `90s`, `12h`, `30d`, as seconds."""
+    found = re.fullmatch(r"([0-9]{1,10})([smhdw]?)", text.strip())
+    if not found:
+        raise click.BadParameter(f"{text!r}: expected a number and s, m, h, d or w, for example 12h or 30d")
+    return int(found[1]) * _UNITS[found[2] or "s"]
+
+
+@click.group()
+def keys() -> None:
+    """API keys: who may use this server, and for what."""
+
+
+@keys.command()
+@click.option("--name", default="", help="What the key is for, to be read in the list.")
+@click.option("--scope", "scopes", multiple=True, metavar="SCOPE",
+              help="answer, models:read, models:switch, keys or admin; may be repeated. Default: the first three.")
+@click.option("--profile", "profiles", multiple=True, metavar="NAME",
+              help="A profile that the key may use; may be repeated. Default: all.")
+@click.option("--expires-in", type=duration, metavar="TIME",
+              help="How long the key works, as 12h or 30d. Default: for good.")
+@click.option("--rpm", type=int, help="Requests per minute. Default: no limit.")
+@click.option("--parallel", type=int, help="Answers at the same time. Default: no limit.")
+def create(name: str, scopes: tuple[str, ...], profiles: tuple[str, ...], expires_in: int | None, rpm: int | None,
+           parallel: int | None) -> None:
+    """Make a key and print it: this is the only time it can be seen."""
+    chosen: dict[str, Any] = {"scopes": scopes} if scopes else {}
+    secret, key = _keys().create(name=name, profiles=profiles or None, expires_in=expires_in,
+                                 requests_per_minute=rpm, max_parallel=parallel, **chosen)
+    click.echo(f"made key {key.id} ({', '.join(key.scopes)}); it is shown this once:", err=True)
+    click.echo(secret)
+
+
+@keys.command("list")
+@click.option("--json", "as_json", is_flag=True, help="All fields, for scripts.")
+def list_keys(as_json: bool) -> None:
+    """List all keys, without their secrets."""
+    found = _keys().list()
+    if as_json:
+        click.echo(json.dumps([key.public() for key in found], indent=2))
+        return
+    rows: list[tuple[str, ...]] = [("ID", "STATE", "BEGINS", "CREATED", "EXPIRES", "RPM", "PARALLEL", "SCOPES", "NAME")]
+    rows += [_row(key) for key in found]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@keys.command()
+@click.argument("key_id", metavar="ID")
+def show(key_id: str) -> None:
+    """Show one key's record."""
+    click.echo(json.dumps(_keys().get(key_id).public(), indent=2))
+
+
+@keys.command()
+@click.argument("key_id", metavar="ID")
+def revoke(key_id: str) -> None:
+    """End a key, at once and for good."""
+    key = _keys().revoke(key_id)
+    click.echo(f"key {key.id} is revoked")
+
+
+@keys.command()
+@click.argument("key_id", metavar="ID")
+@click.option("--grace", type=duration, default="0s", metavar="TIME",
+              help="How long the old secret still works. Default: not at all.")
+def rotate(key_id: str, grace: int) -> None:
+    """Give a key a new secret and print it: this is the only time it can be seen."""
+    secret, key = _keys().rotate(key_id, grace)
+    until = f"works until {key.old_secret_until}" if key.old_secret_until else "no longer works"
+    click.echo(f"key {key.id} has a new secret, the old one {until}; it is shown this once:", err=True)
+    click.echo(secret)
+
+
+@keys.command()
+def master() -> None:
+    """Make a new master key and print it. The old one stops working."""
+    secret = _keys().new_master()
+    click.echo("the master key is a new one, the old one no longer works; it is shown this once:", err=True)
+    click.echo(secret)
+
+
+def _keys() -> Keys:
+    from auth.keys import Keys
+
+    settings = click.get_current_context().obj
+    return Keys(settings.data_dir, settings)
+
+
+def _row(key: Key) -> tuple[str, ...]:
+    return (key.id, _state(key), key.prefix, key.created, key.expires_at or "never",
+            str(key.requests_per_minute or "-"), str(key.max_parallel or "-"), ",".join(key.scopes), key.name)
+
+
+def _state(key: Key) -> str:
+    if key.revoked_at:
+        return "revoked"
+    return "expired" if key.ends() <= time.time() else "master" if key.is_master else "valid"
