@@ -1,0 +1,134 @@
+"""Bounds on what a template that nobody vetted may do: steps, CPU time, and the size of every value it builds.
+
+`running(chars)` starts a budget for this thread. Within it each Python line is traced and counted, so a loop is stopped
+wherever it is; what C code does in one go is bounded by `check`ing its arguments before and its `result` after.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, ValuesView
+from contextlib import contextmanager
+from types import FrameType, GeneratorType
+from typing import Any
+
+from jinja2.utils import Namespace
+
+MAX_STEPS = 2_000_000           # Python lines
+CPU_SECONDS = 2.0
+MAX_BITS = 256                  # of a whole number
+_READ_ONCE: tuple[type, ...] = (GeneratorType, type(reversed([])), type(reversed({})), reversed)
+
+
+class Stop(BaseException):
+    """Ends a rendering. No Exception, so that nothing between here and `running` can catch it."""
+
+
+class _Budget(threading.local):
+    """What the rendering of this thread may still do."""
+
+    chars = 0               # of one value
+    left = 0                # to be written
+    total = 0               # left to be built, kept or not
+    steps = 0               # lines left
+    until = 0.0             # of the thread's CPU time
+
+
+_budget = _Budget()
+
+
+def _trace(frame: FrameType, event: str, arg: Any) -> Any:
+    _budget.steps -= 1
+    if _budget.steps < 0 or (not _budget.steps & 63 and time.thread_time() > _budget.until):
+        raise Stop("takes too long")
+    return _trace
+
+
+@contextmanager
+def running(chars: int) -> Iterator[None]:
+    """Gives this thread the budget to build values of up to `chars` characters. `Stop` ends the block."""
+    _budget.chars, _budget.left, _budget.total = chars, chars, 16 * chars
+    _budget.steps, _budget.until = MAX_STEPS, time.thread_time() + CPU_SECONDS
+    before = sys.gettrace()
+    sys.settrace(_trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+def write(text: str) -> str:
+    """`text`, taken from what may still be written."""
+    _budget.left -= len(text)
+    if _budget.left < 0:
+        raise Stop("writes too much")
+    return text
+
+
+def fits(chars: int) -> None:
+    """`Stop` unless a value of `chars` characters may be built."""
+    if chars > _budget.chars:
+        raise Stop("writes too much")
+
+
+def check(value: Any) -> Any:
+    """`value`, once it is sure that writing or comparing it is bounded. What can be read only once becomes a list."""
+    if isinstance(value, _READ_ONCE):
+        value = list(value)     # type: ignore[call-overload]
+    if isinstance(value, str):
+        fits(len(value))
+    elif isinstance(value, int):
+        fits(0 if value.bit_length() <= MAX_BITS else sys.maxsize)
+    elif not isinstance(value, float | None):
+        fits(_size(value))
+    return value
+
+
+def _size(value: Any) -> int:
+    """Characters and items in `value` and all that it holds, counted as often as they would be written."""
+    total, waiting = 0, [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, Namespace):
+            item = object.__getattribute__(item, "_Namespace__attrs")
+        total += len(item) if isinstance(item, str) else 1
+        if isinstance(item, dict):
+            waiting.extend(item.items())
+        elif isinstance(item, list | tuple | ItemsView | KeysView | ValuesView):
+            waiting.extend(item)
+        fits(total + len(waiting))
+    return total
+
+
+def result(value: Any) -> Any:
+    """`value`, checked and taken from what may be built in all."""
+    value = check(value)
+    _budget.total -= len(value) if isinstance(value, str | list | tuple | dict) else 1
+    if _budget.total < 0:
+        raise Stop("builds too much")
+    return value
+
+
+def checked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` with its arguments and its result checked."""
+    def call(*args: Any, **kwargs: Any) -> Any:
+        args = tuple(check(arg) for arg in args)
+        kwargs = {name: check(value) for name, value in kwargs.items()}
+        return result(function(*args, **kwargs))
+    if hasattr(function, "jinja_pass_arg"):
+        call.jinja_pass_arg = function.jinja_pass_arg   # type: ignore[attr-defined]
+    return call
+
+
+def concat(parts: Iterable[str], between: str = "") -> str:
+    """`between.join(parts)`, bounded."""
+    parts = list(parts)
+    fits(sum(map(len, parts)) + len(between) * len(parts))
+    return str(result(between.join(parts)))
+
+
+def written(parts: Iterable[Any]) -> str:
+    """The values of `parts` as one text, bounded."""
+    return concat([str(check(part)) for part in parts])

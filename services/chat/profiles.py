@@ -1,0 +1,280 @@
+"""Profiles: which model, with which settings and which prompt, from `data/config.json` (S5.3; rows C1 to C7).
+
+The file is `{"SelectedModel": <profile's name>, <name>: {profile}, …}`, the seed's own, with further optional fields.
+A seed's file loads as it is. It may be edited while the server runs: a valid one is taken over at the next request, a
+wrong one is told of once and in `Profiles.problem`, and the last good one stays in use.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+
+from services.chat import config
+from services.chat.template import MAX_CHARS, SEED_TEMPLATE, compiled
+from services.engine import catalog
+from services.errors import BadRequest, ConfigError, Conflict, NotFound, ParleyError, Unavailable
+from services.settings import Settings
+from services.store import disk
+from services.wire import RunnerSpec, Sampling
+
+log = logging.getLogger("parley.chat")
+SELECTED = "SelectedModel"
+NOT_SHOWN = {"template", "system", "stop", "verbose"}       # of a profile, to keys that may only read
+Stop = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class Profile(BaseModel):
+    """One profile. Only `model` is required. Strict: unknown fields and wrong types are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    model: str = Field(min_length=1, max_length=200)                # a file of MODELS_DIR
+    n_ctx: int = Field(2048, ge=16, le=1 << 24)                     # tokens of prompt and answer together
+    temperature: float = Field(0.8, ge=0, le=2)                     # 0 always takes the likeliest token
+    max_tokens: int = Field(256, ge=1, le=1 << 24)                  # of one answer; above n_ctx: n_ctx, and a warning
+    top_p: float = Field(0.95, gt=0, le=1)
+    top_k: int = Field(40, ge=0, le=1_000_000)                      # 0 switches it off
+    min_p: float = Field(0.0, ge=0, le=1)
+    repeat_penalty: float = Field(1.0, gt=0, le=2)                  # 1 switches it off
+    seed: int | None = Field(None, ge=0, le=(1 << 32) - 1)          # none: a new one for each answer
+    stop: list[Stop] = Field([], max_length=16)                     # in addition to those that the template implies
+    k: int = Field(5, ge=0, le=1000)                                # earlier interactions that are sent along
+    parallel: int = Field(4, ge=1, le=64)                           # answers computed at the same time
+    n_threads: int = Field(0, ge=0, le=512)                         # 0: the machine's cores
+    n_gpu_layers: int = Field(0, ge=-1, le=10_000)                  # -1: all
+    chat_format: Literal["template", "model"]                       # default: template if there is one, else model
+    template: str | None = None                                     # default with chat_format "template": the seed's
+    system: str | None = Field(None, max_length=MAX_CHARS)     # always plain text to the model
+    keep_loaded: bool = False                                       # stays loaded also when another is selected
+    description: str | None = Field(None, max_length=2000)
+    verbose: bool = False                                           # the seed's; without effect
+
+    @model_validator(mode="before")
+    @classmethod
+    def _format(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        chat_format = data.get("chat_format", "model" if data.get("template") is None else "template")
+        seed = {"template": SEED_TEMPLATE} if chat_format == "template" and not data.get("template") else {}
+        return {**data, **seed, "chat_format": chat_format}
+
+    @field_validator("template")
+    @classmethod
+    def _template(cls, text: str | None) -> str | None:
+        if text is not None:
+            compiled(text)
+        return text
+
+    @model_validator(mode="after")
+    def _system_has_a_place(self) -> Profile:
+        if self.system and self.chat_format == "template" and "system" not in self.fields:
+            raise ValueError("has a system text, but its template has no {system} to put it in")
+        return self
+
+    @property
+    def fields(self) -> list[str]:
+        """The fields of the text template."""
+        assert self.template is not None
+        return compiled(self.template).input_variables
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is not as the file says, and why."""
+        if self.max_tokens <= self.n_ctx:
+            return []
+        return [f"max_tokens {self.max_tokens} is more than the context of {self.n_ctx} tokens: {self.n_ctx} is used"]
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(temperature=self.temperature, top_p=self.top_p, top_k=self.top_k, min_p=self.min_p,
+                        repeat_penalty=self.repeat_penalty, seed=self.seed)
+
+    def overridden(self, **values: Any) -> Profile:
+        """This profile with the `values` that are not None instead. Raises `BadRequest` naming the field."""
+        changed = {name: value for name, value in values.items() if value is not None}
+        if not changed:
+            return self
+        try:
+            return Profile.model_validate({**self.model_dump(), **changed})
+        except ValidationError as error:
+            name, message = _fault(error.errors(include_url=False)[0])
+            raise BadRequest(f"{name}: {message}", param=name) from None
+
+    def public(self) -> dict[str, Any]:
+        """What a key that may read models is shown: no prompt texts, and `max_tokens` as it is used."""
+        values = self.model_dump(exclude=NOT_SHOWN, exclude_none=True)
+        values["max_tokens"] = min(self.max_tokens, self.n_ctx)
+        return {**values, "warnings": self.warnings} if self.warnings else values
+
+
+@dataclass(frozen=True)
+class Config:
+    """A valid config.json."""
+
+    selected: str
+    profiles: dict[str, Profile]
+    lines: dict[tuple[str, ...], int] = field(default_factory=dict, repr=False, compare=False)
+
+    def get(self, name: str | None = None) -> tuple[str, Profile]:
+        """The profile called `name`, or the selected one. Raises `NotFound` naming those there are."""
+        name = self.selected if name is None else name
+        if name not in self.profiles:
+            raise NotFound(f"no profile {name[:80]!r}; there are: {', '.join(self.profiles)}",
+                           code="profile_not_found", param="profile")
+        return name, self.profiles[name]
+
+    @property
+    def warnings(self) -> list[str]:
+        return [f"profile {name!r}: {text}" for name, profile in self.profiles.items() for text in profile.warnings]
+
+
+def parse(document: config.Document, settings: Settings) -> Config:
+    """The configuration in `document`. Raises `ConfigError` with file, line, profile and field."""
+    profiles = {name: _profile(document, name, settings) for name in document.values if name != SELECTED}
+    if not profiles:
+        raise document.error("holds no profile; add one with at least a \"model\"")
+    known = ", ".join(profiles)
+    if SELECTED not in document.values:
+        raise document.error(f"{SELECTED} is missing; set it to one of: {known}")
+    selected = document.values[SELECTED]
+    if isinstance(selected, dict):
+        raise document.error(f"a profile cannot be called {SELECTED}; give it another name", SELECTED)
+    if not isinstance(selected, str) or selected not in profiles:
+        raise document.error(f"{SELECTED} is {json.dumps(selected)[:80]}, which is no profile; there are: {known}",
+                             SELECTED)
+    return Config(selected, profiles, document.lines)
+
+
+def _profile(document: config.Document, name: str, settings: Settings) -> Profile:
+    if not name.strip() or len(name) > 200 or not name.isprintable():
+        raise document.error(f"{name[:80]!a} is no name for a profile; use 1 to 200 printable characters", name)
+    values = document.values[name]
+    if not isinstance(values, dict):
+        raise document.error(f"{name!r} must be a profile, an object with at least a \"model\"", name)
+    defaults = {"n_ctx": settings.context_window, "n_threads": settings.runner_threads,
+                "n_gpu_layers": settings.gpu_layers}
+    try:
+        return Profile.model_validate({**defaults, **values})
+    except ValidationError as error:
+        at, message = _fault(error.errors(include_url=False)[0])
+        raise document.error(f"profile {name!r}: {at}: {message}" if at else f"profile {name!r} {message}",
+                             name, at) from None
+
+
+def _fault(fault: ErrorDetails) -> tuple[str, str]:
+    """(field, what is wrong with it) of a pydantic error."""
+    at = str(fault["loc"][0]) if fault["loc"] else ""
+    if fault["type"] == "extra_forbidden":
+        return at, f"unknown field; known are: {', '.join(sorted(Profile.model_fields))}"
+    if fault["type"] == "missing":
+        return at, "missing; every profile needs it"
+    message = fault["msg"].removeprefix("Value error, ")
+    given = json.dumps(fault["input"], default=str)[:60] if not isinstance(fault["input"], dict) else ""
+    return at, message[:1].lower() + message[1:] + (f", not {given}" if at and given else "")
+
+
+class Profiles:
+    """The configuration in `path`, as it is now. Any thread may ask. `ConfigError` when it is wrong at the start."""
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        self.path = path
+        self.problem: str | None = None         # why the file is not what is used; None when it is
+        self._settings = settings
+        self._lock = threading.Lock()           # guards the three below and `problem`
+        self._seen = config.signature(path)
+        self._config = self._load()
+
+    def _load(self) -> Config:
+        loaded = parse(config.read(self.path), self._settings)
+        for warning in loaded.warnings:
+            log.warning("%s: %s", config.shown(self.path), warning)
+        return loaded
+
+    def current(self) -> Config:
+        """The file's content, or its last valid one."""
+        with self._lock:
+            signature = config.signature(self.path)
+            if signature == self._seen:
+                return self._config
+            self._seen = signature
+            try:
+                self._config = self._load()
+            except ConfigError as error:
+                self.problem = error.message
+                log.error("%s; the last good one stays in use", error.message)
+                return self._config
+            self.problem = None
+            log.info("%s was changed and is in use", config.shown(self.path))
+            return self._config
+
+    def candidate(self, name: str, model: str | None = None) -> Profile:
+        """The profile `name` as it would be with `model`. Changes nothing. Raises `NotFound`, `BadRequest`."""
+        return self.current().get(name)[1].overridden(model=model)
+
+    def select(self, name: str, model: str | None = None) -> Config:
+        """Make `name` the selected profile, with `model` as its file, durably; the rest of the file stays as it is.
+
+        Raises `NotFound` for an unknown profile, `Conflict` when the file on disk is not valid, storage errors.
+        """
+        try:
+            with disk.locked(self.path):
+                self._rewrite(name, model)
+        except TimeoutError:
+            raise Unavailable(f"{config.shown(self.path)} is being changed by somebody else") from None
+        return self.current()
+
+    def _rewrite(self, name: str, model: str | None) -> None:
+        try:
+            document = config.read(self.path)
+            parse(document, self._settings).get(name)[1].overridden(model=model)
+        except ConfigError as error:
+            raise Conflict(f"{error.message}; mend it first", code="bad_config") from None
+        values = dict(document.values)
+        values[SELECTED] = name
+        if model is not None:
+            values[name] = {**values[name], "model": model}
+        if values != document.values:
+            disk.write_atomic(self.path, _written(values, document.text), document.mode)
+
+    @staticmethod
+    def spec(profile: Profile, models_dir: Path) -> RunnerSpec:
+        """What the runner of `profile` is started with. Raises `NotFound` naming the files there are."""
+        return RunnerSpec(model=str(catalog.resolve(models_dir, profile.model).absolute()), n_ctx=profile.n_ctx,
+                          parallel=profile.parallel, n_threads=profile.n_threads, n_gpu_layers=profile.n_gpu_layers)
+
+
+def _written(values: dict[str, Any], before: str) -> bytes:
+    """`values` as JSON, indented as the text `before` is."""
+    indent = re.search(r"\n([ \t]+)\"", before)
+    text = json.dumps(values, indent=indent.group(1) if indent else 4, ensure_ascii=False)
+    return (text + "\n").encode()
+
+
+DEFAULT = {
+    SELECTED: "starter",
+    "starter": {
+        "model": "starter.gguf", "description": "the small model that ships with Parley: shows that everything works",
+        "n_ctx": 512, "temperature": 0, "max_tokens": 96, "top_p": 0.95, "top_k": 40, "repeat_penalty": 1.0,
+        "k": 5, "parallel": 4, "template": SEED_TEMPLATE,
+    },
+}
+
+
+def ensure_default(data_dir: Path) -> Path:
+    """The path of `data_dir`'s config.json, which is written (with the starter model) when there is none."""
+    path = data_dir / "config.json"
+    if not path.exists() and not path.is_symlink():
+        try:
+            disk.write_atomic(path, _written(DEFAULT, ""))
+        except ParleyError as error:
+            raise ConfigError(f"{config.shown(path)} cannot be written: {error.message}") from error
+    return path

@@ -1,0 +1,137 @@
+"""Special tokens belong to the template: nobody's text may forge one (row T5; engine.md point 10).
+
+A prompt goes to the runner as segments, each tokenised by itself with special tokens parsed. It is one segment, so
+merges stay what the model was trained on, unless some content (a turn, the new text, a system text) holds a special
+token or completes one together with what stands beside it: then the prompt is cut inside that token. No text is ever
+changed. The cuts travel through the template as private characters that no content holds: `CUT` inside a token, `EDGE`
+where a token might arise with a neighbour; an edge that turns out to be none is closed again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from itertools import chain
+from typing import Any
+
+from services.errors import BadRequest
+
+_PREFERRED = ("\ue0f1", "\ue0f2")
+_END = ""       # key of a trie's node where a token ends
+
+
+class Special:
+    """The special tokens of one model, ready to be looked for. A token of one character cannot be cut: left out."""
+
+    def __init__(self, tokens: Iterable[str]) -> None:
+        self.tokens = sorted({token for token in tokens if len(token) > 1})
+        self.longest = max(map(len, self.tokens), default=0)
+        self._heads = {token[:size] for token in self.tokens for size in range(1, len(token))}
+        self._tails = {token[at:] for token in self.tokens for at in range(1, len(token))}
+        self._start = re.compile(_starts(self.tokens), re.DOTALL) if self.tokens else None
+
+    def mark(self, content: str, cut: str, edge: str) -> str:
+        """`content` with `cut` after the first character of each special token in it, also of overlapping ones, and
+        `edge` where one could arise with a neighbour, also after a template has trimmed white space off the ends."""
+        if not content or self._start is None:
+            return content
+        marks = {match.end(): cut for match in self._start.finditer(content)}
+        bare_start = len(content) - len(content.lstrip())
+        bare_end = len(content.rstrip())
+        for start in {0, bare_start} - {len(content)}:
+            if self._may_complete(content, start, bare_end) or self._may_complete(content, start, len(content)):
+                marks.setdefault(start, edge)
+        for end in {bare_end, len(content)} - {0}:
+            for at in self._may_begin(content, end):
+                marks.setdefault(at + 1, edge)
+        return _insert(content, marks) if marks else content
+
+    def _may_complete(self, content: str, start: int, end: int) -> bool:
+        """Whether what stands before `start` may end up as the head of a token that goes on here."""
+        if any(content[start:start + size] in self._tails for size in range(1, min(self.longest, end - start + 1))):
+            return True
+        whole = content[start:end]
+        return 0 < len(whole) < self.longest and any(whole in token[1:] for token in self.tokens)
+
+    def _may_begin(self, content: str, end: int) -> list[int]:
+        """Where a token may begin that what stands after `end` goes on with."""
+        return [at for at in range(max(0, end - self.longest + 1), end) if content[at:end] in self._heads]
+
+    def crosses(self, text: str, at: int) -> bool:
+        """Whether a special token stands across the position `at`."""
+        first = max(0, at - self.longest + 1)
+        window = text[first:at + self.longest - 1]
+        for token in self.tokens:
+            found = window.find(token)
+            while 0 <= found < at - first:
+                if found + len(token) > at - first:
+                    return True
+                found = window.find(token, found + 1)
+        return False
+
+
+def _starts(tokens: Sequence[str]) -> str:
+    """A pattern that matches the first character of every occurrence of a token, in time linear to the text."""
+    trie: dict[str, Any] = {}
+    for token in tokens:
+        node = trie
+        for char in token:
+            node = node.setdefault(char, {})
+        node[_END] = {}
+    return "|".join(f"{re.escape(char)}(?={_pattern(node)})" for char, node in trie.items())
+
+
+def _pattern(node: dict[str, Any]) -> str:
+    """The rest of a token. A shorter token that ends here is enough: the longer ones are cut at the same place."""
+    if _END in node:
+        return ""
+    branches = [re.escape(char) + _pattern(child) for char, child in node.items()]
+    return branches[0] if len(branches) == 1 else f"(?:{'|'.join(branches)})"
+
+
+def _insert(content: str, marks: dict[int, str]) -> str:
+    parts, before = [], 0
+    for at in sorted(marks):
+        parts += [content[before:at], marks[at]]
+        before = at
+    return "".join([*parts, content[before:]])
+
+
+@lru_cache(maxsize=16)
+def special(tokens: tuple[str, ...]) -> Special:
+    return Special(tokens)
+
+
+def segments(tokens: Sequence[str], contents: Sequence[str], own: str,
+             render: Callable[[Sequence[str]], str]) -> list[str]:
+    """What `render(contents)` gives, as segments in which no content forges one of `tokens`.
+
+    `own` is the template's text. `render` may trim, repeat or drop contents, but not take them apart.
+    """
+    finder = special(tuple(tokens))
+    cut, edge = _unused(contents, own)
+    rendered = render([finder.mark(content, cut, edge) for content in contents])
+    pieces = re.split(f"([{cut}{edge}])", rendered)
+    if len(pieces) == 1:
+        return pieces
+    text, kept, result = "".join(pieces[::2]), 0, []
+    at = 0
+    for piece, mark in zip(pieces[::2], pieces[1::2], strict=False):
+        at += len(piece)
+        if kept < at and (mark == cut or finder.crosses(text, at)):
+            result.append(text[kept:at])
+            kept = at
+    return [*result, text[kept:]] if kept < len(text) else result
+
+
+def _unused(contents: Sequence[str], own: str) -> tuple[str, str]:
+    """Two characters that occur nowhere in the prompt."""
+    if not any(char in text for char in _PREFERRED for text in chain(contents, (own,))):
+        return _PREFERRED
+    used = set(own).union(*map(set, contents))
+    free = (chr(code) for code in chain(range(0xE000, 0xF900), range(0xF0000, 0x10FFFE)) if chr(code) not in used)
+    cut, edge = next(free, None), next(free, None)
+    if cut is None or edge is None:
+        raise BadRequest("the conversation uses every private character of Unicode", code="bad_unicode")
+    return cut, edge
