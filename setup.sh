@@ -63,7 +63,7 @@ make_venv() {
 
 # Run a command with its output in the log; show every few seconds how far it is, and the log's end when it fails.
 with_progress() {
-    local what=$1 pid started=$SECONDS step last=-100
+    local what=$1 pid started=$SECONDS step="" now last=-100
     shift
     "$@" >>"$LOG" 2>&1 &
     pid=$!
@@ -72,7 +72,8 @@ with_progress() {
         sleep 0.5
         if [ $((SECONDS - started - last)) -ge 10 ] && [ $((SECONDS - started)) -ge 5 ]; then
             last=$((SECONDS - started))
-            step=$(tail -c 4000 "$LOG" | tr '\r' '\n' | grep -oE '\[ *[0-9]+(/[0-9]+|%)\]' | tail -n 1 || true)
+            now=$(tail -c 20000 "$LOG" | grep -oE '\[ *[0-9]+/[0-9]+\]' | tail -n 1 || true)
+            step=${now:-$step}
             say "$what ... ${last} s $step"
         fi
     done
