@@ -41,6 +41,12 @@ class ContextOverflow(BadRequest):
     code = "context_length_exceeded"
 
 
+class BadSchema(BadRequest):
+    """A JSON Schema that a completion cannot be held to: invalid, remote, too large, or with an unsupported keyword."""
+
+    code = "bad_schema"
+
+
 class Unauthorized(ParleyError):
     status, code, type = 401, "unauthorized", "authentication_error"
 

@@ -1,0 +1,48 @@
+"""A request from the wire → a `Sequence` that the loop can run, or the error that says why not."""
+
+from __future__ import annotations
+
+from services.errors import BadRequest, BadSchema, ContextOverflow
+from services.runner.grammar import grammar_of
+from services.runner.llama import Model
+from services.runner.sampler import Chain
+from services.runner.sequence import Sequence
+from services.runner.text import Text
+from services.wire import Count, Counted, Generate
+
+BYTES_PER_TOKEN = 32        # a prompt with more bytes than this for each token of the context is not even tokenised
+
+
+def prepare(model: Model, message: Generate) -> Sequence:
+    """Tokenise and check. The completion may be as long as the context leaves room for."""
+    grammar = grammar_of(message.schema) if message.schema is not None else None
+    prompt = _tokens(model, message.prompt)
+    if not prompt:
+        raise BadRequest("the prompt is empty, and this model has no token to begin a text with", param="prompt")
+    if len(prompt) >= model.n_ctx:
+        raise _overflow(model, len(prompt))
+    if message.max_tokens < 1:
+        raise BadRequest(f"max_tokens is {message.max_tokens}; it must be at least 1", param="max_tokens")
+    try:
+        sampler = Chain(model, message.sampling, prompt, grammar)
+    except ValueError as error:
+        raise BadSchema(f"the schema cannot be turned into a grammar: {error}", param="schema") from None
+    return Sequence(id=message.id, owner=message.owner, prompt=prompt, sampler=sampler, text=Text(message.stop),
+                    max_tokens=min(message.max_tokens, model.n_ctx - len(prompt)))
+
+
+def count(model: Model, message: Count) -> Counted:
+    return Counted(tokens=[len(_tokens(model, prompt)) for prompt in message.prompts])
+
+
+def _tokens(model: Model, segments: list[str]) -> list[int]:
+    size = sum(len(segment) for segment in segments)
+    if size > model.n_ctx * BYTES_PER_TOKEN:
+        raise _overflow(model, size // BYTES_PER_TOKEN, "at least ")
+    return model.tokenize(segments)
+
+
+def _overflow(model: Model, tokens: int, about: str = "") -> ContextOverflow:
+    return ContextOverflow(f"the prompt has {about}{tokens} tokens; the context holds {model.n_ctx}, and the answer "
+                           "needs at least one of them: shorten the prompt", param="prompt", prompt_tokens=tokens,
+                           limit=model.n_ctx - 1, n_ctx=model.n_ctx)

@@ -1,0 +1,153 @@
+"""The runner process: one loaded model, answering over a local socket until its parent is gone.
+
+Threads: the main one runs the loop (decode, sample); `post` owns the sockets; `door` accepts connections; `lifeline`
+ends the process when standard input closes (the parent is gone) or SIGTERM comes, also in the middle of a decode.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from queue import SimpleQueue
+
+import msgspec
+
+from services.runner.intake import count, prepare
+from services.runner.llama import LoadFailed, Model
+from services.runner.post import Post
+from services.runner.scheduler import Event, Scheduler
+from services.runner.sequence import Sequence
+from services.runner.slots import Slots
+from services.wire import Count, Counted, Failed, Generate, Message, Ready, RunnerSpec, Stats, accept_from, listen
+
+log = logging.getLogger("parley.runner")
+
+
+class Start(msgspec.Struct, frozen=True):
+    """The line on standard input that a runner starts with."""
+
+    address: str
+    authkey: str            # hex
+    spec: RunnerSpec
+    max_queue: int = 64
+
+
+class Runner:
+    """The loop and what it shares with the post: the inbox, and a snapshot of how it is."""
+
+    def __init__(self, model: Model, max_queue: int) -> None:
+        self.model = model
+        self.scheduler = Scheduler(model, Slots(model.n_slots, model, model.rewindable), max_queue)
+        self.inbox: SimpleQueue[tuple[Callable[[Sequence], list[Event]], Sequence]] = SimpleQueue()
+        self.snapshot = self.scheduler.stats()
+        self.post = Post(self)
+
+    def run(self) -> None:
+        """Take messages, step, tell; blocks only when nothing is runnable. Never returns."""
+        while True:
+            while not (self.scheduler.runnable and self.inbox.empty()):
+                act, sequence = self.inbox.get()
+                self.tell(act(sequence))
+            self.tell(self.scheduler.step())
+
+    def tell(self, events: list[Event]) -> None:
+        self.snapshot = self.scheduler.stats()
+        self.post.tell(events)
+
+    # ------------------------------------------------------------ the post's desk: called in its thread
+
+    def prepare(self, message: Generate) -> Sequence:
+        return prepare(self.model, message)
+
+    def count(self, message: Count) -> Counted:
+        return count(self.model, message)
+
+    def stats(self) -> Stats:
+        return msgspec.structs.replace(self.snapshot, idle_seconds=time.monotonic() - self.scheduler.progress)
+
+    def begin(self, sequence: Sequence) -> None:
+        self.inbox.put((self.scheduler.add, sequence))
+
+    def cancel(self, sequence: Sequence) -> None:
+        self.inbox.put((self.scheduler.cancel, sequence))
+
+
+def main() -> int:
+    """Serve the model that the line on standard input names; 1 when it cannot be loaded."""
+    stdout = os.dup(1)
+    os.dup2(2, 1)           # whatever a library prints must not stand between the parent and `Ready`
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    start = msgspec.json.decode(sys.stdin.buffer.readline(), type=Start)
+    lifeline = Lifeline()
+    began = time.monotonic()
+    try:
+        model = load(start.spec)
+    except LoadFailed as error:
+        _say(stdout, Failed(code="bad_model", message=str(error)))
+        return 1
+    runner = Runner(model, start.max_queue)
+    runner.post.start()
+    lifeline.farewell = runner.post.finish
+    _open_door(start, runner.post)
+    _say(stdout, _ready(model, start.spec, (time.monotonic() - began) * 1000))
+    runner.run()
+    return 0
+
+
+def load(spec: RunnerSpec) -> Model:
+    model = Model(spec.model, n_ctx=spec.n_ctx, n_slots=spec.parallel, n_threads=spec.n_threads,
+                  n_gpu_layers=spec.n_gpu_layers)
+    if spec.n_ctx > model.n_ctx_train:
+        log.warning("n_ctx is %d, but %s was trained on %d tokens: beyond them it may write nonsense", spec.n_ctx,
+                    Path(spec.model).name, model.n_ctx_train)
+    return model
+
+
+class Lifeline:
+    """A thread that ends the process with status 0 when the parent is gone or SIGTERM comes. Ctrl-C is the parent's."""
+
+    def __init__(self) -> None:
+        self.farewell: Callable[[], None] = lambda: None
+        self._signals, wake = socket.socketpair()
+        wake.setblocking(False)
+        signal.set_wakeup_fd(wake.fileno())     # written in C at once, even while the main thread is in a decode
+        self._wake = wake
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        threading.Thread(target=self._watch, name="lifeline", daemon=True).start()
+
+    def _watch(self) -> None:
+        while True:
+            ready, _, _ = select.select([0, self._signals.fileno()], [], [])
+            if 0 not in ready or not os.read(0, 4096):
+                self.farewell()
+                os._exit(0)
+
+
+def _open_door(start: Start, post: Post) -> None:
+    listener = listen(start.address, bytes.fromhex(start.authkey))
+
+    def accept() -> None:
+        while (channel := accept_from(listener)) is not None:
+            post.adopt(channel)
+
+    threading.Thread(target=accept, name="door", daemon=True).start()
+
+
+def _ready(model: Model, spec: RunnerSpec, load_ms: float) -> Ready:
+    return Ready(model=Path(spec.model).name, architecture=model.architecture, n_ctx=model.n_ctx,
+                 n_ctx_train=model.n_ctx_train, n_slots=model.n_slots, n_vocab=model.n_vocab,
+                 n_threads=model.n_threads, chat_template=model.chat_template, bos=model.bos, eos=model.eos,
+                 special_tokens=model.special_tokens, load_ms=load_ms)
+
+
+def _say(stdout: int, message: Message) -> None:
+    os.write(stdout, msgspec.json.encode(message) + b"\n")
