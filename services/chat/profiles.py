@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import ErrorDetails
 
 from services.chat import config
-from services.chat.template import MAX_CHARS, SEED_TEMPLATE, compiled
+from services.chat.template import MAX_CHARS, SEED_TEMPLATE, SYSTEM_TEMPLATE, compiled, fields
 from services.engine import catalog
 from services.errors import BadRequest, ConfigError, Conflict, NotFound, ParleyError, Unavailable
 from services.settings import Settings
@@ -51,21 +51,12 @@ class Profile(BaseModel):
     parallel: int = Field(4, ge=1, le=64)                           # answers computed at the same time
     n_threads: int = Field(0, ge=0, le=512)                         # 0: the machine's cores
     n_gpu_layers: int = Field(0, ge=-1, le=10_000)                  # -1: all
-    chat_format: Literal["template", "model"]                       # default: template if there is one, else model
-    template: str | None = None                                     # default with chat_format "template": the seed's
+    chat_format: Literal["template", "model"] | None = None         # none: the template if there is one, else the
+    template: str | None = None                                     # model's own, else the seed's (`text_template`)
     system: str | None = Field(None, max_length=MAX_CHARS)     # always plain text to the model
     keep_loaded: bool = False                                       # stays loaded also when another is selected
     description: str | None = Field(None, max_length=2000)
     verbose: bool = False                                           # the seed's; without effect
-
-    @model_validator(mode="before")
-    @classmethod
-    def _format(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        chat_format = data.get("chat_format", "model" if data.get("template") is None else "template")
-        seed = {"template": SEED_TEMPLATE} if chat_format == "template" and not data.get("template") else {}
-        return {**data, **seed, "chat_format": chat_format}
 
     @field_validator("template")
     @classmethod
@@ -76,15 +67,15 @@ class Profile(BaseModel):
 
     @model_validator(mode="after")
     def _system_has_a_place(self) -> Profile:
-        if self.system and self.chat_format == "template" and "system" not in self.fields:
+        if self.system and self.template and self.chat_format != "model" and "system" not in fields(self.template):
             raise ValueError("has a system text, but its template has no {system} to put it in")
         return self
 
-    @property
-    def fields(self) -> list[str]:
-        """The fields of the text template."""
-        assert self.template is not None
-        return compiled(self.template).input_variables
+    def text_template(self, model_has_one: bool) -> str | None:
+        """The text template that prompts are made with; None for the chat template in the model's own file."""
+        if self.chat_format == "model" or (self.chat_format is None and not self.template and model_has_one):
+            return None
+        return self.template or (SEED_TEMPLATE if self.system is None else SYSTEM_TEMPLATE)
 
     @property
     def warnings(self) -> list[str]:

@@ -54,10 +54,9 @@ def build(profile: Profile, ready: Ready, earlier: Sequence[Interaction], text: 
     """
     said = [part for interaction in earlier for part in interaction]
     contents = [profile.system or "", *said, text]
-    if profile.chat_format == "template":
-        assert profile.template is not None
-        own = template = profile.template
-        return segments(ready.special_tokens, contents, own, lambda marked: _text(template, marked))
+    template = profile.text_template(bool(ready.chat_template))
+    if template is not None:
+        return segments(ready.special_tokens, contents, template, lambda marked: _text(template, marked))
     source = ready.chat_template
     if not source:
         raise Unprocessable(f"{ready.model} has no chat template of its own; give the profile a text template "
@@ -66,9 +65,10 @@ def build(profile: Profile, ready: Ready, earlier: Sequence[Interaction], text: 
                     lambda marked: _chat(source, ready, marked))
 
 
-def stops(profile: Profile) -> list[str]:
+def stops(profile: Profile, ready: Ready) -> list[str]:
     """Strings that end an answer: those that the text template implies, and the profile's."""
-    implied = stop_strings(profile.template) if profile.chat_format == "template" and profile.template else []
+    template = profile.text_template(bool(ready.chat_template))
+    implied = stop_strings(template) if template else []
     return list(dict.fromkeys([*implied, *profile.stop]))
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 FIELDS = ("chat_history", "input", "system")
 SEED_TEMPLATE = "You are a chatbot. \n\n{chat_history} \n\nPROMPT: {input} \n\nBOT:"
+SYSTEM_TEMPLATE = SEED_TEMPLATE.replace("You are a chatbot.", "{system}")
 MAX_CHARS = 64 * 1024
 MAX_LABEL = 60      # characters of a line that may become a stop string
 
@@ -29,10 +30,14 @@ def compiled(template: str) -> PromptTemplate:
     return PromptTemplate.from_template(template, template_format="f-string")
 
 
+def fields(template: str) -> list[str]:
+    """The fields that `template` has."""
+    return [field for _, field, _, _ in _parse(template) if field is not None]
+
+
 def _check(template: str) -> None:
     if len(template) > MAX_CHARS:
         raise ValueError(f"has {len(template)} characters; at most {MAX_CHARS} are accepted")
-    fields = []
     for _, field, spec, conversion in _parse(template):
         if field is None:
             continue
@@ -40,8 +45,7 @@ def _check(template: str) -> None:
             written = field + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
             raise ValueError(f"{{{written[:60]}}} is not known; use {{chat_history}}, {{input}} and {{system}} "
                              "as they are, and write a brace of the text twice")
-        fields.append(field)
-    if "input" not in fields:
+    if "input" not in fields(template):
         raise ValueError("must hold {input}, where the new text goes")
 
 

@@ -1,0 +1,243 @@
+"""The one pipeline: an `Ask` to the events of its answer. Every family of routes that generates text enters here.
+
+    profile → the session's turn → a runner → window and prompt → question durable → text → answer durable → Final
+
+A question is stored before the model is asked and an answer before `Final` is said; the session and the runner are
+let go before `Final`, so a client's next question never waits for its own last one. What breaks off (the client left,
+the runner died, time is up) keeps the part that was written, marked as interrupted. JSON answers are the fold of the
+same events.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, wait
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+from services.chat import prompt, window
+from services.chat.events import Ask, Beat, Delta, Event, Final, Trimmed
+from services.chat.profiles import Profile, Profiles
+from services.chat.sessions import Sessions, Turn, TurnRecord
+from services.engine.client import Engine, Lease
+from services.errors import BadRequest, DeadlineExceeded, Forbidden, ParleyError, SessionBusy, TooLarge
+from services.settings import Settings
+from services.wire import Done, Generate, RunnerSpec
+
+__all__ = ["Ask", "Beat", "Chat", "Delta", "Event", "Final"]
+log = logging.getLogger("parley.chat")
+BEAT = 1.0      # seconds between two signs of life
+OVERRIDES = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty", "max_tokens", "seed")
+
+
+class Chat:
+    """What answering needs, shared by all requests."""
+
+    def __init__(self, settings: Settings, profiles: Profiles, sessions: Sessions, engine: Engine) -> None:
+        self.settings = settings
+        self.profiles = profiles
+        self.sessions = sessions
+        self.engine = engine
+
+    def answer(self, ask: Ask) -> Iterator[Event]:
+        """`Delta`s and `Beat`s, at last one `Final`. Errors are `ParleyError`s; closing the iterator cancels."""
+        return _Answer(self, ask).events()
+
+
+class _Answer:
+    """Everything about one request."""
+
+    def __init__(self, chat: Chat, ask: Ask) -> None:
+        self.chat = chat
+        self.ask = ask
+        self.turn: Turn | None = None       # the session's, locked; None without a session
+        self.text = Trimmed()
+        self.warnings: list[str] = []
+        self.deadline = time.monotonic() + chat.settings.request_timeout
+
+    def events(self) -> Iterator[Event]:
+        self._check_prompt()
+        name, profile = self._profile()
+        with ExitStack() as held:
+            history = yield from self._lock_session(held)
+            if (known := self._answered()) is not None:
+                yield from self._replay(Final.replayed(known, self.ask.session_id or "", name, profile.model))
+                return
+            spec = self.chat.profiles.spec(profile, self.chat.settings.models_dir)
+            lease = yield from self._lease(held, spec, profile.keep_loaded)
+            chosen = self._window(profile, lease, history)
+            self._store_question()
+            done = yield from self._generate(lease, self._request(profile, lease, chosen.prompt))
+            self._tell_full_context(done, profile, lease)
+            final = Final(result=self.text.text, session_id=self.ask.session_id, profile=name, model=lease.ready.model,
+                          done=done, warnings=tuple(self.warnings),
+                          context={"window": lease.ready.n_ctx, "k": profile.k, "turns_used": chosen.used,
+                                   "turns_dropped": chosen.dropped})
+            self._store_answer(final)
+        yield final
+
+    # ------------------------------------------------------------ what is asked, of whom
+
+    def _check_prompt(self) -> None:
+        text = self.ask.prompt
+        if not text.strip():
+            raise BadRequest("Question not provided in the request", code="missing_field", param="prompt")
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError:
+            raise BadRequest("prompt holds half of a surrogate pair, which is no character", code="bad_unicode",
+                             param="prompt") from None
+        most = self.chat.settings.max_prompt_bytes
+        if size > most:
+            raise TooLarge(f"prompt has {size} bytes; at most {most} are accepted (MAX_PROMPT_BYTES)",
+                           code="prompt_too_large", param="prompt")
+
+    def _profile(self) -> tuple[str, Profile]:
+        """The profile's name, and the profile as this request wants it."""
+        config = self.chat.profiles.current()
+        wanted = self.ask.profile or config.selected
+        allowed = self.ask.allowed_profiles
+        if allowed is not None and wanted not in allowed:
+            raise Forbidden(f"this key may not use the profile {wanted[:80]!r}; it may use: {', '.join(allowed)}",
+                            code="profile_forbidden", param="profile")
+        name, profile = config.get(wanted)
+        changes: dict[str, Any] = {field: getattr(self.ask, field) for field in OVERRIDES}
+        stop = None if self.ask.stop is None else list(self.ask.stop)
+        return name, profile.overridden(**changes, stop=stop)
+
+    # ------------------------------------------------------------ what is waited for
+
+    def _lock_session(self, held: ExitStack) -> Generator[Event, None, list[prompt.Interaction]]:
+        """Waits for the session's turn, at most `session_wait` seconds; its complete interactions."""
+        if self.ask.session_id is None:
+            return []
+        until = min(time.monotonic() + self.chat.settings.session_wait, self.deadline)
+        while self.turn is None:
+            left = max(0.0, until - time.monotonic())
+            try:
+                self.turn = held.enter_context(
+                    self.chat.sessions.turn(self.ask.owner, self.ask.session_id, min(BEAT, left)))
+            except SessionBusy:
+                if left <= BEAT:
+                    raise
+                yield Beat()
+        return prompt.interactions(self.turn.history)
+
+    def _lease(self, held: ExitStack, spec: RunnerSpec, keep: bool) -> Generator[Event, None, Lease]:
+        """A ready runner. It may have to be loaded first: another thread waits for it, so that this one can beat."""
+        gone = threading.Event()
+
+        def beat() -> None:
+            if gone.is_set():
+                raise DeadlineExceeded("nobody waits for this runner any more")
+
+        lease = self.chat.engine.lease(spec, keep=keep, beat=beat)
+        entered: Future[Lease] = Future()
+        threading.Thread(target=_fulfil, args=(entered, lease.__enter__), daemon=True, name="lease").start()
+        try:
+            while not wait([entered], timeout=BEAT).done:
+                self._check_time()
+                yield Beat()
+        except BaseException:
+            gone.set()
+            entered.add_done_callback(lambda late: None if late.exception() else lease.__exit__(None, None, None))
+            raise
+        ready = entered.result()
+        held.push(lease)
+        return ready
+
+    def _check_time(self) -> None:
+        if time.monotonic() >= self.deadline:
+            raise DeadlineExceeded(f"the answer took more than {self.chat.settings.request_timeout:g} seconds "
+                                   "(REQUEST_TIMEOUT)")
+
+    # ------------------------------------------------------------ what is sent to the runner
+
+    def _window(self, profile: Profile, lease: Lease, history: list[prompt.Interaction]) -> window.Window:
+        earlier = history[-profile.k:] if profile.k else []
+        build = partial(prompt.build, profile, lease.ready, text=self.ask.prompt)
+        return window.fit(lambda turns: build(earlier=turns), earlier, lease.ready.n_ctx, profile.max_tokens,
+                          lease.count)
+
+    def _request(self, profile: Profile, lease: Lease, segments: list[str]) -> Generate:
+        most = lease.ready.n_ctx
+        if profile.max_tokens > most:
+            self.warnings.append(f"max_tokens {profile.max_tokens} is more than the context of {most} tokens: "
+                                 f"{most} is used")
+        return Generate(id=str(uuid.uuid4()), owner=self.ask.owner, prompt=segments,
+                        max_tokens=min(profile.max_tokens, most), sampling=profile.sampling,
+                        stop=prompt.stops(profile, lease.ready), schema=self.ask.schema)
+
+    def _generate(self, lease: Lease, request: Generate) -> Generator[Event, None, Done]:
+        """Passes the text on as it comes. Whatever ends it early cancels it in the runner and keeps the part."""
+        messages = lease.generate(request)
+        try:
+            for message in messages:
+                if isinstance(message, Done):
+                    return message
+                self._check_time()
+                if message is None:
+                    yield Beat()
+                elif delta := self.text.feed(message.text):
+                    yield Delta(delta)
+            raise AssertionError("a runner's answer ended without its Done")
+        except BaseException as error:
+            _close(messages)
+            self._store_part(error)
+            raise
+
+    def _tell_full_context(self, done: Done, profile: Profile, lease: Lease) -> None:
+        if done.finish_reason == "length" and done.completion_tokens < min(profile.max_tokens, lease.ready.n_ctx):
+            self.warnings.append(f"the context of {lease.ready.n_ctx} tokens was full after {done.completion_tokens} "
+                                 f"of max_tokens {profile.max_tokens}: the prompt takes {done.prompt_tokens}")
+
+    # ------------------------------------------------------------ what is kept
+
+    def _answered(self) -> TurnRecord | None:
+        """The answer that this very request has got before, when its first try was cut after it was stored."""
+        if self.turn is None or self.ask.idempotency is None:
+            return None
+        return self.turn.answered(self.ask.idempotency)
+
+    def _replay(self, final: Final) -> Iterator[Event]:
+        if final.result:
+            yield Delta(final.result)
+        yield final
+
+    def _store_question(self) -> None:
+        if self.turn is not None:
+            meta = {"request_id": self.ask.request_id} if self.ask.request_id else {}
+            self.turn.prompt(self.ask.prompt, self.ask.idempotency, **meta)
+
+    def _store_answer(self, final: Final) -> None:
+        if self.turn is not None:
+            reason = final.done.finish_reason
+            self.turn.answer(final.result, finish_reason=reason, interrupted=reason == "cancelled", **final.kept)
+
+    def _store_part(self, error: BaseException) -> None:
+        """Keeps what the client has seen so far. When that fails too the first error is the one to tell."""
+        if self.turn is None or not self.text.text:
+            return      # a question without an answer is shown as interrupted anyway
+        reason = "cancelled" if isinstance(error, GeneratorExit) else getattr(error, "code", "error")
+        try:
+            self.turn.answer(self.text.text, finish_reason=reason, interrupted=True)
+        except ParleyError as second:
+            log.error("an interrupted answer could not be kept: %s", second.message)
+
+
+def _fulfil(future: Future[Any], make: Callable[[], Any]) -> None:
+    try:
+        future.set_result(make())
+    except BaseException as error:
+        future.set_exception(error)
+
+
+def _close(messages: object) -> None:
+    close = getattr(messages, "close", None)
+    if close is not None:
+        close()

@@ -1,0 +1,113 @@
+"""What an answer is made from (`Ask`) and consists of (`Delta`, `Beat`, `Final`), for every family of routes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from services.chat.sessions import TurnRecord, shown_id
+from services.wire import Done
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One question. None means "as the profile says", of `session_id` that nothing is kept."""
+
+    owner: str                                      # key id
+    prompt: str
+    session_id: str | None = None                   # as `sessions.parse_id` gives it
+    profile: str | None = None                      # None: the selected one
+    allowed_profiles: tuple[str, ...] | None = None     # of the key; None: all
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repeat_penalty: float | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] | None = None             # instead of the profile's; those the template implies stay
+    seed: int | None = None
+    schema: dict[str, Any] | None = None
+    request_id: str | None = None
+    idempotency: str | None = None                  # digest of the Idempotency-Key: what a retry is known by
+
+
+@dataclass(frozen=True)
+class Delta:
+    """Next text of the answer."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Beat:
+    """About a second has passed without news: a chance to see whether the client is still there."""
+
+
+@dataclass(frozen=True)
+class Final:
+    """The answer is complete and, in a session, durable. `result` is all deltas, joined."""
+
+    result: str
+    session_id: str | None
+    profile: str
+    model: str
+    done: Done
+    context: dict[str, int]             # window, k, turns_used, turns_dropped
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def replayed(cls, answer: TurnRecord, session_id: str, profile: str, model: str) -> Final:
+        """What was said when `answer` was stored, as `kept` describes it."""
+        extra = answer.extra
+        usage = extra.get("usage", {})
+        details = usage.get("prompt_tokens_details", {})
+        done = Done(id="", finish_reason=answer.finish_reason or "stop", prompt_tokens=usage.get("prompt_tokens", 0),
+                    completion_tokens=usage.get("completion_tokens", 0), cached_tokens=details.get("cached_tokens", 0),
+                    processed_tokens=details.get("processed_tokens", 0))
+        return cls(answer.content, session_id, extra.get("profile", profile), extra.get("model", model), done,
+                   extra.get("context", {}))
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """What is stored beside the answer's text and finish_reason."""
+        empty: dict[str, Any] = {} if self.result else {"empty": True}
+        return {"profile": self.profile, "model": self.model, "usage": self.usage, "context": self.context, **empty}
+
+    @property
+    def usage(self) -> dict[str, Any]:
+        details = {"cached_tokens": self.done.cached_tokens, "processed_tokens": self.done.processed_tokens}
+        return {"prompt_tokens": self.done.prompt_tokens, "completion_tokens": self.done.completion_tokens,
+                "total_tokens": self.done.prompt_tokens + self.done.completion_tokens,
+                "prompt_tokens_details": details}
+
+    def body(self) -> dict[str, Any]:
+        """The answer of `POST /answer` (spec/api.md). Times in milliseconds."""
+        timings = {name: round(getattr(self.done, name), 3) for name in ("queue_ms", "prefill_ms", "decode_ms")}
+        more: dict[str, Any] = {"warnings": list(self.warnings)} if self.warnings else {}
+        if not self.result:
+            more["empty"] = True
+        session = None if self.session_id is None else shown_id(self.session_id)
+        return {"result": self.result, "session_id": session, "profile": self.profile, "model": self.model,
+                "finish_reason": self.done.finish_reason, "usage": self.usage,
+                "context": self.context, **more, "timings": timings}
+
+
+Event = Delta | Beat | Final
+
+
+class Trimmed:
+    """A text without the white space around it, as it comes: what may turn out to be its end is held back."""
+
+    def __init__(self) -> None:
+        self.text = ""          # all that was given out
+        self._held = ""
+
+    def feed(self, piece: str) -> str:
+        """What may be given out now that `piece` has come."""
+        waiting = self._held + piece
+        if not self.text:
+            waiting = waiting.lstrip()
+        ready = waiting.rstrip()
+        self._held = waiting[len(ready):]
+        self.text += ready
+        return ready
