@@ -300,15 +300,37 @@ def lock_fd(fd: int, path: Path, wait: float) -> None:
 
 @contextmanager
 def locked(path: Path, wait: float = 10.0) -> Iterator[None]:
-    """Holds the lock of `path` (on `<path>.lock` beside it, which stays). TimeoutError after `wait` seconds."""
+    """Holds the lock of `path` (on `<path>.lock` beside it). TimeoutError after `wait` seconds."""
     beside = path.with_name(path.name + ".lock")
-    with told(beside):
-        fd = open_file(beside, os.O_RDWR | os.O_CREAT)
+    fd = _take_lock(beside, time.monotonic() + wait)
     try:
-        lock_fd(fd, beside, wait)
         yield
     finally:
         os.close(fd)
+
+
+def _take_lock(path: Path, deadline: float) -> int:
+    while True:
+        with told(path):
+            fd = open_file(path, os.O_RDWR | os.O_CREAT)
+        try:
+            lock_fd(fd, path, max(0.0, deadline - time.monotonic()))
+            if same_file(fd, path):         # else its last holder removed it
+                held, fd = fd, -1
+                return held
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+
+def same_file(fd: int, path: Path) -> bool:
+    """Whether `path` (no link followed) names what `fd` has open."""
+    try:
+        there = os.stat(path, follow_symlinks=False)
+    except OSError:
+        return False
+    held = os.fstat(fd)
+    return (there.st_dev, there.st_ino) == (held.st_dev, held.st_ino)
 
 
 class DataLock:

@@ -1,0 +1,250 @@
+"""Idempotency-Key: a POST that is sent again gets the first one's answer, attached to while that still runs.
+
+The first call runs in a thread of its own to its end, whoever listens; later ones in this process follow its events,
+those in other processes wait for its file lock and replay what it left in `<folder>/<owner>/<sha256 of the key>.json`.
+An error that may pass (5xx, 429, busy) is not kept. After a crash nothing is kept: the retry runs anew, and the session
+knows the request by its digest (`Turn.prompt(request=…)`, `Turn.answered`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from services.errors import BadRequest, Conflict, ParleyError, Unavailable, all_classes
+from services.store import disk
+from services.store.base import check_names
+from services.store.crypto import Cipher
+
+log = logging.getLogger("parley.idempotency")
+Event = dict[str, Any]      # {"beat": true} only shows life, {"done": true, …} is the last; others are the caller's own
+BEAT: Event = {"beat": True}
+BEAT_SECONDS = 1.0
+KEPT = 24 * 3600.0          # seconds that an answer is kept
+MOST = 10_000               # answers kept for one owner; the oldest go first
+PRUNE_SECONDS = 600.0
+RUN_SECONDS = 3600.0        # how long a follower in another process waits for the first
+KEY_LIMIT = 200
+
+
+def check_key(key: str) -> str:
+    """The header's value, or BadRequest."""
+    if not 1 <= len(key) <= KEY_LIMIT or not key.isascii() or not key.isprintable():
+        raise BadRequest(f"Idempotency-Key: expected 1 to {KEY_LIMIT} printable ASCII characters",
+                         code="bad_idempotency_key", param="Idempotency-Key")
+    return key
+
+
+def digest_of(*parts: bytes | str) -> str:
+    """What binds a key to one request: a digest of method, path and body."""
+    whole = hashlib.sha256()
+    for part in parts:
+        raw = part.encode() if isinstance(part, str) else part
+        whole.update(len(raw).to_bytes(8, "big") + raw)
+    return whole.hexdigest()
+
+
+class _Run:
+    """One request's events so far; the thread that makes them adds, followers wait for more. `_news` guards all."""
+
+    def __init__(self, digest: str) -> None:
+        self.digest = digest
+        self.events: list[Event] = []
+        self._error: ParleyError | None = None
+        self._ended = False
+        self._news = threading.Condition()
+
+    def add(self, event: Event) -> None:
+        with self._news:
+            self.events.append(event)
+            self._news.notify_all()
+
+    def end(self, error: ParleyError | None) -> None:
+        with self._news:
+            self._error, self._ended = error, True
+            self._news.notify_all()
+
+    def follow(self) -> Iterator[Event]:
+        """All events from the first; a beat about every second without one. Raises what the run raised."""
+        at = 0
+        while True:
+            with self._news:
+                if at == len(self.events) and not self._ended:
+                    self._news.wait(BEAT_SECONDS)
+                fresh, ended = self.events[at:], self._ended
+            at += len(fresh)
+            yield from fresh
+            if ended:
+                break
+            if not fresh:
+                yield BEAT
+        if self._error is not None:
+            raise _rebuild(_described(self._error))     # an exception of its own for each follower
+
+
+class Idempotency:
+    """The kept answers below `folder`. One object serves all threads of a process."""
+
+    def __init__(self, folder: Path, cipher: Cipher | None = None, now: Callable[[], float] = time.time) -> None:
+        self._folder, self._cipher, self._now = folder, cipher, now
+        self._running: dict[tuple[str, str], tuple[_Run, threading.Thread]] = {}
+        self._lock = threading.Lock()
+        self._pruned = float("-inf")        # monotonic seconds
+
+    def run(self, owner: str, key: str, digest: str, produce: Callable[[], Iterable[Event]]) -> Iterator[Event]:
+        """The events of `produce()`, or of the first call with this owner and key. `produce` runs in another thread.
+
+        Conflict (`idempotency_mismatch`) when the key came with another `digest`. Closing the iterator stops nothing.
+        """
+        check_names(owner, "any")
+        name = (owner, hashlib.sha256(check_key(key).encode()).hexdigest())
+        with self._lock:
+            if name not in self._running:
+                run = _Run(digest)
+                thread = threading.Thread(target=self._work, args=(name, run, produce), name="idempotent", daemon=True)
+                self._running[name] = run, thread
+                thread.start()
+            run, _ = self._running[name]
+        if run.digest != digest:
+            raise _mismatch()
+        return run.follow()
+
+    def drain(self, timeout: float) -> bool:
+        """Waits until nothing runs; False when something still does after `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        with self._lock:
+            threads = [thread for _, thread in self._running.values()]
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in threads)
+
+    # ------------------------------------------------------------ the thread of a run
+
+    def _work(self, name: tuple[str, str], run: _Run, produce: Callable[[], Iterable[Event]]) -> None:
+        error: ParleyError | None = None
+        last: list[Event] = []
+        try:
+            path = disk.make_dirs(self._folder / name[0]) / f"{name[1]}.json"
+            with disk.locked(path, RUN_SECONDS):
+                error = self._replay_or_run(name, path, run, produce, last)
+        except TimeoutError:
+            error = Unavailable("the first request with this Idempotency-Key still runs", code="idempotency_busy")
+        except ParleyError as failed:
+            error = failed
+        except Exception:
+            log.exception("a request with an Idempotency-Key failed")
+            error = ParleyError("internal error")
+        finally:
+            with self._lock:
+                del self._running[name]
+            for event in last:
+                run.add(event)
+            run.end(error)
+        try:
+            self._prune()
+        except ParleyError as failed:
+            log.warning("old answers kept for retries could not be removed: %s", failed.message)
+
+    def _replay_or_run(self, name: tuple[str, str], path: Path, run: _Run, produce: Callable[[], Iterable[Event]],
+                       last: list[Event]) -> ParleyError | None:
+        """Fills `run`; the final event goes to `last`, to be told once it is kept. The error that the run ends with."""
+        kept = self._load(name, path)
+        if kept is not None:
+            if kept["digest"] != run.digest:
+                return _mismatch()
+            last += kept["events"]
+            return _rebuild(kept["error"]) if kept["error"] else None
+        error = None
+        try:
+            for event in produce():
+                (last.append if event.get("done") else run.add)(event)
+        except ParleyError as failed:
+            error = failed
+        if error is None or _lasting(error):
+            self._save(name, path, run, last, error)
+        return error
+
+    def _save(self, name: tuple[str, str], path: Path, run: _Run, last: list[Event], error: ParleyError | None) -> None:
+        events = [event for event in [*run.events, *last] if "beat" not in event]
+        record = {"digest": run.digest, "at": self._now(), "events": events,
+                  "error": _described(error) if error else None}
+        data = json.dumps(record).encode()
+        if self._cipher is not None:
+            data = json.dumps({"box": self._cipher.seal(name[0], f"idempotency/{name[1]}", data)}).encode()
+        try:
+            disk.write_atomic(path, data)
+        except ParleyError as failed:       # the answer itself is kept in its session; only a retry will not find it
+            log.warning("an answer could not be kept for retries: %s", failed.message)
+
+    def _load(self, name: tuple[str, str], path: Path) -> dict[str, Any] | None:
+        """The kept record, None when there is none, it is too old or damaged: then the request runs."""
+        try:
+            record = json.loads(disk.read_bytes(path))
+            if self._cipher is not None:
+                record = json.loads(self._cipher.unseal(name[0], f"idempotency/{name[1]}", record["box"]))
+            fresh = abs(self._now() - record["at"]) < KEPT
+            return record if fresh and isinstance(record["digest"], str) and "error" in record else None
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            log.warning("a kept answer is damaged, so the request runs again: %s", error)
+            return None
+
+    def _prune(self) -> None:
+        """Now and then removes what is too old or too much, and, with a cipher, what is plain."""
+        with self._lock:
+            if time.monotonic() - self._pruned < PRUNE_SECONDS:
+                return
+            self._pruned = time.monotonic()
+        with disk.told(self._folder):
+            owners = [Path(entry.path) for entry in os.scandir(self._folder) if entry.is_dir(follow_symlinks=False)]
+            for owner in owners:
+                ages = {Path(entry.path.removesuffix(".lock")): entry.stat(follow_symlinks=False).st_mtime
+                        for entry in sorted(os.scandir(owner), key=lambda entry: entry.name, reverse=True)
+                        if entry.name.endswith((".json", ".json.lock"))}       # a record's own time after its lock's
+                for place, path in enumerate(sorted(ages, key=lambda path: -ages[path])):
+                    if place >= MOST or abs(self._now() - ages[path]) >= KEPT or self._is_plain(path):
+                        _remove(path)
+
+    def _is_plain(self, path: Path) -> bool:
+        if self._cipher is None or not path.exists():
+            return False
+        return not disk.read_bytes(path).startswith(b'{"box"')
+
+
+def _remove(path: Path) -> None:
+    """Removes a record with its lock file, unless somebody uses it now."""
+    with suppress(TimeoutError), disk.locked(path, 0):
+        for name in (path, path.with_name(path.name + ".lock")):
+            with suppress(FileNotFoundError):
+                disk.unlink_durable(name)
+
+
+def _lasting(error: ParleyError) -> bool:
+    """Whether trying again would bring the same error."""
+    return error.status < 500 and error.status != 429 and error.retry_after is None
+
+
+def _mismatch() -> Conflict:
+    return Conflict("this Idempotency-Key was used with another request: use a new key for a new request",
+                    code="idempotency_mismatch", param="Idempotency-Key")
+
+
+def _described(error: ParleyError) -> dict[str, Any]:
+    return {"status": error.status, "code": error.code, "message": error.message, "param": error.param,
+            "retry_after": error.retry_after, "details": error.details}
+
+
+def _rebuild(kept: dict[str, Any]) -> ParleyError:
+    cls = next((cls for cls in all_classes() if cls.status == kept["status"] and cls.code == kept["code"]), None) \
+        or next((cls for cls in all_classes() if cls.status == kept["status"]), ParleyError)
+    return cls(kept["message"], code=kept["code"], param=kept["param"], retry_after=kept["retry_after"],
+               **kept["details"])
