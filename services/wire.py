@@ -237,7 +237,7 @@ def encode(message: Message) -> bytes:
 def decode(frame: bytes) -> Message:
     try:
         return _decoder.decode(frame)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise WireError(f"not a message: {error}") from None
 
 
