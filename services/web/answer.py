@@ -1,0 +1,143 @@
+"""`POST /answer`: a question to its answer, as JSON or as a stream. The JSON answer is the fold of the stream.
+
+A request watches its client: one that leaves cancels its answer. With an `Idempotency-Key` the answer belongs to the
+key instead: it runs to its end, and whoever sends the same request again follows it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from typing import Any, Protocol
+
+from flask import Response, g, request
+
+from services.chat.events import Ask, Beat, Delta, Event
+from services.chat.idempotency import digest_of
+from services.chat.sessions import parse_id
+from services.errors import Unavailable
+from services.web import replies, sse, watch
+from services.web.bodies import AnswerBody
+from services.web.frame import json_response
+from services.web.routes import Endpoint, op
+from services.web.sse import Payload
+from services.web.watch import Watch
+
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty", "max_tokens", "seed")
+
+
+class Ticket(Protocol):
+    """The gate's admission of this request; holds one of the key's places until it is closed."""
+
+    headers: dict[str, str]
+
+    def charge(self, prompt_tokens: int, completion_tokens: int) -> None: ...
+    def close(self) -> None: ...
+
+
+class SharedTicket:
+    """A ticket with two holders, the request and an answer that may outlive it: closed when both have let go."""
+
+    def __init__(self, ticket: Ticket) -> None:
+        self._ticket = ticket
+        self._holders = 1
+        self._lock = threading.Lock()
+        self.headers = ticket.headers
+        self.charge = ticket.charge
+
+    def share(self) -> None:
+        with self._lock:
+            self._holders += 1
+
+    def close(self) -> None:
+        with self._lock:
+            self._holders -= 1
+            last = self._holders == 0
+        if last:
+            self._ticket.close()
+
+
+class Answers(Endpoint):
+    @op("The caller's sessions: id to name; the master key sees everybody's", scope="answer",
+        reply=replies.SessionNames)
+    def get(self) -> Response:
+        sessions = self.parts.sessions
+        return json_response(sessions.list_all() if g.key.is_master else sessions.list(g.key.id))
+
+    @op("Answer a question", scope="answer", body=AnswerBody, reply=replies.Answer, stream=replies.AnswerEvent,
+        errors=(404, 409, 410, 422, 504, 507), retryable=True, answer=True)
+    def post(self, body: AnswerBody) -> Response:
+        key = request.headers.get("Idempotency-Key")
+        payloads = self._alone(_ask(body)) if key is None else self._shared(body, key)
+        if body.stream:
+            return sse.response(payloads)
+        return json_response(_folded(payloads))
+
+    def _alone(self, ask: Ask) -> Generator[Payload, None, None]:
+        return self._payloads(ask, g.ticket, watch.of_request(self.room.drain))
+
+    def _shared(self, body: AnswerBody, key: str) -> Generator[Payload, None, None]:
+        """The events of the first request with this key. That one's thread is not ours, so it watches no client."""
+        digest = digest_of(request.method, "/answer", g.raw_body)
+        ask = _ask(body, idempotency=digest_of(g.key.id, key, digest))
+        g.ticket = ticket = SharedTicket(g.ticket)
+        unwatched, mine = Watch(None, self.room.drain), watch.of_request(self.room.drain)
+
+        def produce() -> Iterator[Payload]:
+            ticket.share()
+            with closing(ticket):
+                yield from self._payloads(ask, ticket, unwatched)
+        return _followed(self.parts.idempotency.run(g.key.id, key, digest, produce), mine)
+
+    def _payloads(self, ask: Ask, ticket: Ticket, over: Watch) -> Generator[Payload, None, None]:
+        """What the answer consists of, as a stream tells it. Takes a place first; closing this cancels the answer."""
+        with self._place(), closing(self.parts.chat.answer(ask)) as events:     # type: ignore[type-var]
+            for event in events:
+                if isinstance(event, Delta | Beat):
+                    over.check()
+                else:
+                    ticket.charge(event.done.prompt_tokens, event.done.completion_tokens)
+                yield _payload(event)
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """One of the worker's threads is this answer's; some are kept back, so a full house can still say so."""
+        if not self.room.places.acquire(blocking=False):
+            raise Unavailable("the server answers as many questions as it can at once; try again shortly", code="busy",
+                              retry_after=2)
+        try:
+            yield
+        finally:
+            self.room.places.release()
+
+
+def _ask(body: AnswerBody, idempotency: str | None = None) -> Ask:
+    stop = (body.stop,) if isinstance(body.stop, str) else None if body.stop is None else tuple(body.stop)
+    session_id = None if body.session_id is None else parse_id(body.session_id)
+    sampling: dict[str, Any] = {name: getattr(body, name) for name in _SAMPLING}
+    return Ask(owner=g.key.id, prompt=body.prompt, session_id=session_id, profile=body.profile,
+               allowed_profiles=g.key.profiles, stop=stop, schema=body.schema_, request_id=g.trace.id,
+               idempotency=idempotency, **sampling)
+
+
+def _payload(event: Event) -> Payload:
+    if isinstance(event, Delta):
+        return {"delta": event.text}
+    return sse.BEAT if isinstance(event, Beat) else {"done": True, **event.body()}
+
+
+def _folded(payloads: Generator[Payload, None, None]) -> Payload:
+    """The last event is the whole answer."""
+    with closing(payloads):
+        for payload in payloads:
+            if payload.get("done"):
+                return {name: value for name, value in payload.items() if name != "done"}
+    raise AssertionError("an answer ended without its end")
+
+
+def _followed(payloads: Iterator[Payload], over: Watch) -> Generator[Payload, None, None]:
+    for payload in payloads:
+        if not payload.get("done"):
+            over.check()
+        yield payload

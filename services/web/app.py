@@ -1,0 +1,98 @@
+"""The WSGI application: the parts it works with, the table of its routes, and how they are put together."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flask import Flask
+
+from auth.gate import Gate
+from auth.keys import Keys
+from auth.limits import Admissions
+from services.chat.answer import Chat
+from services.chat.idempotency import Idempotency
+from services.chat.profiles import Profiles
+from services.chat.sessions import Sessions
+from services.engine.client import Engine
+from services.settings import Settings
+from services.store.opening import open_store
+from services.web import answer, docs, frame, health, keys, models, openapi, sessions
+from services.web.drain import Drain
+from services.web.routes import PlainApi, Route, register
+
+SPARE_THREADS = 8       # never taken by answers, so that a full house can still say so
+
+ROUTES = (
+    Route("/answer", answer.Answers, "answer"),
+    Route("/answer/<string:session_id>", sessions.Session, "sessions"),
+    Route("/answer/<string:session_id>/fork", sessions.Fork, "sessions"),
+    Route("/answer/<string:session_id>/rewind", sessions.Rewind, "sessions"),
+    Route("/models", models.Models, "models"),
+    Route("/models/model", models.Switch, "models"),
+    Route("/auth", keys.Whoami, "keys"),
+    Route("/auth/key", keys.NewKey, "keys"),
+    Route("/auth/keys", keys.KeyList, "keys"),
+    Route("/auth/keys/<string:key_id>", keys.OneKey, "keys"),
+    Route("/auth/keys/<string:key_id>/rotate", keys.Rotate, "keys"),
+    Route("/healthz", health.Healthz, "server"),
+    Route("/readyz", health.Readyz, "server"),
+    Route("/openapi.json", docs.OpenApi, "server"),
+    Route("/docs", docs.Docs, "server"),
+    Route("/docs/<string:name>", docs.DocsFile, "server"),
+)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The rooms below that requests are answered with."""
+
+    keys: Keys
+    admissions: Admissions
+    profiles: Profiles
+    sessions: Sessions
+    engine: Engine
+    chat: Chat
+    idempotency: Idempotency
+
+
+@dataclass(frozen=True)
+class Room:
+    """What every resource has at hand. One a worker process."""
+
+    settings: Settings
+    parts: Parts
+    places: threading.Semaphore                 # of answers at the same time
+    drain: Drain = field(default_factory=Drain)
+
+    @functools.cached_property
+    def openapi(self) -> dict[str, Any]:
+        return openapi.document(ROUTES)
+
+
+def build_parts(settings: Settings, control: str, authkey: bytes) -> Parts:
+    """The real parts, talking to the supervisor at `control`. Call after fork: nothing here is shared with a parent."""
+    data: Path = settings.data_dir
+    profiles = Profiles(data / "config.json", settings)
+    store = open_store(settings, prepare=False)
+    kept, engine = Sessions(store), Engine(control, authkey)
+    return Parts(keys=Keys(data, settings), admissions=Admissions(control, authkey), profiles=profiles,
+                 sessions=kept, engine=engine, chat=Chat(settings, profiles, kept, engine),
+                 idempotency=Idempotency(data / "idempotency", store.cipher))
+
+
+def create_app(settings: Settings, parts: Parts) -> Flask:
+    """The application over `parts`. Its `extensions["parley"]` is the `Room`."""
+    app = Flask("parley", static_folder=None)
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+    app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False
+    room = Room(settings, parts, threading.Semaphore(max(1, settings.threads - SPARE_THREADS)))
+    app.extensions["parley"] = room
+    frame.install(app)
+    app.before_request(room.drain.refuse_new)
+    register(PlainApi(app), Gate(app, parts.keys, parts.admissions), room, ROUTES)
+    return app

@@ -1,0 +1,160 @@
+"""The shapes of request bodies. What validates is what `/openapi.json` shows: there is no second description.
+
+Strict: nothing is coerced, unknown fields are refused, null means "not given". `validate` turns the first fault into
+a `BadRequest` that names the field.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from services.errors import BadRequest
+
+SCOPES = ("answer", "models:read", "models:switch", "keys", "admin")
+MAX_TOKENS = 1 << 20
+MAX_SEED = (1 << 32) - 1
+
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\S")]
+Stop = Annotated[str, Field(min_length=1, max_length=200)]
+Scope = Literal["answer", "models:read", "models:switch", "keys", "admin"]
+SessionId = Annotated[
+    int | str, Field(description="any whole number, or a short name of letters, digits, '-' and '_'")]
+
+
+class Body(BaseModel):
+    """Base of all request bodies."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class AnswerBody(Body):
+    """One question. Only `prompt` is required; the sampling fields overrule the profile's."""
+
+    prompt: str = Field(pattern=r"\S", description="the question; not blank")
+    session_id: SessionId | None = Field(None, description="the conversation; without one nothing is kept")
+    profile: Name | None = Field(None, description="a profile of config.json; default: the selected one")
+    stream: bool | None = Field(None, description="answer as text/event-stream")
+    temperature: float | None = Field(None, ge=0, le=2, description="0 always takes the likeliest token")
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=0, le=1_000_000, description="0 switches it off")
+    min_p: float | None = Field(None, ge=0, le=1)
+    repeat_penalty: float | None = Field(None, gt=0, le=2, description="1 switches it off")
+    max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
+    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
+    seed: int | None = Field(None, ge=0, le=MAX_SEED)
+    schema_: dict[str, Any] | None = Field(
+        None, alias="schema", description="a JSON Schema; the answer is JSON that complies with it")
+
+
+class NameBody(Body):
+    """A session's new name."""
+
+    name: Name
+
+
+class ForkBody(Body):
+    """Where to fork."""
+
+    at: int | None = Field(None, ge=0, le=1 << 31, description="turns to take along; default: all")
+
+
+class RewindBody(Body):
+    """Where to go back to."""
+
+    to: int = Field(ge=0, le=1 << 31, description="turns to keep")
+
+
+class SwitchBody(Body):
+    """Which model file is to serve, with which profile."""
+
+    model: str = Field(pattern=r"\S", description="a file of MODELS_DIR")
+    model_config_: str = Field(alias="model_config", pattern=r"\S", description="a profile of config.json")
+
+
+class Budget(Body):
+    """Tokens that a key may use in a period."""
+
+    tokens: int = Field(ge=1, le=1 << 53)
+    per: Literal["day", "month", "total"]
+
+
+class KeyBody(Body):
+    """What a new key may do; all fields may be left out."""
+
+    name: Name | None = None
+    scopes: list[Scope] | None = Field(None, min_length=1, max_length=len(SCOPES))
+    profiles: list[Name] | None = Field(None, min_length=1, max_length=1000, description="default: all")
+    expires_in: int | None = Field(None, ge=1, le=100 * 365 * 86400, description="seconds; default: never")
+    requests_per_minute: int | None = Field(None, ge=1, le=1_000_000)
+    max_parallel: int | None = Field(None, ge=1, le=100_000, description="answers at the same time")
+    tokens_per_minute: int | None = Field(None, ge=1, le=1 << 53)
+    token_budget: Budget | None = None
+    weight: int | None = Field(None, ge=1, le=1000)
+
+
+class RotateBody(Body):
+    """How long the old secret goes on to work."""
+
+    grace_seconds: int | None = Field(None, ge=0, le=30 * 86400)
+
+
+AnyBody = TypeVar("AnyBody", bound=Body)
+
+# What the seed says, word for word, when one of these is missing or blank.
+_SEED_WORDS = {
+    (AnswerBody, "prompt"): "Question not provided in the request",
+    (SwitchBody, "model"): "No model name provided",
+    (SwitchBody, "model_config"): "No model config name provided",
+}
+
+
+def validate(shape: type[AnyBody], value: dict[str, Any]) -> AnyBody:
+    """`value` as a `shape`, or `BadRequest` naming the first wrong field in `param`."""
+    try:
+        return shape.model_validate(value)
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_context=False)
+        raise _bad_request(shape, sorted(faults, key=lambda fault: _order(shape, fault))) from None
+
+
+def _order(shape: type[Body], fault: ErrorDetails) -> int:
+    """Missing fields first, then unknown ones, so that a misspelt name is told as what it is."""
+    if _seed_words(shape, fault):
+        return 0
+    return 1 if fault["type"] == "extra_forbidden" else 2
+
+
+def _seed_words(shape: type[Body], fault: ErrorDetails) -> str | None:
+    missing = fault["type"] in ("missing", "string_pattern_mismatch") or fault["input"] is None
+    return _SEED_WORDS.get((shape, str(fault["loc"][0]))) if missing else None
+
+
+def _bad_request(shape: type[Body], faults: list[ErrorDetails]) -> BadRequest:
+    first = faults[0]
+    param = _path(first)
+    if words := _seed_words(shape, first):
+        return BadRequest(words, code="missing_field", param=param)
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(sorted(field.alias or name for name, field in shape.model_fields.items()))
+        return BadRequest(f"unknown field {param[:80]!r}; known are: {known}", code="unknown_field", param=param[:200])
+    told = dict.fromkeys(_words(fault) for fault in faults if _path(fault) == param)
+    return BadRequest(f"{param}: {', or '.join(told)}", param=param)
+
+
+def _words(fault: ErrorDetails) -> str:
+    if fault["type"] == "string_pattern_mismatch":
+        return "should not be blank"
+    return fault["msg"].removeprefix("Input ").removeprefix("String ").removeprefix("List ")
+
+
+def _path(fault: ErrorDetails) -> str:
+    """`stop.0` for `("stop", "list[constrained-str]", 0)`: pydantic names the branch of a union in the path."""
+    first, *rest = fault["loc"]
+    return ".".join(str(part) for part in (first, *(p for p in rest if isinstance(p, int) or _is_field(p))))
+
+
+def _is_field(part: str) -> bool:
+    return part not in ("str", "int", "constrained-str") and "[" not in part

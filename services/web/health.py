@@ -1,0 +1,61 @@
+"""`/healthz`: does this process answer. `/readyz`: can it serve, and if not, why."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from flask import Response
+
+from auth.gate import ANY_KEY, PUBLIC
+from services import wire
+from services.errors import ParleyError, Unavailable
+from services.web import replies
+from services.web.frame import json_response
+from services.web.routes import Endpoint, op
+
+MIN_FREE = 1024 * 1024      # bytes of disk below which a turn may not fit
+
+
+class Healthz(Endpoint):
+    @op("Whether the web process answers", scope=PUBLIC, reply=replies.Health)
+    def get(self) -> Response:
+        return json_response({"status": "ok"})
+
+
+class Readyz(Endpoint):
+    @op("Whether questions can be answered, and why not", scope=ANY_KEY, reply=replies.Readiness)
+    def get(self) -> Response:
+        """200 with `warnings` where the last good file goes on serving; 503 with `reasons` where nothing is served."""
+        reasons = [*self._model(), *_store(self.room.settings.data_dir)]
+        if self.room.drain.begun:
+            reasons.append("the server is stopping")
+        warnings = [problem for problem in (self.parts.profiles.problem, self.parts.keys.problem) if problem]
+        if reasons:
+            raise Unavailable("not ready: " + "; ".join(reasons), code="not_ready", retry_after=2,
+                              reasons=reasons, warnings=warnings)
+        return json_response({"ready": True, "reasons": [], "warnings": warnings})
+
+    def _model(self) -> Iterator[str]:
+        try:
+            status = self.parts.engine.status()
+        except (ParleyError, wire.WireError) as error:
+            yield f"the supervisor does not answer ({error})"
+            return
+        if status.draining:
+            yield "the server is stopping"
+        selected = next((runner for runner in status.runners if runner.selected), None)
+        if selected is None:
+            yield "no model is loaded"
+        elif selected.state not in ("ready", "retiring"):
+            why = f": {selected.reason}" if selected.reason else ""
+            yield f"the model {os.path.basename(selected.spec.model)} is {selected.state}{why}"
+
+
+def _store(data_dir: Path) -> Iterator[str]:
+    if not os.access(data_dir, os.W_OK | os.X_OK):
+        yield "the data folder cannot be written"
+    elif shutil.disk_usage(data_dir).free < MIN_FREE:
+        yield "the disk of the data folder is full"

@@ -1,0 +1,60 @@
+"""`/auth`: who am I, and the keys. Secrets leave the server once, in the answer that made them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Response, g
+
+from auth.gate import ANY_KEY
+from services.web import replies
+from services.web.bodies import KeyBody, RotateBody
+from services.web.frame import json_response
+from services.web.routes import Endpoint, op
+
+
+class Whoami(Endpoint):
+    @op("The key that is asking: its rights, limits and use", scope=ANY_KEY, reply=replies.Whoami)
+    def get(self) -> Response:
+        key = g.key
+        usage = self.parts.admissions.usage(key.id)
+        return json_response({
+            "auth": True, **key.public(),
+            "limits": {"requests_per_minute": key.requests_per_minute, "max_parallel": key.max_parallel},
+            "usage": {"requests": usage.requests, "prompt_tokens": usage.prompt_tokens,
+                      "completion_tokens": usage.completion_tokens}})
+
+
+class NewKey(Endpoint):
+    @op("Make a key; without a body one that may answer, list and switch models", scope="keys", body=KeyBody,
+        body_optional=True, reply=replies.NewKey, status=201, errors=(409, 507))
+    def post(self, body: KeyBody | None) -> Response:
+        wish = {} if body is None else body.model_dump(exclude_none=True)
+        secret, key = self.parts.keys.create(by=g.key, **wish)
+        return json_response({"key": secret, **key.public()}, 201)
+
+
+class KeyList(Endpoint):
+    @op("All keys, without their secrets", scope="keys", reply=replies.KeyList)
+    def get(self) -> Response:
+        return json_response({"keys": [key.public() for key in self.parts.keys.list()]})
+
+
+class OneKey(Endpoint):
+    @op("One key, without its secret", scope="keys", reply=replies.KeyRecord)
+    def get(self, key_id: str) -> Response:
+        return json_response(self.parts.keys.get(key_id).public())
+
+    @op("Revoke a key, at once and for good", scope="keys", reply=replies.KeyRecord, errors=(409, 507))
+    def delete(self, key_id: str) -> Response:
+        return json_response(self.parts.keys.revoke(key_id, by=g.key).public())
+
+
+class Rotate(Endpoint):
+    @op("Give a key a new secret", scope="keys", body=RotateBody, body_optional=True, reply=replies.NewKey,
+        errors=(409, 507))
+    def post(self, key_id: str, body: RotateBody | None) -> Response:
+        grace = body.grace_seconds if body and body.grace_seconds else 0
+        secret, key = self.parts.keys.rotate(key_id, grace, by=g.key)
+        answer: dict[str, Any] = {"key": secret, **key.public()}
+        return json_response(answer)

@@ -1,0 +1,164 @@
+"""The shapes of answers, for `/openapi.json`; the tests hold every answer to them. Anything may be added to one."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+SessionId = int | str
+
+
+class ErrorDetail(BaseModel):
+    message: str
+    type: str
+    code: str
+    param: str | None
+
+
+class Error(BaseModel):
+    """The one envelope of every error."""
+
+    message: str
+    error: ErrorDetail
+
+
+class TokenDetails(BaseModel):
+    cached_tokens: int = Field(description="tokens of the prompt whose state was reused")
+    processed_tokens: int
+
+
+class Usage(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: TokenDetails
+
+
+class Context(BaseModel):
+    window: int = Field(description="tokens that prompt and answer share")
+    k: int = Field(description="interactions of the session that are sent at most")
+    turns_used: int
+    turns_dropped: int
+
+
+class Answer(BaseModel):
+    result: str
+    session_id: SessionId | None
+    profile: str
+    model: str
+    finish_reason: Literal["stop", "length", "cancelled"]
+    usage: Usage
+    context: Context
+
+
+class AnswerEvent(BaseModel):
+    """One `data:` line: a piece of the text, the end, or an error after the start."""
+
+    delta: str | None = None
+    done: bool | None = None
+    error: ErrorDetail | None = None
+
+
+class Turn(BaseModel):
+    role: Literal["user", "assistant"]
+    content: str
+    at: str
+
+
+class Session(BaseModel):
+    session_id: SessionId
+    name: str
+    created: str
+    updated: str
+    turns: list[Turn]
+
+
+class SessionNames(BaseModel):
+    """Session id: name. The master key sees everybody's, as `<key id>/<session id>`."""
+
+    __pydantic_extra__: dict[str, str] = Field(init=False)
+    model_config = {"extra": "allow"}
+
+
+class ProfileReply(BaseModel):
+    model: str
+    n_ctx: int
+
+
+class LoadedModel(BaseModel):
+    model: str
+    profile: str | None
+    state: Literal["loading", "ready", "retiring", "crashed", "failed"]
+
+
+class Models(BaseModel):
+    models: list[str]
+    profiles: dict[str, ProfileReply]
+    selected: str | None
+    loaded: list[LoadedModel]
+
+
+class Switched(BaseModel):
+    model_status: Literal[True]
+    model: str
+    profile: str
+
+
+class KeyRecord(BaseModel):
+    """A key without its secret."""
+
+    id: str
+    name: str
+    scopes: list[str]
+    profiles: list[str] | None
+    created: str
+    expires_at: str | None
+    requests_per_minute: int | None
+    max_parallel: int | None
+
+
+class NewKey(KeyRecord):
+    key: str = Field(description="the secret; shown this once")
+
+
+class KeyList(BaseModel):
+    keys: list[KeyRecord]
+
+
+class Limits(BaseModel):
+    requests_per_minute: int | None
+    max_parallel: int | None
+
+
+class KeyUsage(BaseModel):
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Whoami(BaseModel):
+    auth: Literal[True]
+    id: str
+    name: str
+    scopes: list[str]
+    expires_at: str | None
+    limits: Limits
+    usage: KeyUsage
+
+
+class Health(BaseModel):
+    status: Literal["ok"]
+
+
+class Readiness(BaseModel):
+    ready: bool
+    reasons: list[str]
+    warnings: list[str] = Field(description="what is wrong while the last good file goes on serving")
+
+
+class Document(BaseModel):
+    """Any JSON object."""
+
+    model_config = {"extra": "allow"}
+

@@ -1,0 +1,111 @@
+"""One declaration per operation: `@op(...)` says who may call it, what goes in and what comes out.
+
+The same declaration feeds the gate (scope), the validation (body) and `/openapi.json` (all of it), so none of them
+can differ from what is served. A route whose method has no `@op` does not start.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from flask import Response, g, request
+from flask_restful import Api, Resource
+from pydantic import BaseModel
+
+from services.web.bodies import Body, validate
+from services.web.json_body import read_object
+
+if TYPE_CHECKING:
+    from services.web.app import Room
+
+METHODS = ("get", "post", "put", "patch", "delete")
+Handler = TypeVar("Handler", bound=Callable[..., Response])
+
+
+@dataclass(frozen=True)
+class Op:
+    """What an operation is, for the gate, the validation and the documentation. `scope` is one of the gate's."""
+
+    summary: str
+    scope: str
+    body: type[Body] | None = None
+    body_optional: bool = False
+    reply: type[BaseModel] | None = None
+    status: int = 200
+    media: str = "application/json"         # of a reply that is no `reply` model
+    errors: tuple[int, ...] = ()            # beside those that every operation can give
+    stream: type[BaseModel] | None = None   # one event, where the reply may be text/event-stream
+    retryable: bool = False                 # takes Idempotency-Key
+    answer: bool = False                    # counts as one of the key's answers in parallel
+
+
+class Endpoint(Resource):
+    """Base of all resources: no automatic OPTIONS, and the room at hand."""
+
+    provide_automatic_options = False
+
+    def __init__(self, room: Room) -> None:
+        self.room = room
+        self.parts = room.parts
+
+
+def op(summary: str, *, scope: str, **more: Any) -> Callable[[Handler], Handler]:
+    """Declare a resource's method; see `Op`. With `body`, the method gets the validated body, or None, as `body`."""
+    declared = Op(summary, scope, **more)
+
+    def declare(method: Handler) -> Handler:
+        @functools.wraps(method)
+        def handle(self: Endpoint, **path: Any) -> Response:
+            if declared.body is not None:
+                path["body"] = _body_of(self, declared)
+            return method(self, **path)
+        handle.op = declared        # type: ignore[attr-defined]
+        return handle               # type: ignore[return-value]
+    return declare
+
+
+def _body_of(endpoint: Endpoint, declared: Op) -> Body | None:
+    assert declared.body is not None
+    g.raw_body, value = read_object(request, endpoint.room.settings.max_body_bytes, optional=declared.body_optional)
+    return None if value is None else validate(declared.body, value)
+
+
+@dataclass(frozen=True)
+class Route:
+    """A path and the resource that answers there."""
+
+    path: str                   # in Werkzeug's notation: /answer/<string:session_id>
+    resource: type[Endpoint]
+    tag: str
+
+    @property
+    def endpoint(self) -> str:
+        return self.resource.__name__.lower()
+
+    def ops(self) -> dict[str, Op]:
+        """method in lower case -> its declaration."""
+        served = {name: getattr(self.resource, name) for name in METHODS if hasattr(self.resource, name)}
+        for name, method in served.items():
+            assert hasattr(method, "op"), f"{self.resource.__name__}.{name} has no @op"
+        return {name: method.op for name, method in served.items()}
+
+
+class PlainApi(Api):
+    """Flask-RESTful without its own error pages: Flask's handlers make every error the one envelope."""
+
+    def error_router(self, original_handler: Callable[[Exception], Any], e: Exception) -> Any:
+        return original_handler(e)
+
+    def unauthorized(self, response: Response) -> Response:
+        return response
+
+
+def register(api: Api, gate: Any, room: Room, routes: tuple[Route, ...]) -> None:
+    """Serve `routes`, and tell the gate who may call what."""
+    for route in routes:
+        api.add_resource(route.resource, route.path, endpoint=route.endpoint, resource_class_args=(room,))
+        for method, declared in route.ops().items():
+            gate.allow(route.endpoint, method.upper(), declared.scope, answer=declared.answer)

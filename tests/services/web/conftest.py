@@ -1,0 +1,221 @@
+"""The application over real rooms wherever they run in one process, and over stand-ins for those that do not."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from auth.keys import Key, Keys
+from services import wire
+from services.chat.answer import Chat
+from services.chat.events import Ask, Delta, Event, Final
+from services.chat.idempotency import Idempotency
+from services.chat.profiles import Profiles
+from services.chat.sessions import Sessions
+from services.errors import ParleyError, TooManyRequests
+from services.settings import Settings
+from services.store.memory import MemoryStore
+from services.web.app import Parts, create_app
+
+MASTER = "test-master-key-0123456789-abcdefghij"
+CONFIG = {"SelectedModel": "one", "one": {"model": "one.gguf", "n_ctx": 512, "template": "{chat_history}{input}"},
+          "two": {"model": "two.gguf", "n_ctx": 1024, "template": "{chat_history}{input}"}}
+
+
+class FakeTicket:
+    def __init__(self, admissions: FakeAdmissions) -> None:
+        self.admissions, self.headers, self.open = admissions, {"RateLimit-Limit": "9"}, True
+
+    def charge(self, prompt_tokens: int, completion_tokens: int) -> None:
+        self.admissions.charged.append((prompt_tokens, completion_tokens))
+
+    def close(self) -> None:
+        self.open = False
+
+
+@dataclass
+class FakeAdmissions:
+    """Lets everybody in, and remembers whom."""
+
+    tickets: list[FakeTicket] = field(default_factory=list)
+    charged: list[tuple[int, int]] = field(default_factory=list)
+    refuse: ParleyError | None = None
+    wrong: int = 0
+
+    def admit(self, key: Key, cost: int = 1, place: bool = False) -> FakeTicket:
+        if self.refuse:
+            raise self.refuse
+        self.tickets.append(FakeTicket(self))
+        return self.tickets[-1]
+
+    def usage(self, key_id: str) -> wire.Usage:
+        return wire.Usage(requests=len(self.tickets))
+
+    def admit_source(self, address: str) -> None:
+        self.wrong += 1
+        if self.wrong > 100_000:
+            raise TooManyRequests("too many wrong keys")
+
+
+READY = wire.Ready(model="one.gguf", architecture="llama", n_ctx=512, n_ctx_train=512, n_slots=2, n_vocab=32,
+                   n_threads=1, chat_template=None, bos="", eos="", special_tokens=[])
+
+
+class FakeLease:
+    def __init__(self, engine: FakeEngine, spec: wire.RunnerSpec) -> None:
+        self.engine, self.spec = engine, spec
+        self.ready = READY
+
+    def count(self, prompts: list[list[str]]) -> list[int]:
+        return [sum(len(segment.split()) for segment in prompt) for prompt in prompts]
+
+    def generate(self, request: wire.Generate) -> Iterator[wire.Piece | wire.Done | None]:
+        self.engine.requests.append(request)
+        try:
+            yield from self.engine.script(request)
+        except GeneratorExit:
+            self.engine.cancelled.append(request.id)
+            raise
+
+
+def echo(request: wire.Generate) -> Iterator[wire.Piece | wire.Done | None]:
+    """Says "you said: " and the last word of the prompt."""
+    words = "".join(request.prompt).split()
+    for text in ("you ", "said: ", words[-1] if words else ""):
+        yield wire.Piece(id=request.id, text=text)
+    yield wire.Done(id=request.id, finish_reason="stop", prompt_tokens=len(words), completion_tokens=3, cached_tokens=0,
+                    processed_tokens=len(words))
+
+
+@dataclass
+class FakeEngine:
+    """A supervisor and runners in a few lines. `script` makes the messages of an answer; `fail` is raised by `lease`."""
+
+    script: Callable[[wire.Generate], Iterator[Any]] = echo
+    fail: dict[str, Exception] = field(default_factory=dict)        # model file -> what loading it raises
+    fail_select: Exception | None = None
+    selected: wire.RunnerSpec | None = None
+    loaded: list[wire.RunnerSpec] = field(default_factory=list)
+    requests: list[wire.Generate] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+    down: ParleyError | None = None
+
+    @contextlib.contextmanager
+    def lease(self, spec: wire.RunnerSpec, select: bool = False, keep: bool = False, beat: Any = None) -> Iterator[Any]:
+        error = self.fail.get(Path(spec.model).name) or (self.fail_select if select else None)
+        if error:
+            raise error
+        if spec not in self.loaded:
+            self.loaded.append(spec)
+        if select:
+            self.selected = spec
+        yield FakeLease(self, spec)
+
+    def status(self) -> wire.StatusOf:
+        if self.down:
+            raise self.down
+        return wire.StatusOf(runners=[wire.RunnerState(spec=spec, state="ready", selected=spec == self.selected)
+                                      for spec in self.loaded])
+
+
+@dataclass
+class FakeChat:
+    """Events as a test scripts them; remembers what was asked and whether it was closed early."""
+
+    events: list[Any] = field(default_factory=lambda: [Delta("yes"), final("yes")])
+    asked: list[Ask] = field(default_factory=list)
+    closed_early: int = 0
+
+    def answer(self, ask: Ask) -> Iterator[Event]:
+        self.asked.append(ask)
+        return self._events()
+
+    def _events(self) -> Iterator[Event]:
+        try:
+            for event in self.events:
+                if isinstance(event, Exception):
+                    raise event
+                if callable(event):
+                    event()
+                else:
+                    yield event
+        except GeneratorExit:
+            self.closed_early += 1
+            raise
+
+
+def final(result: str = "", session_id: str | None = None) -> Final:
+    done = wire.Done(id="x", finish_reason="stop", prompt_tokens=7, completion_tokens=2, cached_tokens=3,
+                     processed_tokens=4)
+    return Final(result=result, session_id=session_id, profile="one", model="one.gguf", done=done,
+                 context={"window": 512, "k": 5, "turns_used": 0, "turns_dropped": 0})
+
+
+@dataclass
+class World:
+    """An application with its parts, and a client that holds the master key."""
+
+    settings: Settings
+    parts: Parts
+    app: Any = None
+
+    def __post_init__(self) -> None:
+        self.app = create_app(self.settings, self.parts)
+        self.client = self.app.test_client()
+
+    def call(self, method: str, path: str, key: str | None = MASTER, **kwargs: Any) -> Any:
+        headers = {**({"Authorization": key} if key else {}), **kwargs.pop("headers", {})}
+        return self.client.open(path, method=method, headers=headers, **kwargs)
+
+    def make_key(self, **wish: Any) -> str:
+        return self.parts.keys.create(**wish)[0]
+
+    def events(self, **body: Any) -> list[dict[str, Any]]:
+        response = self.call("POST", "/answer", json={"stream": True, **body})
+        assert response.status_code == 200, response.text
+        return [json.loads(block[6:]) for block in response.text.split("\n\n") if block.startswith("data: ")]
+
+
+def make_world(folder: Path, chat: Any = None, **changes: Any) -> World:
+    data, models = folder / "data", folder / "models"
+    for path in (data, models):
+        path.mkdir(parents=True, exist_ok=True)
+    (data / "config.json").write_text(json.dumps(CONFIG))
+    for name in ("one.gguf", "two.gguf", "three.gguf"):
+        (models / name).write_bytes(b"GGUF")
+    settings = replace(Settings(data_dir=data, models_dir=models, master_key=MASTER, session_wait=0.3), **changes)
+    keys = Keys(data, settings)
+    keys.ensure_master()
+    profiles, sessions, engine = Profiles(data / "config.json", settings), Sessions(MemoryStore()), FakeEngine()
+    with engine.lease(profiles.spec(profiles.current().get()[1], models), select=True):
+        pass
+    real = Chat(settings, profiles, sessions, engine)                                   # type: ignore[arg-type]
+    parts = Parts(keys=keys, admissions=FakeAdmissions(), profiles=profiles, sessions=sessions,    # type: ignore[arg-type]
+                  engine=engine, chat=chat or real, idempotency=Idempotency(data / "idempotency"))  # type: ignore[arg-type]
+    return World(settings, parts)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return make_world(tmp_path)
+
+
+@pytest.fixture
+def scripted(tmp_path: Path) -> World:
+    """A world whose answers a test scripts: `scripted.parts.chat.events`."""
+    return make_world(tmp_path, chat=FakeChat())
+
+
+def wait_until(true: Callable[[], Any], seconds: float = 20) -> None:
+    """A generous deadline: it means "did not hang"."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
