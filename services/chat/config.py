@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from services.errors import ConfigError
+from services.store import disk
 
 MAX_BYTES = 1 << 20         # of a config.json
 Signature = tuple[int, int, int]        # mtime_ns, size, inode: differs when the file was written again
@@ -79,16 +80,17 @@ def _read_bytes(path: Path, where: str) -> tuple[bytes, int]:
         raise ConfigError(f"{where}: no such file; it is made at the first start in an empty data folder") from None
     except OSError as error:
         raise ConfigError(f"{where}: cannot be opened: {error.strerror}") from None
-    with open(fd, "rb") as file:
+    try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise ConfigError(f"{where}: not a regular file")
         if status.st_size > MAX_BYTES:
             raise ConfigError(f"{where}: has {status.st_size} bytes; a configuration has at most {MAX_BYTES}")
-        try:
-            return file.read(MAX_BYTES + 1), stat.S_IMODE(status.st_mode)
-        except OSError as error:
-            raise ConfigError(f"{where}: cannot be read: {error.strerror}") from None
+        return disk.read_fd(fd, path, status.st_size), stat.S_IMODE(status.st_mode)
+    except OSError as error:
+        raise ConfigError(f"{where}: cannot be read: {error.strerror}") from None
+    finally:
+        os.close(fd)
 
 
 def _parse(text: str, where: str) -> dict[str, Any]:
