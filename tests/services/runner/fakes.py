@@ -1,0 +1,146 @@
+"""A model without a model: what follows a prompt is a known function of all its tokens."""
+
+from __future__ import annotations
+
+from services.runner.scheduler import Chunk, DecodeFailed, Event, Scheduler
+from services.runner.sequence import SamplingFailed, Sequence
+from services.runner.slots import Slots
+from services.runner.text import Text
+from services.wire import Done, Failed, Piece
+
+VOCABULARY, END = 26, 26
+
+
+def following(tokens: list[int]) -> int:
+    """The token after `tokens`; each of them matters, and its place."""
+    state = 7
+    for token in tokens:
+        state = (state * 31 + token + 1) % 1_000_003
+    return state % VOCABULARY
+
+
+def completion(prompt: list[int], count: int) -> str:
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(following(tokens))
+    return "".join(chr(97 + token) for token in tokens[len(prompt):])
+
+
+class FakeClock:
+    """Time passes only when told."""
+
+    def __init__(self) -> None:
+        self.now = 1.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class FakeBackend:
+    """Holds tokens per slot and samples from what it holds, so that a wrong reuse shows as a wrong text."""
+
+    def __init__(self, slots: int = 4, n_ctx: int = 64, n_batch: int = 16, rewindable: bool = True) -> None:
+        self.n_ctx, self.n_batch, self.rewindable = n_ctx, n_batch, rewindable
+        self.memory: list[list[int]] = [[] for _ in range(slots)]
+        self.rows: list[list[int]] = []
+        self.batches: list[list[tuple[Sequence, int, bool]]] = []
+        self.clock = FakeClock()
+        self.fails = 0                          # decodes that are to fail
+        self.cost = (0.01, 0.001)               # seconds of a step, and of each token in it
+
+    def cut(self, slot: int, keep: int) -> bool:
+        if keep and not self.rewindable:
+            return False
+        del self.memory[slot][keep:]
+        return True
+
+    def copy(self, source: int, target: int) -> None:
+        assert not self.memory[target] and source != target
+        self.memory[target] = list(self.memory[source])
+
+    def decode(self, chunks: list[Chunk]) -> list[int]:
+        assert 0 < sum(chunk.count for chunk in chunks) <= self.n_batch
+        assert len({id(chunk.sequence) for chunk in chunks}) == len(chunks)
+        self.clock.now += self.cost[0] + self.cost[1] * sum(chunk.count for chunk in chunks)
+        self.batches.append([(chunk.sequence, chunk.count, chunk.sequence.decoding) for chunk in chunks])
+        if self.fails:
+            self.fails -= 1
+            raise DecodeFailed("as told")
+        self.rows = []
+        for chunk in chunks:
+            sequence = chunk.sequence
+            assert sequence.slot is not None
+            held = self.memory[sequence.slot]
+            assert len(held) == sequence.past, "the memory holds what the sequence believes"
+            held += sequence.tokens[sequence.past:sequence.past + chunk.count]
+            assert len(held) <= self.n_ctx
+            self.rows.append(held)
+        return list(range(len(chunks)))
+
+    def piece(self, token: int) -> bytes:
+        return bytes([97 + token]) if token < VOCABULARY else b""
+
+    def is_end(self, token: int) -> bool:
+        return token == END
+
+
+class FakeSampler:
+    def __init__(self, backend: FakeBackend, ends_after: int | None = None, stuck: bool = False) -> None:
+        self.backend, self.left, self.stuck = backend, ends_after, stuck
+        self.closed = 0
+
+    def sample(self, row: int) -> int:
+        if self.stuck:
+            raise SamplingFailed("nothing fits")
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                return END
+        return following(self.backend.rows[row])
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Desk:
+    """A scheduler over a fake backend, with the events it gave sorted by request."""
+
+    def __init__(self, backend: FakeBackend, max_queue: int = 64) -> None:
+        self.backend = backend
+        self.scheduler = Scheduler(backend, Slots(len(backend.memory), backend, backend.rewindable), max_queue,
+                                   backend.clock)
+        self.texts: dict[Sequence, str] = {}
+        self.ends: dict[Sequence, Done | Failed] = {}
+
+    def ask(self, prompt: list[int], owner: str = "o", max_tokens: int = 5, stop: tuple[str, ...] = (),
+            ends_after: int | None = None, stuck: bool = False) -> Sequence:
+        sequence = Sequence(id="same for all", owner=owner, prompt=prompt, max_tokens=max_tokens, text=Text(stop),
+                            sampler=FakeSampler(self.backend, ends_after, stuck))
+        self.texts[sequence] = ""
+        self.take(self.scheduler.add(sequence))
+        return sequence
+
+    def take(self, events: list[Event]) -> None:
+        for sequence, message in events:
+            assert sequence not in self.ends, "nothing comes after the end"
+            if isinstance(message, Piece):
+                assert message.text
+                self.texts[sequence] += message.text
+            else:
+                assert isinstance(message, (Done, Failed))
+                self.ends[sequence] = message
+
+    def step(self) -> None:
+        self.take(self.scheduler.step())
+        self.scheduler.check_integrity()
+        for slot in self.scheduler.slots.slots:
+            assert self.backend.memory[slot.index] == slot.tokens
+
+    def run(self) -> None:
+        for _ in range(10_000):
+            if not self.scheduler.runnable:
+                break
+            self.step()
+        assert not self.scheduler.runnable
+        assert set(self.ends) == set(self.texts)
+        assert all(sequence.sampler.closed == 1 for sequence in self.texts)     # type: ignore[attr-defined]

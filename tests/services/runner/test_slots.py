@@ -1,0 +1,97 @@
+"""Slots: the longest prefix of the same owner, never another's, and never a rewind that the memory cannot do."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.runner.sequence import Sequence
+from services.runner.slots import Slots, common_prefix
+from services.runner.text import Text
+from tests.services.runner.fakes import FakeBackend, FakeSampler
+
+LISTS = st.lists(st.integers(0, 2), max_size=40)
+
+
+class Shelf:
+    """Slots over a fake memory, filled as if each prompt were decoded at once."""
+
+    def __init__(self, count: int = 2, rewindable: bool = True) -> None:
+        self.backend = FakeBackend(slots=count, rewindable=rewindable)
+        self.slots = Slots(count, self.backend, rewindable)
+
+    def take(self, prompt: list[int], owner: str = "o") -> Sequence | None:
+        sequence = Sequence(id="", owner=owner, prompt=prompt, max_tokens=1, sampler=FakeSampler(self.backend),
+                            text=Text())
+        if not self.slots.place(sequence):
+            return None
+        assert sequence.slot is not None
+        assert self.backend.memory[sequence.slot] == prompt[:sequence.cached]
+        self.backend.memory[sequence.slot] += prompt[sequence.cached:]
+        sequence.past = len(prompt)
+        return sequence
+
+    def pass_through(self, prompt: list[int], owner: str = "o") -> Sequence:
+        sequence = self.take(prompt, owner)
+        assert sequence
+        self.slots.release(sequence)
+        return sequence
+
+
+def test_the_same_prompt_again_decodes_one_token() -> None:
+    shelf = Shelf()
+    shelf.pass_through([1, 2, 3, 4])
+    assert shelf.pass_through([1, 2, 3, 4]).cached == 3
+
+
+def test_another_owner_gets_nothing() -> None:
+    shelf = Shelf()
+    for owner in ("a", "b", "c", "d"):
+        assert shelf.pass_through([1, 2, 3, 4], owner).cached == 0
+
+
+def test_a_busy_slot_is_copied_and_goes_on_undisturbed() -> None:
+    shelf = Shelf()
+    busy = shelf.take([1, 2, 3, 4, 5])
+    other = shelf.take([1, 2, 3, 9])
+    assert busy and other and other.cached == 3 and busy.slot != other.slot
+    assert shelf.backend.memory[busy.slot or 0] == [1, 2, 3, 4, 5]
+    assert shelf.take([1]) is None
+
+
+def test_a_short_shared_head_does_not_cost_a_long_conversation() -> None:
+    shelf = Shelf()
+    shelf.pass_through([1, 2, *range(10, 40)])
+    assert shelf.pass_through([1, 2, 3]).cached == 2
+    assert shelf.pass_through([1, 2, *range(10, 40), 5]).cached == 32
+
+
+def test_the_slot_used_longest_ago_is_given_up() -> None:
+    shelf = Shelf(3)
+    for owner in "abc":
+        shelf.pass_through([1, 2, 3], owner)
+    shelf.pass_through([1, 2, 3], "a")
+    shelf.pass_through([4], "d")
+    assert {slot.owner for slot in shelf.slots.slots} == {"a", "c", "d"}
+
+
+def test_a_memory_that_cannot_rewind_reuses_only_what_it_holds_exactly() -> None:
+    shelf = Shelf(rewindable=False)
+    shelf.pass_through([1, 2, 3])
+    assert shelf.take([1, 2, 3, 4]).cached == 3     # type: ignore[union-attr]
+    shelf = Shelf(rewindable=False)
+    shelf.pass_through([1, 2, 3])
+    assert shelf.pass_through([1, 2, 3]).cached == 0
+    assert shelf.pass_through([1, 2, 9, 9]).cached == 0
+
+
+def test_a_cut_that_fails_means_no_reuse() -> None:
+    shelf = Shelf()
+    shelf.pass_through([1, 2, 3, 4])
+    shelf.backend.rewindable = False        # the memory refuses, against what the model promised
+    assert shelf.pass_through([1, 2, 9]).cached == 0
+
+
+@given(LISTS, LISTS)
+def test_common_prefix(a: list[int], b: list[int]) -> None:
+    size = common_prefix(a, b)
+    assert a[:size] == b[:size]
+    assert size == min(len(a), len(b)) or a[size] != b[size]
