@@ -19,8 +19,8 @@ from services.wire import RunnerSpec
 from tests.tiny_gguf import write_tiny
 
 BAD_NAMES = ["../x.gguf", "/etc/passwd", "..\\x.gguf", "%2e%2e%2fx.gguf", "x\0.gguf", "a/../../b.gguf", "con:",
-             "x" * 4096, "x.gguf.", "x\uff0fy.gguf", "x\u2215y.gguf", "x.gguf/", "", ".", "..", ".hidden.gguf", "a b.gguf",
-             "x\n.gguf", "~"]
+             "x" * 4096, "x.gguf.", "x\uff0fy.gguf", "x\u2215y.gguf", "x.gguf/", "", ".", "..", ".hidden.gguf",
+             "a b.gguf", "x\n.gguf", "~"]
 
 
 @pytest.fixture
