@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Iterable
+from urllib.parse import parse_qsl
 
 from auth.authentication import KEY_PATTERN
 from auth.records import MAX_SECRET_BYTES
@@ -40,9 +40,14 @@ def _checked(value: str) -> bytes:
     return value.encode("ascii")
 
 
-def refuse_in_query(query: Iterable[tuple[str, str]]) -> None:
-    """BadRequest when a parameter is named like a key or holds one: addresses end up in logs. It is not echoed."""
-    for name, value in query:
+def refuse_in_query(query: bytes) -> None:
+    """BadRequest when a parameter is named like a key or holds one: addresses end up in logs. It is not echoed.
+
+    Also for raw bytes that are not ASCII, which no later reader of the query could decode.
+    """
+    if not query.isascii():
+        raise BadRequest("the query has characters that must be percent-encoded", code="bad_query")
+    for name, value in parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="replace"):
         if name.strip().lower() in QUERY_NAMES or KEY_PATTERN.search(value) or KEY_PATTERN.search(name):
             raise BadRequest(f"a key does not belong in the address, where logs would keep it; {HOW}, and make a new "
                              "key if this one was real", code="key_in_query")

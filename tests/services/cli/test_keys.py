@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from auth.authentication import looks_like_key
+from auth.keys import Keys
+from services.cli.keys import keys
+from services.errors import Conflict, NotFound
+from services.settings import Settings
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path / "data")
+
+
+@pytest.fixture
+def run(settings: Settings) -> Run:
+    return lambda *words: CliRunner().invoke(keys, words, obj=settings)
+
+
+def who(settings: Settings, secret: str) -> str | None:
+    key = Keys(settings.data_dir, settings).authenticate(secret.strip().encode())
+    return key and key.id
+
+
+def test_create_prints_the_key_alone_on_standard_output(run: Run, settings: Settings) -> None:
+    result = run("create", "--name", "bot", "--scope", "answer", "--scope", "keys", "--profile", "small",
+                 "--expires-in", "30d", "--rpm", "5", "--parallel", "2")
+    assert result.exit_code == 0 and looks_like_key(result.stdout.strip())
+    key_id = who(settings, result.stdout)
+    shown = json.loads(run("show", key_id).stdout)
+    assert shown["scopes"] == ["answer", "keys"] and shown["profiles"] == ["small"] and shown["name"] == "bot"
+    assert (shown["requests_per_minute"], shown["max_parallel"]) == (5, 2) and shown["expires_at"]
+    assert result.stdout.strip() not in result.stderr
+
+
+def test_a_plain_create_gives_what_the_seeds_keys_had(run: Run, settings: Settings) -> None:
+    run("create")
+    listed = json.loads(run("list", "--json").stdout)
+    assert [key["scopes"] for key in listed] == [["answer", "models:read", "models:switch"]]
+    assert listed[0]["profiles"] is None and listed[0]["expires_at"] is None
+
+
+def test_list_is_a_table_without_secrets(run: Run, settings: Settings) -> None:
+    secrets = [run("create", "--name", name).stdout.strip() for name in ("one", "two")]
+    run("revoke", who(settings, secrets[0]))
+    lines = run("list").stdout.splitlines()
+    assert lines[0].split()[:3] == ["ID", "STATE", "BEGINS"]
+    assert [line.split()[1] for line in lines[1:]] == ["revoked", "valid"] and lines[2].endswith("two")
+    assert not any(secret in "\n".join(lines) for secret in secrets)
+    assert CliRunner().invoke(keys, ["list"], obj=Settings(data_dir=settings.data_dir / "none")).exit_code == 0
+
+
+def test_revoke_and_rotate(run: Run, settings: Settings) -> None:
+    first = run("create").stdout
+    key_id = who(settings, first)
+    second = run("rotate", key_id, "--grace", "1h").stdout
+    assert who(settings, first) == who(settings, second) == key_id
+    third = run("rotate", key_id).stdout
+    assert who(settings, second) is None and who(settings, third) == key_id
+    assert "is revoked" in run("revoke", key_id).stdout
+    assert who(settings, third) is None
+
+
+def test_master_is_the_way_back(run: Run, settings: Settings) -> None:
+    lost = Keys(settings.data_dir, settings).ensure_master() or ""
+    found = run("master").stdout
+    assert who(settings, lost) is None and who(settings, found) == "0"
+
+
+def test_errors_are_parleys_own(run: Run, settings: Settings) -> None:
+    assert isinstance(run("revoke", "0").exception, Conflict)
+    assert isinstance(run("show", "kNobody").exception, NotFound)
+    for words in (("create", "--expires-in", "soon"), ("create", "--rpm", "x"), ("rotate",), ("nonsense",)):
+        assert run(*words).exit_code == 2
+    assert "12h or 30d" in run("create", "--expires-in", "soon").output
+    assert not settings.data_dir.exists() or not list(settings.data_dir.glob("*.json"))
+
+
+@pytest.mark.parametrize("verb", ["create", "list", "show", "revoke", "rotate", "master"])
+def test_each_verb_has_help(verb: str, run: Run) -> None:
+    result = run(verb, "--help")
+    assert result.exit_code == 0 and len(result.output.splitlines()) > 3
