@@ -75,7 +75,10 @@ class Script:
         said = last_said(prompt)
         script = cls(reply(prompt, said))
         for word, rest in DIRECTIVE.findall(f"{first}\n{said}"):
-            script.take(word, rest.strip())
+            try:
+                script.take(word, rest.strip())
+            except (ValueError, IndexError):
+                raise BadRequest(f"the fake runner does not understand !{word} {rest}") from None
         return script
 
     def take(self, word: str, rest: str) -> None:

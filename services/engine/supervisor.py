@@ -79,6 +79,7 @@ class Supervisor:
             finally:
                 runner.waiters -= 1
                 runner.claims -= select
+                self._forget(runner)
             return self._grant(runner, select)
 
     def status(self) -> StatusOf:
@@ -127,16 +128,15 @@ class Supervisor:
             raise Unavailable("the server is stopping: ask again when it is back", code="draining")
 
     def _enlist(self, spec: RunnerSpec) -> Runner:
-        now = time.monotonic()
-        for old in [runner for runner in self._runners.values() if self._forgettable(runner, now)]:
-            del self._runners[old.spec]
-        if spec not in self._runners:
-            self._runners[spec] = Runner(spec, self._timing)
-        return self._runners[spec]
+        for runner in list(self._runners.values()):
+            self._forget(runner)
+        return self._runners.setdefault(spec, Runner(spec, self._timing))
 
-    def _forgettable(self, runner: Runner, now: float) -> bool:
-        """Whether nobody misses this entry: it has no thread, is not wanted, and its past has no bearing any more."""
-        return not runner.driven and not self._pinned(runner) and not runner.waiters and not runner.remembered(now)
+    def _forget(self, runner: Runner) -> None:
+        """Strike it off the list when it has no thread, nobody wants it, and its past has no bearing any more."""
+        wanted = runner.driven or runner.waiters or self._pinned(runner)
+        if not wanted and not runner.remembered(time.monotonic()):
+            self._runners.pop(runner.spec, None)
 
     def _pinned(self, runner: Runner) -> bool:
         return runner.keep or runner.spec == self._selected
@@ -224,8 +224,7 @@ class Supervisor:
                     return True
                 self._changed.wait(pause)
             runner.driven = False
-            if self.draining or self._forgettable(runner, time.monotonic()):
-                del self._runners[runner.spec]
+            self._forget(runner)
             return False
 
     def _make_room(self, runner: Runner) -> None:

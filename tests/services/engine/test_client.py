@@ -1,0 +1,181 @@
+"""The client: beats while it waits, cancels by closing, never takes another request's words for its own."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+from typing import Any
+
+import pytest
+
+from services import wire
+from services.engine.client import Engine
+from services.errors import BadRequest, ContextOverflow, RunnerCrashed, Unavailable
+from services.wire import Done, Piece
+from tests.services.engine.house import AUTHKEY, House, eventually, freeze, generate, together, whole
+
+
+class Left(Exception):
+    """The client's own client is gone."""
+
+
+def running(house: House, spec: wire.RunnerSpec) -> int:
+    state = house.state(spec)
+    assert state and state.stats
+    return state.stats.running
+
+
+def test_an_answer_is_pieces_and_one_done(house: House):
+    with house.engine.lease(house.spec()) as lease:
+        assert lease.ready.n_ctx == 512
+        events = list(lease.generate(generate("!tokens 3")))
+    assert [event.text for event in events if isinstance(event, Piece)] == ["w1", " w2", " w3"]
+    done = [event for event in events if isinstance(event, Done)]
+    assert done == events[-1:] and (done[0].finish_reason, done[0].completion_tokens) == ("stop", 3)
+
+
+def test_counting_and_several_answers_on_one_lease(house: House):
+    with house.engine.lease(house.spec()) as lease:
+        assert lease.count([["one two", " three"], [""], ["four"]]) == [3, 0, 1]
+        assert whole(lease, "first") == "You said: first"
+        assert lease.count([["a b"]]) == [2]
+        assert whole(lease, "second") == "You said: second"
+
+
+def test_silence_is_told_about_every_second(house: House):
+    with house.engine.lease(house.spec()) as lease:
+        events = list(itertools.islice(lease.generate(generate("!wait 600")), 2))
+    assert events == [None, None]
+
+
+def test_closing_the_answer_cancels_it(house: House):
+    spec = house.spec(parallel=1)
+    with house.engine.lease(spec) as lease:
+        answer = lease.generate(generate("!tokens 5 !hang 2"))
+        assert isinstance(next(answer), Piece) and running(house, spec) == 1
+        answer.close()                      # type: ignore[attr-defined]
+        assert whole(lease, "next") == "You said: next"
+    assert running(house, spec) == 0
+
+
+def test_leaving_the_lease_cancels_what_waits_in_the_queue(house: House):
+    spec = house.spec(parallel=1)
+    with house.engine.lease(spec) as busy:
+        first = busy.generate(generate("!tokens 5 !hang 1"))
+        next(first)
+        with house.engine.lease(spec) as lease:
+            waiting = lease.generate(generate("waiting"))
+            assert next(waiting) is None
+            state = house.state(spec)
+            assert state and state.stats and state.stats.waiting == 1 and state.leases == 2
+        eventually(lambda: house.state(spec).stats.waiting == 0)
+
+
+def test_a_full_queue_is_an_error_that_says_when(open_house: Any):
+    house = open_house(max_queue=1)
+    spec = house.spec(parallel=1)
+    with house.engine.lease(spec) as one, house.engine.lease(spec) as two, house.engine.lease(spec) as three:
+        first = one.generate(generate("!tokens 2 !hang 1"))
+        assert next(first)
+        waiting = two.generate(generate("waits"))
+        assert next(waiting) is None
+        with pytest.raises(Unavailable) as caught:
+            list(three.generate(generate("too many")))
+        assert (caught.value.code, caught.value.retry_after) == ("queue_full", 1)
+
+
+def test_the_runners_errors_come_as_what_they_are(house: House):
+    with house.engine.lease(house.spec(n_ctx=16)) as lease:
+        with pytest.raises(ContextOverflow) as caught:
+            list(lease.generate(generate("word " * 40)))
+        assert caught.value.details == {"prompt_tokens": 42, "limit": 15, "n_ctx": 16}
+        with pytest.raises(BadRequest):
+            list(lease.generate(generate("!sleep soon")))
+        assert whole(lease, "still here") == "You said: still here"
+
+
+@pytest.mark.parametrize("fault", ["garbage", "half", "huge", "close"])
+def test_broken_frames_end_the_request_only(house: House, fault: str):
+    spec = house.spec()
+    with house.engine.lease(spec) as lease:
+        with pytest.raises(RunnerCrashed):
+            list(lease.generate(generate(f"!tokens 5 !{fault} 2")))
+        assert whole(lease, "next") == "You said: next"
+    assert house.spawns() == 1
+
+
+def test_words_of_another_request_are_never_delivered(house: House):
+    with house.engine.lease(house.spec()) as lease:
+        heard = []
+        with pytest.raises(wire.WireError, match="another one"):
+            for event in lease.generate(generate("!tokens 5 !wrongid 2")):
+                heard.append(event)
+        assert [event.text for event in heard] == ["w1", " w2"]
+        assert whole(lease, "next") == "You said: next"
+
+
+def test_two_hundred_answers_are_each_their_own(house: House):
+    spec = house.spec(parallel=8)
+
+    def talk(number: int) -> list[str]:
+        with house.engine.lease(spec) as lease:
+            return [whole(lease, f"{number}.{turn}") for turn in range(10)]
+
+    assert together(20, talk) == [[f"You said: {n}.{turn}" for turn in range(10)] for n in range(20)]
+
+
+def test_a_beat_may_end_the_wait_for_a_load(house: House):
+    spec, beats = house.spec(script="!sleep 4"), []
+
+    def beat() -> None:
+        beats.append(1)
+        raise Left
+
+    with pytest.raises(Left), house.engine.lease(spec, beat=beat):
+        raise AssertionError("the lease was not given yet")
+    assert beats == [1]
+
+
+def test_a_beat_may_end_the_wait_for_a_count(house: House):
+    spec, armed = house.spec(), []
+
+    def beat() -> None:
+        if armed:
+            raise Left
+
+    with house.engine.lease(spec, beat=beat) as lease:
+        assert lease.count([["a"]]) == [1]
+        armed.append(1)
+        freeze(house.pid(spec))
+        with pytest.raises(Left):
+            lease.count([["b"]])
+
+
+def test_a_runner_that_died_before_it_was_asked_is_replaced_unseen(house: House):
+    spec = house.spec()
+    with house.engine.lease(spec) as lease:
+        assert lease.count([["a b c"]]) == [3]
+        pid = house.pid(spec)
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: (state := house.state(spec)) and state.pid != pid)
+        assert whole(lease, "hello") == "You said: hello"
+    assert house.spawns() == 2
+
+
+def test_without_a_supervisor_it_says_so(house: House):
+    engine = Engine(house.supervisor.address + ".none", AUTHKEY)
+    with pytest.raises(Unavailable), engine.lease(house.spec()):
+        raise AssertionError("nobody gave a lease")
+    with pytest.raises(Unavailable):
+        engine.status()
+
+
+def test_status_has_the_figures(house: House):
+    spec = house.spec()
+    house.say(spec, "!tokens 4", select=True)
+    status = house.engine.status()
+    assert not status.draining and len(status.runners) == 1
+    runner = status.runners[0]
+    assert (runner.spec, runner.state, runner.selected, runner.restarts) == (spec, "ready", True, 0)
+    assert runner.stats and runner.stats.requests == 2 and runner.stats.completion_tokens >= 4

@@ -1,0 +1,127 @@
+"""Runners that die, die again, and hang (faults P3 to P5)."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.errors import ParleyError, RunnerCrashed, Unavailable
+from services.wire import Piece
+from tests.services.engine.house import QUICK, SOON, House, eventually, generate, together
+
+PATIENT = dataclasses.replace(QUICK, window=600.0, retry=600.0)
+
+
+@pytest.mark.parametrize(("how", "reason"), [
+    ("SIGKILL", "killed by SIGKILL"), ("SIGSEGV", "killed by SIGSEGV"), ("SIGABRT", "killed by SIGABRT"),
+    ("SIGBUS", "killed by SIGBUS"), ("0", "exit 0"), ("134", "exit 134")])
+def test_a_death_in_mid_stream(house: House, caplog: pytest.LogCaptureFixture, how: str, reason: str):
+    spec, pieces = house.spec(), []
+    house.say(spec, select=True)
+    with house.engine.lease(spec) as lease, pytest.raises(RunnerCrashed) as caught:
+        for event in lease.generate(generate(f"!tokens 9 !die {how} 3")):
+            pieces.append(event)
+    assert [event.text for event in pieces if isinstance(event, Piece)] == ["w1", " w2", " w3"]
+    assert (caught.value.status, caught.value.code) == (503, "runner_crashed")
+    assert house.say(spec, "are you back?") == "You said: are you back?"
+    assert reason in caplog.text and house.spawns() == 2
+
+
+def test_everybody_who_waits_hears_of_a_death(house: House):
+    spec, started = house.spec(parallel=2), threading.Barrier(9)
+
+    def ask(number: int) -> Any:
+        if number == 8:
+            started.wait(SOON)
+            eventually(lambda: (state := house.state(spec)) and state.stats and state.stats.waiting == 6)
+            return os.kill(house.pid(spec), 9)
+        with house.engine.lease(spec, select=True) as lease:
+            started.wait(SOON)
+            return list(lease.generate(generate("!hang")))
+
+    results = together(9, ask)
+    assert all(isinstance(result, RunnerCrashed) for result in results[:8]) and results[8] is None
+
+
+def test_the_selected_and_the_kept_come_back_by_themselves_others_when_asked_for(open_house: Any):
+    house = open_house(max_loaded=3)
+    selected, kept, other = (house.spec(f"{name}.gguf") for name in ("s", "k", "o"))
+    house.say(selected, select=True)
+    house.say(kept, keep=True)
+    house.say(other)
+    for spec in (selected, kept, other):
+        with pytest.raises(RunnerCrashed):
+            house.say(spec, "!die SIGKILL", keep=spec is kept)
+    for spec in (selected, kept):
+        eventually(lambda spec=spec: (state := house.state(spec)) and (state.state, state.restarts) == ("ready", 1))
+    state = house.state(other)
+    assert state and state.state == "crashed" and "killed by SIGKILL" in state.reason
+    assert house.say(other) == "You said: hello"
+
+
+def test_a_loop_of_crashes_stops_with_the_reason(open_house: Any):
+    house = open_house(timing=PATIENT)
+    spec, good = house.spec(script="!die 134"), house.spec("good.gguf")
+    with pytest.raises(RunnerCrashed, match="while loading: exit 134"):
+        house.say(spec, select=True)
+    eventually(lambda: house.state(spec).state == "failed")
+    for _ in range(3):
+        with pytest.raises(Unavailable, match="exit 134") as caught:
+            house.say(spec)
+        assert caught.value.code == "runner_failed" and caught.value.retry_after == 600
+    assert house.spawns() == 5
+    assert house.say(good, select=True) == "You said: hello"
+    Path(spec.model).write_text("mended")
+    assert house.say(spec) == "You said: hello"
+
+
+def test_prompts_that_kill_stop_after_five(open_house: Any):
+    house = open_house(timing=PATIENT)
+    spec = house.spec()
+    for _ in range(5):
+        with pytest.raises(RunnerCrashed):
+            house.say(spec, "!die SIGSEGV", select=True)
+    eventually(lambda: house.state(spec).state == "failed")
+    with pytest.raises(Unavailable, match="SIGSEGV"):
+        house.say(spec)
+    assert house.spawns() == 5
+
+
+def test_one_that_was_given_up_gets_another_chance_later(open_house: Any):
+    house = open_house(timing=dataclasses.replace(PATIENT, retry=0.3, deaths=1))
+    spec = house.spec()
+    with pytest.raises(RunnerCrashed):
+        house.say(spec, "!die 7", select=True)
+    eventually(lambda: house.state(spec).state == "failed")
+
+    def answered() -> bool:
+        try:
+            return house.say(spec) == "You said: hello"
+        except ParleyError:
+            return False
+
+    eventually(answered)
+
+
+@pytest.mark.parametrize("how", ["hang", "freeze"])
+def test_the_watchdog_ends_what_makes_no_progress(open_house: Any, caplog: pytest.LogCaptureFixture, how: str):
+    house = open_house(stall_timeout=0.6)
+    spec = house.spec()
+    house.say(spec, select=True)
+    pid = house.pid(spec)
+    with pytest.raises(RunnerCrashed):
+        house.say(spec, f"!tokens 5 !{how} 2")
+    assert house.say(spec) == "You said: hello" and house.pid(spec) != pid
+    assert ("no progress for 0.6 s" if how == "hang" else "no sign of life for 0.6 s") in caplog.text
+
+
+def test_the_watchdog_leaves_slow_work_alone(open_house: Any):
+    house = open_house(stall_timeout=1.0)
+    spec = house.spec()
+    assert house.say(spec, "!tokens 12 !sleep 0.2", select=True).endswith("w12")
+    assert house.spawns() == 1
