@@ -1,7 +1,7 @@
 import pytest
-from tests.services.store.contract import StoreContract
 
 from services.store.memory import MemoryStore
+from tests.services.store.contract import StoreContract
 
 
 class TestMemory(StoreContract):
