@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import random
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from services.errors import ParleyError, RunnerCrashed, Unavailable
 from services.wire import Piece
-from tests.services.engine.house import QUICK, SOON, House, eventually, generate, together
+from tests.services.engine.house import QUICK, SOON, House, eventually, generate, runners_of, together, whole
 
 PATIENT = dataclasses.replace(QUICK, window=600.0, retry=600.0)
 
@@ -125,3 +126,35 @@ def test_the_watchdog_leaves_slow_work_alone(open_house: Any):
     spec = house.spec()
     assert house.say(spec, "!tokens 12 !sleep 0.2", select=True).endswith("w12")
     assert house.spawns() == 1
+
+
+def test_many_hands_at_once(open_house: Any):
+    """Twelve callers load, switch, kill, cancel and leave at random: each answer is its own, nothing hangs or leaks."""
+    house = open_house(max_loaded=2, max_queue=4, timing=dataclasses.replace(QUICK, deaths=1000, longest_pause=0.1))
+    specs = [house.spec(f"{n}.gguf", parallel=2) for n in range(4)]
+    expected = {"runner_crashed", "no_room", "queue_full"}
+
+    def work(number: int) -> int:
+        chance, answers = random.Random(number), 0
+        for turn in range(25):
+            spec, text = chance.choice(specs), f"{number}.{turn}"
+            how = chance.choice(["say"] * 6 + ["die", "leave", "cancel"])
+            try:
+                with house.engine.lease(spec, select=chance.random() < 0.3, keep=chance.random() < 0.1) as lease:
+                    if how == "cancel":
+                        next(lease.generate(generate("!tokens 3 !hang 1")))
+                    elif how != "leave":
+                        said = whole(lease, f"!die SIGKILL 1\n{text}" if how == "die" else text)
+                        assert said == f"You said: {text}"
+                        answers += 1
+            except ParleyError as error:
+                assert error.code in expected, error
+        return answers
+
+    results = together(12, work)
+    assert all(isinstance(result, int) and result > 0 for result in results), results
+    eventually(lambda: all(state.leases == 0 for state in house.supervisor.status().runners))
+    assert sum(state.selected for state in house.supervisor.status().runners) == 1
+    for spec in specs:
+        assert house.say(spec, "still here", select=True) == "You said: still here"
+    eventually(lambda: len(runners_of(os.getpid())) <= 2)
