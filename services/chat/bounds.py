@@ -16,8 +16,8 @@ from typing import Any
 
 from jinja2.utils import Namespace
 
-MAX_STEPS = 2_000_000           # Python lines
-CPU_SECONDS = 2.0
+MAX_STEPS = 1_000_000           # Python lines
+CPU_SECONDS = 1.0
 MAX_BITS = 256                  # of a whole number
 _READ_ONCE: tuple[type, ...] = (GeneratorType, type(reversed([])), type(reversed({})), reversed)
 

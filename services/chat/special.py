@@ -58,9 +58,9 @@ class Special:
         """Where a token may begin that what stands after `end` goes on with."""
         return [at for at in range(max(0, end - self.longest + 1), end) if content[at:end] in self._heads]
 
-    def crosses(self, text: str, at: int) -> bool:
-        """Whether a special token stands across the position `at`."""
-        first = max(0, at - self.longest + 1)
+    def crosses(self, text: str, at: int, since: int) -> bool:
+        """Whether a special token that begins at `since` or later stands across the position `at`."""
+        first = max(since, at - self.longest + 1)
         window = text[first:at + self.longest - 1]
         for token in self.tokens:
             found = window.find(token)
@@ -119,7 +119,7 @@ def segments(tokens: Sequence[str], contents: Sequence[str], own: str,
     at = 0
     for piece, mark in zip(pieces[::2], pieces[1::2], strict=False):
         at += len(piece)
-        if kept < at and (mark == cut or finder.crosses(text, at)):
+        if kept < at and (mark == cut or finder.crosses(text, at, kept)):
             result.append(text[kept:at])
             kept = at
     return [*result, text[kept:]] if kept < len(text) else result

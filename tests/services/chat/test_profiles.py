@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from services.chat.profiles import DEFAULT, Profile, Profiles, ensure_default
 from services.chat.template import SEED_TEMPLATE
 from services.errors import BadRequest, ConfigError, Conflict, NotFound, ParleyError
@@ -140,8 +143,9 @@ def test_every_number_has_a_range(tmp_path: Path, field: str, value: Any) -> Non
 
 
 @pytest.mark.parametrize("template", [
-    "{input:>300000000}", "{input!r}", "{input.__class__}", "{input[0]}", "{} {input}", "{0} {input}", "{history}{input}",
-    "{input} {", "} {input}", "{chat_history}", "{input} {chat_history:{input}}", "{{input}}", "{input}" + "x" * 70_000,
+    "{input:>300000000}", "{input!r}", "{input.__class__}", "{input[0]}", "{} {input}", "{0} {input}",
+    "{history}{input}", "{input} {", "} {input}", "{chat_history}", "{input} {chat_history:{input}}", "{{input}}",
+    "{input}" + "x" * 70_000,
 ])
 def test_a_template_has_plain_fields_only(tmp_path: Path, template: str) -> None:
     with pytest.raises(ConfigError, match="profile 'a': template: "):
@@ -149,7 +153,7 @@ def test_a_template_has_plain_fields_only(tmp_path: Path, template: str) -> None
 
 
 def test_a_system_text_needs_a_place(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no {system}"):
+    with pytest.raises(ConfigError, match=r"no \{system\}"):
         load(tmp_path, one(system="Be kind.", template="{input}"))
     profile = load(tmp_path, one(system="Be kind.")).current().get()[1]
     assert "{system}" in (profile.text_template(model_has_one=False) or "")
@@ -214,21 +218,22 @@ def test_selections_at_once_leave_one_whole_file(tmp_path: Path) -> None:
     assert all(profile.model[0].isdigit() for profile in config.profiles.values())
 
 
+def failing(nth: int) -> Callable[[disk.Op], None]:
+    """Makes the `nth` call to the disk fail."""
+    calls = itertools.count(1)
+
+    def watch(op: disk.Op) -> None:
+        if next(calls) == nth:
+            raise OSError(28, "No space left on device")
+    return watch
+
+
 def test_every_failing_call_of_a_selection_leaves_the_old_file_or_the_new_one(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     profiles = load(tmp_path, TWO)
     old = profiles.path.read_bytes()
-    nth = 0
-    while True:
-        nth += 1
-        calls = 0
-
-        def fail(op: disk.Op) -> None:
-            nonlocal calls
-            calls += 1
-            if calls == nth:
-                raise OSError(28, "No space left on device")
-        monkeypatch.setattr(disk, "watcher", fail)
+    for nth in range(1, 100):
+        monkeypatch.setattr(disk, "watcher", failing(nth))
         try:
             profiles.select("b", "new.gguf")
             break
