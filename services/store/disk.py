@@ -246,12 +246,13 @@ def make_dirs(path: Path, mode: int = 0o700) -> Path:
     return path
 
 
-def keep_copy(data_dir: Path, name: str, content: bytes) -> Path:
-    """Puts `content` into `data_dir/quarantine/name`, for a person to look at. A copy that is there already stays."""
+def keep_copy(data_dir: Path, name: str, content: bytes) -> bool:
+    """Puts `content` into `data_dir/quarantine/name`, for a person to look at; False when there is one already."""
     folder = make_dirs(data_dir / "quarantine")
-    if not (folder / name).exists():
-        write_atomic(folder / name, content)
-    return folder / name
+    if (folder / name).exists():
+        return False
+    write_atomic(folder / name, content)
+    return True
 
 
 def sweep(folder: Path) -> None:

@@ -64,9 +64,7 @@ class FileLog(Log):
         if os.fstat(self._fd).st_size == self._good:
             return
         if self._tail:
-            name = self._store.quarantine(self._owner, self._sid, self._tail)
-            log.warning("session %s/%s ended in %d bytes of an unfinished line: cut off, and kept as quarantine/%s",
-                        self._owner, self._sid, len(self._tail), name)
+            self._store.quarantine(self._owner, self._sid, self._tail)
             self._tail = b""
         appending.cut(self._fd, self._path, self._good)
 
@@ -271,9 +269,9 @@ class FileStore(Store):
     def quarantine(self, owner: str, sid: str, content: bytes) -> str:
         """Puts a copy of bad bytes aside, once; its file name."""
         name = f"{owner}-{sid}-{hashlib.sha256(content).hexdigest()[:12]}{SUFFIX}"
-        if not (self.data_dir / "quarantine" / name).exists():
-            disk.keep_copy(self.data_dir, name, content)
-            log.warning("session %s/%s: bytes that cannot be read were copied to quarantine/%s", owner, sid, name)
+        if disk.keep_copy(self.data_dir, name, content):
+            log.warning("session %s/%s holds %d bytes that cannot be read; a copy is quarantine/%s", owner, sid,
+                        len(content), name)
         return name
 
 
