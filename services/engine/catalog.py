@@ -10,7 +10,7 @@ from services import paths
 from services.engine import gguf
 from services.engine.gguf import ModelInfo
 from services.engine.machine import available_memory, gpu_backends, in_words
-from services.errors import BadRequest, NotFound, OutOfMemory, Unprocessable
+from services.errors import BadModel, BadRequest, NotFound, OutOfMemory, Unprocessable
 from services.wire import RunnerSpec
 
 MAX_THREADS = 512               # ggml's own limit: beyond it, it aborts
@@ -77,6 +77,8 @@ def check_fits(model: Path | ModelInfo, spec: RunnerSpec, *, available: int | No
     `OutOfMemory` with the figures. `available` (bytes) stands for the machine's free memory.
     """
     info = model if isinstance(model, ModelInfo) else gguf.inspect(model)
+    if info.is_embedding:
+        raise BadModel(f"{info.file} is made for embeddings and cannot answer: choose a model for chat or text")
     _check_numbers(spec)
     free = available_memory() if available is None else available
     needed = needed_memory(info, spec, spec.parallel)
