@@ -129,11 +129,12 @@ def _payload(event: Event) -> Payload:
 
 def _folded(payloads: Generator[Payload, None, None]) -> Payload:
     """The last event is the whole answer."""
+    last: Payload = {}
     with closing(payloads):
-        for payload in payloads:
-            if payload.get("done"):
-                return {name: value for name, value in payload.items() if name != "done"}
-    raise AssertionError("an answer ended without its end")
+        for last in payloads:
+            pass
+    assert last.get("done"), "an answer has an end"
+    return {name: value for name, value in last.items() if name != "done"}
 
 
 def _followed(payloads: Iterator[Payload], over: Watch) -> Generator[Payload, None, None]:

@@ -25,8 +25,9 @@ from services.store.memory import MemoryStore
 from services.web.app import Parts, create_app
 
 MASTER = "test-master-key-0123456789-abcdefghij"
-CONFIG = {"SelectedModel": "one", "one": {"model": "one.gguf", "n_ctx": 512, "template": "{chat_history}{input}"},
-          "two": {"model": "two.gguf", "n_ctx": 1024, "template": "{chat_history}{input}"}}
+TEMPLATE = "{chat_history}\nHuman: {input}\n"
+CONFIG = {"SelectedModel": "one", "one": {"model": "one.gguf", "n_ctx": 512, "template": TEMPLATE},
+          "two": {"model": "two.gguf", "n_ctx": 1024, "template": TEMPLATE}}
 
 
 class FakeTicket:
@@ -96,7 +97,7 @@ def echo(request: wire.Generate) -> Iterator[wire.Piece | wire.Done | None]:
 
 @dataclass
 class FakeEngine:
-    """A supervisor and runners in a few lines. `script` makes the messages of an answer; `fail` is raised by `lease`."""
+    """A supervisor and runners in a few lines. `script` makes an answer's messages; `fail` is raised by `lease`."""
 
     script: Callable[[wire.Generate], Iterator[Any]] = echo
     fail: dict[str, Exception] = field(default_factory=dict)        # model file -> what loading it raises
@@ -172,7 +173,7 @@ class World:
 
     def call(self, method: str, path: str, key: str | None = MASTER, **kwargs: Any) -> Any:
         headers = {**({"Authorization": key} if key else {}), **kwargs.pop("headers", {})}
-        return self.client.open(path, method=method, headers=headers, **kwargs)
+        return self.client.open(path, method=method, headers=headers, **{"buffered": True, **kwargs})
 
     def make_key(self, **wish: Any) -> str:
         return self.parts.keys.create(**wish)[0]
