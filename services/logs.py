@@ -31,5 +31,5 @@ def setup(level: str = "INFO", debug: bool = False) -> None:
     logging.raiseExceptions = False         # a full disk behind the log must not end a request
     if debug:
         logging.getLogger("parley").setLevel(logging.DEBUG)
-    for chatty in ("httpx", "httpcore", "filelock", "urllib3"):
+    for chatty in ("httpx", "httpx2", "httpcore", "filelock", "urllib3"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -141,8 +141,12 @@ def _hub_file(sibling: Any) -> HubFile:
 
 @contextmanager
 def _guarded_session(guard: Guard) -> Iterator[None]:
-    """huggingface_hub's HTTP session, asking the guard before each request, redirected ones too."""
-    from huggingface_hub import close_session, get_session
+    """huggingface_hub's HTTP session, asking the guard before each request, redirected ones too.
+
+    Without its telemetry, for which it would look through the environment and ask the default hub for a list.
+    """
+    from huggingface_hub import close_session, constants, get_session
+    constants.HF_HUB_DISABLE_TELEMETRY = True
 
     def check(request: Any) -> None:
         guard.check(parse(str(request.url)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 import random
@@ -145,6 +146,11 @@ def test_impossible_numbers_are_refused_by_name(models, monkeypatch, field, valu
     monkeypatch.setattr(catalog, "gpu_backends", lambda: [])
     with pytest.raises(Unprocessable, match=field):
         check_fits(models / "a.gguf", spec(**{field: value}), available=1 << 40)
+
+
+def test_a_model_for_embeddings_cannot_answer(models):
+    with pytest.raises(BadModel, match="made for embeddings"):
+        check_fits(dataclasses.replace(inspect(models / "a.gguf"), is_embedding=True), spec(), available=1 << 40)
 
 
 def test_gpu_layers_leave_the_machine_memory_alone(models, monkeypatch):

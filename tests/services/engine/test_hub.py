@@ -76,6 +76,7 @@ def test_a_model_arrives_whole(server, tmp_path, data):
     assert paths == [tmp_path / "models" / NAME] and paths[0].read_bytes() == data
     assert [path.name for path in (tmp_path / "models").iterdir()] == [NAME]
     assert steps[-1] == (NAME, len(data), len(data)) and steps == sorted(steps)
+    assert [path for _, path, _ in server.requests] == [f"/api/models/{REPO}", server.requests[1][1]]
     assert paths[0].stat().st_mode & 0o777 == 0o644 & ~_umask()
 
 
