@@ -75,11 +75,12 @@ def fits(chars: int) -> None:
 
 def check(value: Any) -> Any:
     """`value`, once it is sure that writing or comparing it is bounded. What can be read only once becomes a list."""
-    if isinstance(value, _READ_ONCE):
-        value = list(value)     # type: ignore[call-overload]
     if isinstance(value, str):
         fits(len(value))
-    elif isinstance(value, int):
+        return value
+    if isinstance(value, _READ_ONCE):
+        value = list(value)     # type: ignore[call-overload]
+    if isinstance(value, int):
         fits(0 if value.bit_length() <= MAX_BITS else sys.maxsize)
     elif not isinstance(value, float | None):
         fits(_size(value))

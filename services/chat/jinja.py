@@ -172,17 +172,22 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return bounds.checked(super().call)(context, obj, *args, **kwargs)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        numbers = isinstance(left, int | float) and isinstance(right, int | float)
-        if operator == "+" and isinstance(left, str | list | tuple) and isinstance(right, str | list | tuple):
+        if isinstance(left, str | list | tuple) and isinstance(right, str | list | tuple) and operator == "+":
             bounds.fits(len(left) + len(right))
-        elif not numbers and operator == "*" and isinstance(left, int) != isinstance(right, int):
-            times, value = (left, right) if isinstance(left, int) else (right, left)
-            bounds.fits(len(value) * times)
-        elif not numbers and operator in ("%", "**"):
-            raise SecurityError(f"the operator {operator} works on numbers only")
+        elif not (isinstance(left, int | float) and isinstance(right, int | float)):
+            _check_mixed(operator, left, right)
         elif operator == "**" and (abs(left) > 1 << 16 or abs(right) > 16):
             raise bounds.Stop("computes too large a number")
         return bounds.result(super().call_binop(context, operator, left, right))
+
+
+def _check_mixed(operator: str, left: Any, right: Any) -> None:
+    """Before an operation on values that are not both numbers."""
+    if operator == "*" and isinstance(left, int) != isinstance(right, int):
+        times, value = (left, right) if isinstance(left, int) else (right, left)
+        bounds.fits(len(value) * times)
+    elif operator in ("%", "**"):
+        raise SecurityError(f"the operator {operator} works on numbers only")
 
 
 def _filtered(node: nodes.Expr, name: str) -> nodes.Filter:
