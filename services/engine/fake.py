@@ -181,7 +181,7 @@ class Fake:
         """Wait for a slot in the order of arrival; `WireError` when the asker goes meanwhile."""
         with self.lock:
             if len(self.waiting) >= self.max_queue + max(0, self.spec.parallel - len(self.running)):
-                raise Unavailable(f"{len(self.waiting)} requests wait already", code="queue_full", retry_after=1)
+                raise Unavailable(f"the model's queue is full: {len(self.waiting)} requests are waiting", retry_after=1)
             self.waiting.append(id)
         try:
             while not self.my_turn(id):

@@ -146,8 +146,8 @@ class Runner:
         self.deaths.append(now)
         self._gone()
         if len(self.deaths) >= self.timing.deaths:
-            text = (f"the runner of {self.name} died {len(self.deaths)} times in a row and is not started again "
-                    f"for now; the last time: {reason}")
+            text = (f"the runner of {self.name} died {len(self.deaths)} times in a short time and is not started "
+                    f"again for now; the last time: {reason}")
             self.refused(Failed(code="runner_failed", message=text, retry_after=self.timing.retry), now, lasting=True)
             return None
         when = " while loading" if while_loading else ""

@@ -82,7 +82,7 @@ def test_a_full_queue_is_an_error_that_says_when(open_house: Any):
         assert next(waiting) is None
         with pytest.raises(Unavailable) as caught:
             list(three.generate(generate("too many")))
-        assert (caught.value.code, caught.value.retry_after) == ("queue_full", 1)
+        assert (caught.value.code, caught.value.retry_after) == ("unavailable", 1)
 
 
 def test_the_runners_errors_come_as_what_they_are(house: House):
