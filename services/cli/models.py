@@ -96,8 +96,8 @@ def check(settings: Settings, file: str) -> None:
     path = Path(file) if elsewhere else catalog.resolve(settings.models_dir, file)
     info = gguf.inspect(path)
     _table([(name, text) for name, text in _facts(info) if text])
-    spec = RunnerSpec(model=str(path), n_ctx=settings.context_window, n_threads=settings.runner_threads,
-                      n_gpu_layers=settings.gpu_layers)
+    spec = RunnerSpec(model=str(path), n_ctx=min(settings.context_window, info.n_ctx_train),
+                      n_threads=settings.runner_threads, n_gpu_layers=settings.gpu_layers)
     catalog.check_fits(info, spec)
     needed, free = catalog.needed_memory(info, spec, spec.parallel), available_memory()
     click.echo(f"needs {in_words(needed)} of memory for {spec.parallel} slots of {spec.n_ctx} tokens"

@@ -74,7 +74,7 @@ def test_list_without_models_or_with_a_wrong_config(settings):
 def test_check_by_name_and_by_path(settings, tmp_path, monkeypatch):
     result = call(settings, "check", "a.gguf")
     assert result.exit_code == 0
-    for words in ("llama", "512 tokens", "2 layers of 64", "has a chat template", "for 4 slots of 2048 tokens"):
+    for words in ("llama", "512 tokens", "2 layers of 64", "has a chat template", "for 4 slots of 512 tokens"):
         assert words in result.stdout
     write_tiny(tmp_path / "outside.gguf", "mamba")
     assert "mamba" in call(settings, "check", str(tmp_path / "outside.gguf")).stdout
@@ -90,7 +90,7 @@ def test_check_says_what_is_wrong(settings, monkeypatch):
     assert "not a regular file" in failed(settings, "check", "fifo.gguf")
     assert "those there are: a.gguf" in failed(settings, "check", "absent.gguf")
     assert "no file absent.gguf" in failed(settings, "check", "/nowhere/absent.gguf")
-    assert "n_ctx 1073741824 x parallel 4" in failed(replace(settings, context_window=1 << 30), "check", "a.gguf")
+    assert "for 4 slots of 256 tokens" in call(replace(settings, context_window=256), "check", "a.gguf").stdout
     monkeypatch.setattr(catalog, "available_memory", lambda: 1000)
     assert "1.0 kB are free" in failed(settings, "check", "a.gguf")
 
