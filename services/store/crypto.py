@@ -61,6 +61,8 @@ class Cipher:
     @classmethod
     def open(cls, data_dir: Path, data_key: str) -> Cipher:
         """The cipher of a data folder; its key file is made when there is none. ConfigError for a wrong DATA_KEY."""
+        if not data_dir.is_dir():
+            disk.make_dirs(data_dir)
         path = data_dir / FILE
         with disk.locked(path):
             try:

@@ -27,7 +27,6 @@ def open_cipher(data_dir: Path, data_key: str | None) -> crypto.Cipher | None:
                           "(they cannot be decrypted without it)")
     if data_key is None:
         return None
-    disk.make_dirs(data_dir)
     return crypto.Cipher.open(data_dir, data_key)
 
 
