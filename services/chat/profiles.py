@@ -11,7 +11,7 @@ import json
 import logging
 import re
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -113,7 +113,6 @@ class Config:
 
     selected: str
     profiles: dict[str, Profile]
-    lines: dict[tuple[str, ...], int] = field(default_factory=dict, repr=False, compare=False)
 
     def get(self, name: str | None = None) -> tuple[str, Profile]:
         """The profile called `name`, or the selected one. Raises `NotFound` naming those there are."""
@@ -142,7 +141,7 @@ def parse(document: config.Document, settings: Settings) -> Config:
     if not isinstance(selected, str) or selected not in profiles:
         raise document.error(f"{SELECTED} is {json.dumps(selected)[:80]}, which is no profile; there are: {known}",
                              SELECTED)
-    return Config(selected, profiles, document.lines)
+    return Config(selected, profiles)
 
 
 def _profile(document: config.Document, name: str, settings: Settings) -> Profile:
