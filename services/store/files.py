@@ -26,6 +26,7 @@ from services.store.crypto import Cipher
 log = logging.getLogger("parley.store")
 SUFFIX = ".jsonl"
 UNREADABLE = ("session_damaged", "newer_schema", "bad_name")    # errors of one session that a list goes on after
+Choose = Callable[[Collection[str]], str]
 _Stamp = tuple[int, int, int]       # inode, size, mtime_ns: a file with the same ones was not changed
 
 
@@ -76,17 +77,19 @@ class FileLog(Log):
 
 
 class _Ids(Collection[str]):
-    """The ids in use in an owner's folder, looked up only as far as they are asked for."""
+    """The ids in use in an owner's folder, looked up only as far as they are asked for, and those `chosen` since."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.chosen: set[str] = set()
 
     def __contains__(self, sid: object) -> bool:
-        return os.path.lexists(self._folder / f"{sid}{SUFFIX}")
+        return sid in self.chosen or os.path.lexists(self._folder / f"{sid}{SUFFIX}")
 
     def __iter__(self) -> Iterator[str]:
         with disk.told(self._folder):
-            return iter([name[:-len(SUFFIX)] for name in os.listdir(self._folder) if name.endswith(SUFFIX)])
+            found = {name[:-len(SUFFIX)] for name in os.listdir(self._folder) if name.endswith(SUFFIX)}
+        return iter(found | self.chosen)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -203,20 +206,27 @@ class FileStore(Store):
                 if fd >= 0:
                     os.close(fd)
 
-    def create(self, owner: str, choose: Callable[[Collection[str]], str], records: Sequence[Record]) -> str:
-        check_names(owner, "new")
+    def create(self, owner: str, choose: Choose, records: Sequence[Record]) -> str:
+        return self.create_many(owner, [(choose, records)])[0]
+
+    def create_many(self, owner: str, sessions: Sequence[tuple[Choose, Sequence[Record]]]) -> list[str]:
+        """`create` for each of `sessions`; when it fails, some may be there, each whole."""
         folder = self._owner_folder(owner) or disk.make_dirs(self.folder / owner)
+        files: dict[Path, bytes] = {}
         try:
-            with disk.locked(folder / ".new"):
+            with disk.locked(folder / ".new", 30):
                 used = _Ids(folder)
-                sid = choose(used)
-                if sid in used:
-                    raise Conflict(f"session {sid} exists", param="session_id")
-                content = lines.encode_all(owner, sid, numbered(owner, sid, records), self.cipher)
-                disk.write_atomic(self._path(owner, sid), content)
+                for choose, records in sessions:
+                    sid = choose(used)
+                    path = self._path(owner, sid)
+                    if sid in used:
+                        raise Conflict(f"session {sid} exists", param="session_id")
+                    files[path] = lines.encode_all(owner, sid, numbered(owner, sid, records), self.cipher)
+                    used.chosen.add(sid)
+                disk.write_many(files)
         except TimeoutError:
             raise Unavailable("other sessions are being made; try again", code="store_busy") from None
-        return sid
+        return [path.name[:-len(SUFFIX)] for path in files]
 
     def delete(self, owner: str, sid: str) -> None:
         try:

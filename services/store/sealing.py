@@ -6,6 +6,8 @@ import logging
 import os
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from services.errors import ConfigError
@@ -58,7 +60,9 @@ def seal_plain(store: FileStore) -> int:
     """
     if store.cipher is None:
         return 0
-    sealed = sum(_seal(store, path) for path in session_files(store.data_dir) if not _is_boxed(path))
+    with ThreadPoolExecutor(16) as pool:        # they wait for the disk, which takes many at once well
+        sealed = sum(pool.map(partial(_seal, store), [path for path in session_files(store.data_dir)
+                                                      if not _is_boxed(path)]))
     if sealed:
         log.warning("%d sessions that were plain are encrypted now", sealed)
     _tell_leftovers(store.data_dir)

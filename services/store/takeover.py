@@ -23,6 +23,7 @@ from services.store.files import FileStore
 log = logging.getLogger("parley.store")
 FILE = "sessions.json"
 MASTER = "0"
+BATCH = 500                 # sessions made at once
 _PREFIXES = {"Human: ": "user", "AI: ": "assistant"}
 _BARE = {"Human:": "user", "AI:": "assistant"}
 _OTHER = {"user": "assistant", "assistant": "user"}
@@ -40,10 +41,10 @@ def take_over(store: FileStore) -> int:
     sessions = [(key, _records(path, key, value, when, source)) for key, value in _load(path, raw).items()
                 if key != "Active"]         # "Active" named the one that the seed had open for everybody
     done = _taken(store, source)
-    for key, records in sessions:
-        if _clean(key) not in done:
-            store.create(MASTER, _chooser(key), records)
-            disk.failpoint("after_taken_over")
+    left = [(_chooser(key), records) for key, records in sessions if _clean(key) not in done]
+    for at in range(0, len(left), BATCH):
+        store.create_many(MASTER, left[at:at + BATCH])
+        disk.failpoint("after_taken_over")
     disk.failpoint("before_backup")
     backup = _free_name(path)
     disk.rename_durable(path, backup)
