@@ -18,6 +18,9 @@ MOST_BYTES = 64 * 1024      # of a schema as JSON, and of its grammar
 MOST_DEPTH = 64
 MOST_REPEATS = 512          # minItems, maxItems, minLength, maxLength, pattern's {n}
 MOST_REFS = 256
+MOST_OPTIONAL = 128         # properties of one object that may be left out: the grammar grows with their square
+MOST_PATTERN = 128          # characters
+MOST_WEIGHT, ENDLESS = 4000, 64     # of a pattern's nested repeats
 
 Schema = dict[str, Any]
 NOTES = {"title", "description", "default", "examples", "example", "$schema", "$id", "$comment", "deprecated",
@@ -88,7 +91,7 @@ class _Rewriter:
 
     def _node(self, node: Any, where: str, depth: int) -> Schema:
         if depth > MOST_DEPTH:
-            raise BadSchema(f"{where} is more than {MOST_DEPTH} levels deep", param="schema")
+            raise _bad(where, f"is more than {MOST_DEPTH} levels deep")
         if node is True or (isinstance(node, dict) and not node.keys() - NOTES):
             return {"anyOf": [{"type": name} for name in TYPES if name != "integer"]}
         if not isinstance(node, dict):
@@ -175,8 +178,10 @@ class _Rewriter:
         others = node.get("additionalProperties", True)
         if not isinstance(properties, dict) or not isinstance(required, list):
             raise _bad(where, "needs an object as properties and a list as required")
-        if missing := [name for name in required if name not in properties]:
+        if missing := [name for name in required if not isinstance(name, str) or name not in properties]:
             raise _bad(where, f"requires {missing[0]!r}, which is not among its properties")
+        if len(properties) - len(set(required)) > MOST_OPTIONAL:
+            raise _bad(where, f"has more than {MOST_OPTIONAL} properties that are not required")
         if properties:
             parts = {key: self._node(part, f"{where}.{key}", depth + 1) for key, part in properties.items()}
             return {"type": "object", "properties": parts, "required": required, "additionalProperties": False}
@@ -210,32 +215,35 @@ def _string(node: Schema, where: str) -> Schema:
 
 def _pattern(pattern: Any, where: str) -> str:
     """The pattern in the words that the converter gets right: no escapes outside sets, repeats that cannot explode."""
-    if not isinstance(pattern, str) or len(pattern) > MOST_REPEATS or not SAFE_PATTERN.fullmatch(pattern):
+    if not isinstance(pattern, str) or len(pattern) > MOST_PATTERN or not SAFE_PATTERN.fullmatch(pattern):
         raise _bad(where, "has a pattern that is not supported; use ^…$ with plain characters, sets, groups, repeats")
     plain = re.sub(r"\\(.)", lambda m: SETS.get(m[1], f"[\\{m[1]}]" if m[1] in "[]" else f"[{m[1]}]"), pattern)
     if any(int(number) > MOST_REPEATS for braces in re.findall(r"\{[^}]*\}", plain)
            for number in re.findall(r"\d+", braces)):
         raise _bad(where, f"has a pattern that repeats more than {MOST_REPEATS} times")
-    bare = re.sub(r"\[(?:\\.|[^\]\\])*\]", "x", plain)
-    if _explodes(re.sub(r"\{\d+,\}", "*", re.sub(r"\{\d+(,\d+)?\}", "?", bare))):
-        raise _bad(where, "has a pattern with an endless repeat inside an endless repeat")
+    if _weight(plain, where) > MOST_WEIGHT:
+        raise _bad(where, "has a pattern with a repeat inside a repeat that could grow without end")
     return plain
 
 
-def _explodes(pattern: str) -> bool:
-    """Whether a group that repeats without end holds something that does; bounded repeats are written as `?` here."""
-    endless = [False]
-    for i, letter in enumerate(pattern):
-        if letter == "(":
-            endless.append(False)
-        elif letter == ")" and len(endless) > 1:
-            inner, repeats = endless.pop(), pattern[i + 1] in "*+"
-            if inner and repeats:
-                return True
-            endless[-1] = endless[-1] or inner or repeats
-        elif letter in "*+":
-            endless[-1] = True
-    return False
+def _weight(pattern: str, where: str) -> int:
+    """The largest product of repeats inside one another; an endless one counts `ENDLESS`."""
+    groups, last = [1], 1
+    for word, most in re.findall(r"(\[(?:\\.|[^\]\\])*\]|\{(?:\d+,)?(\d*)\}|.)", pattern):
+        if word == "(":
+            groups.append(1)
+        elif word == ")":
+            last = groups.pop()
+            if not groups:
+                break
+        elif word[0] in "*+{":
+            last *= int(most) if most else ENDLESS
+        elif word != "?":
+            last = 1
+        groups[-1] = max(groups[-1], last)
+    if len(groups) != 1:
+        raise _bad(where, "has a pattern whose parentheses do not match")
+    return groups[0]
 
 
 def _range(node: Schema, low: str, high: str, where: str) -> tuple[int, int | None]:
@@ -250,10 +258,8 @@ def _range(node: Schema, low: str, high: str, where: str) -> tuple[int, int | No
 
 def _guess(node: Schema, where: str) -> str:
     """The type that a node without one means by its keywords."""
-    for name, keywords in TYPES.items():
-        if keywords & node.keys():
-            return name
-    raise _bad(where, "has no type")
+    _only(node, set[str]().union(*TYPES.values()), where)
+    return next(name for name, keywords in TYPES.items() if keywords & node.keys())
 
 
 def _names(value: Any, where: str) -> list[str]:
@@ -292,4 +298,5 @@ def _only(node: Schema, allowed: set[str], where: str, notes: set[str] = NOTES) 
 
 
 def _bad(where: str, what: str) -> BadSchema:
-    return BadSchema(f"{where} {what}", param="schema")
+    short = where if len(where) <= 100 else f"{where[:60]}…{where[-30:]}"
+    return BadSchema(f"{short} {what}", param="schema")

@@ -24,6 +24,7 @@ log = logging.getLogger("parley.runner")
 SchemaConverter: Any = llama_cpp.llama_grammar.SchemaConverter
 
 BATCH = 512                     # tokens that one decode may carry
+SELF_TEST = 16                  # tokens of the decode that proves a loaded model
 PAD = 256                       # llama.cpp rounds a sequence's context up to this
 CONTROL = lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_UNKNOWN      # parsed only where special tokens are
 LEVELS = {3: logging.WARNING, 4: logging.ERROR}     # of ggml's log; the rest is chatter
@@ -80,9 +81,12 @@ class Model:
         self._self_test()
 
     def _load(self, n_gpu_layers: int) -> Any:
+        """Map the file. Builds with AMX kernels crash in them on quantised weights (llama.cpp issue 20824: the compiler
+        drops the tile configuration), so they do without; setup without AMX brings the repacked weights back."""
         params = lib.llama_model_default_params()
         params.n_gpu_layers = n_gpu_layers
         params.load_mode = lib.LLAMA_LOAD_MODE_MMAP
+        params.use_extra_bufts = b"AMX_INT8 = 1" not in (lib.llama_print_system_info() or b"")
         model = lib.llama_model_load_from_file(os.fsencode(self.path), params)
         if not model:
             raise LoadFailed(f"{Path(self.path).name} cannot be loaded: {last_error() or 'llama.cpp gave no reason'}")
@@ -113,11 +117,11 @@ class Model:
         return context
 
     def _self_test(self) -> None:
-        """Decode one token: a file that loads may still be broken. Also touches what the first request needs."""
-        token = max(lib.llama_vocab_bos(self.vocab), 0)
-        if code := self._decode([(token, 0, 0, True)]):
+        """Decode a few tokens, as a prompt does: a file that loads may still be broken."""
+        token, count = max(lib.llama_vocab_bos(self.vocab), 0), min(SELF_TEST, self.n_batch, self.n_ctx)
+        if code := self._decode([(token, i, 0, i == count - 1) for i in range(count)]):
             raise LoadFailed(f"{Path(self.path).name} fails its first decode (code {code}): {last_error()}")
-        logits = lib.llama_get_logits_ith(self.context, 0)
+        logits = lib.llama_get_logits_ith(self.context, count - 1)
         if not all(math.isfinite(logit) for logit in logits[:self.n_vocab]):
             raise LoadFailed(f"{Path(self.path).name} computes numbers that are not finite: its weights are damaged")
         lib.llama_memory_clear(self._memory, True)
@@ -245,7 +249,10 @@ class Model:
             token[i], pos[i], n_seq_id[i], logits[i] = token_id, position, 1, wanted
             seq_id[i][0] = slot
         batch.n_tokens = len(rows)
-        return lib.llama_decode(self.context, batch)
+        return self._decode_batch()
+
+    def _decode_batch(self) -> int:
+        return lib.llama_decode(self.context, self._batch)
 
     def cut(self, slot: int, keep: int) -> bool:
         return bool(lib.llama_memory_seq_rm(self._memory, slot, keep if keep else -1, -1))

@@ -8,6 +8,7 @@ STRETCH = 2.5       # a step beside running answers may take this many times wha
 BLEND = 0.2         # weight of the newest measurement
 UNKNOWN_ROOM = 32   # prompt tokens beside running answers before anything was measured
 LEAST_ROOM = 4      # a prompt always gets on
+REMEASURE = 16      # steps with prompt tokens in a row, after which one goes without: what is quiet changes with time
 WINDOW = 5.0        # seconds of work after which a step counts little for `tokens_per_second`
 
 
@@ -17,6 +18,7 @@ class Pace:
     def __init__(self, budget: int) -> None:
         self.budget = budget                    # tokens that one batch may carry
         self._quiet: dict[int, float] = {}      # running answers in a step -> seconds of a step with nothing else
+        self._mixed = 0                         # steps with prompt tokens since the last without
         self._per_prompt_token = 0.0            # seconds that one more prompt token adds to a step
         self._request = 0.0                     # seconds from slot to end
         self._seconds = self._sampled = 0.0     # of recent steps, older ones fading
@@ -26,6 +28,8 @@ class Pace:
         free = self.budget - decoding
         if not decoding:
             return free
+        if self._mixed >= REMEASURE:
+            return 0
         quiet = self._quiet_for(decoding)
         if not quiet or not self._per_prompt_token:
             return min(free, UNKNOWN_ROOM)
@@ -34,6 +38,7 @@ class Pace:
     def step_done(self, seconds: float, decoding: int, prompt_tokens: int, sampled: int) -> None:
         fade = exp(-seconds / WINDOW)
         self._seconds, self._sampled = self._seconds * fade + seconds, self._sampled * fade + sampled
+        self._mixed = self._mixed + 1 if prompt_tokens else 0
         if decoding and not prompt_tokens:
             self._quiet[decoding] = _blend(self._quiet.get(decoding), seconds)
         elif prompt_tokens:

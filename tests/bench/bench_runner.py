@@ -1,0 +1,181 @@
+"""Speed of a runner through its wire: tokens per second at 1, 4 and 16 requests at once, what a long prompt costs the
+answers that stream beside it, and how much of a step is Python.
+
+    python tests/bench/bench_runner.py models/starter.gguf
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from services.wire import Channel, Done, Generate, Piece, Sampling, connect  # noqa: E402
+
+KEY = b"bench"
+WORDS = "one two three four five six seven eight nine ten "
+
+
+@contextmanager
+def runner(arguments: argparse.Namespace) -> Iterator[str]:
+    """A runner as a child; its address."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-c", "import sys; from services.runner.server import main; sys.exit(main())"]
+        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert process.stdin and process.stdout
+        spec = {"model": str(arguments.model.resolve()), "n_ctx": arguments.ctx, "parallel": arguments.slots,
+                "n_threads": arguments.threads}
+        start = {"address": f"{folder}/s", "authkey": KEY.hex(), "spec": spec, "max_queue": 1000}
+        process.stdin.write(json.dumps(start).encode() + b"\n")
+        process.stdin.flush()
+        ready = json.loads(process.stdout.readline())
+        if ready["type"] != "Ready":
+            sys.exit(ready["message"])
+        print(f"{ready['model']}: {ready['architecture']}, {ready['n_threads']} threads, {ready['n_slots']} slots x "
+              f"{ready['n_ctx']} tokens, loaded in {ready['load_ms']:.0f} ms\n")
+        yield f"{folder}/s"
+        process.stdin.close()
+        process.wait(10)
+
+
+def ask(channel: Channel, words: int, tokens: int, owner: str) -> tuple[Done, list[float]]:
+    """One answer: its end, and when each piece came."""
+    prompt = (owner + ": " + WORDS * (words // 10 + 1))
+    channel.send(Generate(id=owner, owner=owner, prompt=[prompt], max_tokens=tokens,
+                          sampling=Sampling(temperature=1.0, top_k=40)))
+    times = [time.monotonic()]
+    while isinstance(message := channel.receive(600), Piece):
+        times.append(time.monotonic())
+    assert isinstance(message, Done), message
+    return message, times
+
+
+def concurrent(address: str, count: int, words: int, tokens: int, turn: int) -> tuple[list[Done], float]:
+    """`count` requests of different owners at once; their ends, and the seconds all took."""
+    ends: list[Done] = []
+
+    def one(n: int) -> None:
+        with connect(address, KEY) as channel:
+            ends.append(ask(channel, words, tokens, f"{turn}-{count}-{n}")[0])
+
+    threads = [threading.Thread(target=one, args=(n,)) for n in range(count)]
+    began = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return ends, time.monotonic() - began
+
+
+def throughput(address: str, arguments: argparse.Namespace) -> None:
+    print("at once | answer tok/s | prompt+answer tok/s | first token ms (median) | seconds")
+    for turn, count in enumerate(arguments.concurrent):
+        ends, seconds = concurrent(address, count, arguments.prompt, arguments.tokens, turn)
+        answered = sum(end.completion_tokens for end in ends)
+        prompts = sum(end.processed_tokens for end in ends)
+        first = median(end.queue_ms + end.prefill_ms for end in ends)
+        print(f"{count:7} | {answered / seconds:12.1f} | {(answered + prompts) / seconds:19.1f} | {first:23.0f} | "
+              f"{seconds:7.2f}")
+
+
+def stall(address: str, arguments: argparse.Namespace) -> None:
+    """Gaps between pieces of one answer: alone, and while a prompt of half the context comes in."""
+    with connect(address, KEY) as talker, connect(address, KEY) as newcomer:
+        heard: list[float] = []
+        talker.send(Generate(id="t", owner="talker", prompt=[WORDS], max_tokens=arguments.ctx,
+                             sampling=Sampling(temperature=1.5, top_k=0)))
+
+        stop = threading.Event()
+
+        def listen() -> None:
+            while not stop.is_set() and not isinstance(message := talker.receive(0.1), Done):
+                if message:
+                    heard.append(time.monotonic())
+
+        listener = threading.Thread(target=listen)
+        listener.start()
+        while len(heard) < 50 and listener.is_alive():
+            time.sleep(0.01)
+        began = time.monotonic()
+        done, _ = ask(newcomer, arguments.ctx // 12, 1, "newcomer")
+        ended = time.monotonic()
+        stop.set()
+        listener.join()
+    gaps = [(b, b - a) for a, b in pairwise(heard)]
+    quiet = [gap for at, gap in gaps if at < began]
+    beside = [gap for at, gap in gaps if began < at < ended]
+    if not quiet or len(beside) < 5:
+        print("\nthe answer was too short to measure what a long prompt costs it")
+        return
+    beside.sort()
+    print(f"\na prompt of {done.processed_tokens} tokens came in within {ended - began:.2f} s; gap between two tokens "
+          f"beside it: quiet {median(quiet) * 1e3:.1f} ms, median {median(beside) * 1e3:.1f} ms "
+          f"({median(beside) / median(quiet):.1f} x), 95 % {beside[int(len(beside) * 0.95)] * 1e3:.1f} ms")
+
+
+def overhead(arguments: argparse.Namespace) -> None:
+    """The share of the steps' time that is spent outside llama.cpp, measured in this process."""
+    from services.runner.intake import prepare
+    from services.runner.llama import Model
+    from services.runner.scheduler import Scheduler
+    from services.runner.slots import Slots
+
+    model = Model(str(arguments.model), n_ctx=arguments.ctx, n_slots=arguments.slots, n_threads=arguments.threads)
+    inside = 0.0
+
+    def timed(function: Any) -> Any:
+        def call(*values: Any) -> Any:
+            nonlocal inside
+            began = time.perf_counter()
+            try:
+                return function(*values)
+            finally:
+                inside += time.perf_counter() - began
+        return call
+
+    model._decode_batch = timed(model._decode_batch)                       # type: ignore[method-assign]
+    scheduler = Scheduler(model, Slots(model.n_slots, model, model.rewindable), 1000)
+    for n in range(arguments.slots):
+        sequence = prepare(model, Generate(id="", owner=str(n), prompt=[WORDS], max_tokens=arguments.tokens))
+        sequence.sampler.sample = timed(sequence.sampler.sample)            # type: ignore[method-assign]
+        scheduler.add(sequence)
+    began, steps = time.perf_counter(), 0
+    while scheduler.runnable:
+        scheduler.step()
+        steps += 1
+    seconds = time.perf_counter() - began
+    print(f"\nPython per step with {arguments.slots} answers: {(seconds - inside) / steps * 1e6:.0f} µs of "
+          f"{seconds / steps * 1e6:.0f} µs ({(seconds - inside) / seconds:.1%})")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="a GGUF file")
+    parser.add_argument("--ctx", type=int, default=2048, help="tokens per slot (default %(default)s)")
+    parser.add_argument("--slots", type=int, default=16, help="default %(default)s")
+    parser.add_argument("--threads", type=int, default=0, help="default: all cores")
+    parser.add_argument("--prompt", type=int, default=100, help="words of each prompt (default %(default)s)")
+    parser.add_argument("--tokens", type=int, default=64, help="tokens of each answer (default %(default)s)")
+    parser.add_argument("--concurrent", type=int, nargs="+", default=[1, 4, 16], help="default 1 4 16")
+    arguments = parser.parse_args()
+    with runner(arguments) as address:
+        throughput(address, arguments)
+        stall(address, arguments)
+    overhead(arguments)
+
+
+if __name__ == "__main__":
+    main()

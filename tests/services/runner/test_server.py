@@ -1,0 +1,372 @@
+"""The runner as its parent and its clients meet it: a child process, a line on each standard stream, a socket."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from services.wire import (
+    Channel,
+    Count,
+    Counted,
+    Done,
+    Failed,
+    Generate,
+    GetStats,
+    Message,
+    Piece,
+    Ready,
+    Sampling,
+    Stats,
+    WireError,
+    connect,
+)
+from tests.tiny_gguf import write_tiny
+
+ROOT = Path(__file__).resolve().parents[3]
+KEY = b"0123456789abcdef"
+GREEDY = Sampling(temperature=0)
+SOON = 30.0             # seconds: "did not hang", on any machine
+STARTER = ROOT / "models" / "starter.gguf"
+
+
+@dataclass
+class Child:
+    process: subprocess.Popen[bytes]
+    address: str
+    ready: Ready
+
+    def connect(self) -> Channel:
+        return connect(self.address, KEY)
+
+    def stats(self) -> Stats:
+        with self.connect() as channel:
+            stats = channel.ask(GetStats())
+        assert isinstance(stats, Stats)
+        return stats
+
+    def wait_until(self, condition: Callable[[Stats], bool]) -> None:
+        until = time.monotonic() + SOON
+        while not condition(self.stats()):
+            assert time.monotonic() < until, self.stats()
+            time.sleep(0.01)
+
+
+Start = Callable[..., Child]
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    """Start a runner; all are ended with the module."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def launch(model: Path, *, max_queue: int = 64, stderr: Any = None, **spec: Any) -> Child:
+        process = launch_raw(started)
+        address = os.path.join(tempfile.mkdtemp(dir=tmp_path_factory.mktemp("run")), "s")
+        spec = {"model": str(model), "n_ctx": 300, "parallel": 4, "n_threads": 1, **spec}
+        tell(process, {"address": address, "authkey": KEY.hex(), "spec": spec, "max_queue": max_queue})
+        assert process.stdout
+        return Child(process, address, msgspec.json.decode(process.stdout.readline(), type=Ready))
+
+    yield launch
+    for process in started:
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream:
+                stream.close()
+
+
+def launch_raw(started: list[subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", "import sys; from services.runner.server import main; sys.exit(main())"]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE)
+    started.append(process)
+    return process
+
+
+def tell(process: subprocess.Popen[bytes], start: dict[str, Any]) -> None:
+    assert process.stdin
+    process.stdin.write(json.dumps(start).encode() + b"\n")
+    process.stdin.flush()
+
+
+@pytest.fixture(scope="module")
+def tiny(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Child:
+    """A random model: its text depends on the whole prompt."""
+    return start(write_tiny(tmp_path_factory.mktemp("models") / "tiny.gguf"))
+
+
+@pytest.fixture(scope="module")
+def endless(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Child:
+    """A model that writes abababab… until it is stopped."""
+    path = write_tiny(tmp_path_factory.mktemp("models") / "endless.gguf", successors={"a": "b", "b": "a"})
+    return start(path, n_ctx=50_000, parallel=2, max_queue=2)
+
+
+def ask(prompt: str, *, id: str = "r", owner: str = "o", max_tokens: int = 40, **more: Any) -> Generate:
+    return Generate(id=id, owner=owner, prompt=[prompt], max_tokens=max_tokens, sampling=GREEDY, **more)
+
+
+def hear(channel: Channel) -> Message:
+    message = channel.receive(SOON)
+    assert message is not None, "the runner is silent"
+    return message
+
+
+def answer(channel: Channel, request: Generate | None = None) -> tuple[str, Done | Failed]:
+    """The whole answer on a connection: its text and its one end."""
+    if request:
+        channel.send(request)
+    text = ""
+    while isinstance(message := hear(channel), Piece):
+        text += message.text
+    assert isinstance(message, (Done, Failed))
+    return text, message
+
+
+def one(child: Child, request: Generate) -> tuple[str, Done | Failed]:
+    with child.connect() as channel:
+        return answer(channel, request)
+
+
+def test_ready_says_what_the_model_is(tiny: Child) -> None:
+    ready = tiny.ready
+    assert (ready.model, ready.architecture, ready.n_ctx, ready.n_slots) == ("tiny.gguf", "llama", 300, 4)
+    assert (ready.n_ctx_train, ready.eos) == (512, "<|im_end|>") and "<|im_start|>" in ready.special_tokens
+
+
+def test_count_may_come_before_generate_on_one_connection(tiny: Child) -> None:
+    with tiny.connect() as channel:
+        assert channel.ask(Count(prompts=[["hello world"], ["<|im", "_start|>"], []])) == Counted(tokens=[2, 12, 1])
+        first = answer(channel, ask("hello world"))
+        second = answer(channel, ask("hello world"))
+    assert first[0] == second[0] and first[0]
+    assert isinstance(first[1], Done) and first[1].prompt_tokens == 2
+
+
+def test_sixteen_at_once_on_four_slots_get_what_each_gets_alone(tiny: Child) -> None:
+    prompts = [f"tell the world about number {n}" * 3 for n in range(16)]
+    alone = [one(tiny, ask(prompt, owner=f"alone {n}"))[0] for n, prompt in enumerate(prompts)]
+    ready = threading.Barrier(16)
+
+    def together(n: int) -> tuple[str, Done | Failed]:
+        with tiny.connect() as channel:
+            ready.wait()
+            return answer(channel, ask(prompts[n], owner=f"together {n}"))
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(together, range(16)))
+    assert all(isinstance(end, Done) for _, end in answers)
+    assert [text for text, _ in answers] == alone and len(set(alone)) > 8
+    assert tiny.stats().max_batch > 1
+
+
+def test_a_prompt_that_does_not_fit_is_told_with_its_counts(tiny: Child) -> None:
+    for size in (300, 2000):
+        text, end = one(tiny, ask("x" * size))
+        assert isinstance(end, Failed) and end.code == "context_length_exceeded" and not text
+        assert (end.details["prompt_tokens"], end.details["n_ctx"]) == (size, 300)
+    _, end = one(tiny, ask("x" * 5_000_000))
+    assert isinstance(end, Failed) and end.code == "context_length_exceeded"
+    _, end = one(tiny, ask("x" * 299))
+    assert isinstance(end, Done) and end.completion_tokens == 1
+
+
+@pytest.mark.parametrize(("wrong", "code"), [
+    ({"max_tokens": 0}, "invalid_request"), ({"schema": {"$ref": "https://example.org/"}}, "bad_schema"),
+    ({"schema": {"type": "string", "pattern": "^(?=x)$"}}, "bad_schema"), ({"prompt": [], "max_tokens": -1},
+                                                                            "invalid_request")])
+def test_wrong_requests_fail_and_the_connection_goes_on(tiny: Child, wrong: dict[str, Any], code: str) -> None:
+    with tiny.connect() as channel:
+        _, end = answer(channel, msgspec.structs.replace(ask("hello"), **wrong))
+        assert isinstance(end, Failed) and (end.code, end.id) == (code, "r")
+        assert isinstance(answer(channel, ask("hello"))[1], Done)
+
+
+def test_a_schema_is_complied_with(tiny: Child) -> None:
+    text, end = one(tiny, ask("hello", max_tokens=200, schema={
+        "type": "object", "properties": {"name": {"type": "string", "maxLength": 8}}, "required": ["name"]}))
+    assert isinstance(end, Done) and end.finish_reason == "stop"
+    assert list(json.loads(text)) == ["name"]
+
+
+def test_closing_the_connection_cancels_in_decode_prefill_and_queue(endless: Child) -> None:
+    for prompt in ("a", "ab" * 20_000):
+        channels = [endless.connect() for _ in range(4)]
+        for channel in channels:
+            channel.send(ask(prompt, max_tokens=40_000))
+        endless.wait_until(lambda stats: (stats.running, stats.waiting) == (2, 2))
+        for channel in reversed(channels):
+            channel.close()
+        endless.wait_until(lambda stats: (stats.running, stats.waiting) == (0, 0))
+
+
+def test_saying_anything_cancels_and_the_connection_goes_on(endless: Child) -> None:
+    with endless.connect() as channel:
+        channel.send(ask("a", max_tokens=40_000))
+        assert isinstance(hear(channel), Piece)
+        channel.send(GetStats())
+        _, end = answer(channel)
+        assert isinstance(end, Done) and end.finish_reason == "cancelled" and end.completion_tokens > 0
+        assert answer(channel, ask("a", max_tokens=4))[0] == "baba"
+
+
+def test_a_full_queue_refuses_at_once(endless: Child) -> None:
+    channels = [endless.connect() for _ in range(4)]
+    for channel in channels:
+        channel.send(ask("a", max_tokens=40_000))
+    endless.wait_until(lambda stats: (stats.running, stats.waiting) == (2, 2))
+    _, end = one(endless, ask("a"))
+    assert isinstance(end, Failed) and end.code == "unavailable" and end.retry_after and end.retry_after >= 1
+    for channel in channels:
+        channel.close()
+    endless.wait_until(lambda stats: stats.running == 0)
+
+
+def test_answers_stream_on_while_a_long_prompt_comes_in(endless: Child) -> None:
+    with endless.connect() as talker, endless.connect() as newcomer:
+        talker.send(ask("a", max_tokens=45_000))
+        assert isinstance(hear(talker), Piece)
+        stop = threading.Event()
+        heard: list[int] = []
+
+        def listen() -> None:
+            while not stop.is_set():
+                message = talker.receive(0.1)
+                heard.append(len(message.text) if isinstance(message, Piece) else 0)
+
+        listener = threading.Thread(target=listen)
+        listener.start()
+        before = sum(heard)
+        _, end = answer(newcomer, ask("ab" * 500, owner="newcomer", max_tokens=1))
+        during = sum(heard) - before
+        stop.set()
+        listener.join()
+    assert isinstance(end, Done) and end.processed_tokens == 1000
+    assert during >= 8, "the prompt came in several steps, and each carried a token of the answer"
+    endless.wait_until(lambda stats: stats.running == 0)
+
+
+def test_a_reader_that_takes_nothing_delays_nobody(endless: Child) -> None:
+    with endless.connect() as deaf:
+        deaf.send(ask("a", max_tokens=45_000))
+        for _ in range(3):
+            assert one(endless, ask("a", owner="p", max_tokens=50))[0] == "ba" * 25
+    endless.wait_until(lambda stats: stats.running == 0)
+
+
+def test_garbage_ends_its_own_connection_only(tiny: Child) -> None:
+    expected = one(tiny, ask("hello there"))[0]
+    garbage = [b"\x7f" + os.urandom(64), struct.pack("!i", 1 << 30), struct.pack("!iQ", -1, 1 << 62),
+               struct.pack("!i", 3) + b"{}!", struct.pack("!i", 5000) + b"\x91" * 5000,
+               struct.pack("!i", 2) + b"\x80\x80"]
+    halves = [struct.pack("!i", 500) + b"half", b"\0\0", b""]
+    with tiny.connect() as bystander:
+        bystander.send(ask("hello there"))
+        for data in garbage:
+            with tiny.connect() as channel:
+                os.write(channel.fileno(), data)
+                with pytest.raises(WireError):
+                    channel.receive(SOON)
+        for data in halves:
+            with tiny.connect() as channel:
+                os.write(channel.fileno(), data)
+        with tiny.connect() as confused:
+            confused.send(Stats(running=0, waiting=0, slots=0, slots_used=0, cached_tokens=0, prompt_tokens=0,
+                                completion_tokens=0, requests=0, max_batch=0, tokens_per_second=0, idle_seconds=0))
+            with pytest.raises(WireError):
+                confused.receive(SOON)
+        assert answer(bystander)[0] == expected
+    with pytest.raises(WireError):
+        connect(tiny.address, b"another key")
+    assert one(tiny, ask("hello there"))[0] == expected
+
+
+def test_equal_ids_and_cancelled_requests_never_mix_answers(tiny: Child) -> None:
+    prompts = [f"number {n} of the world" for n in range(8)]
+    expected = [one(tiny, ask(prompt))[0] for prompt in prompts]
+
+    def many(n: int) -> None:
+        for turn in range(10):
+            with tiny.connect() as channel:
+                channel.send(ask(prompts[n], id="the same"))
+                if turn % 3 == 2:
+                    continue        # gone before the answer
+                if turn % 3 == 1:
+                    hear(channel)
+                    channel.send(GetStats())
+                    if isinstance(end := answer(channel)[1], Done) and end.finish_reason == "cancelled":
+                        assert answer(channel, ask(prompts[n], id="the same"))[0] == expected[n]
+                else:
+                    assert answer(channel)[0] == expected[n]
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(many, range(8)))
+    tiny.wait_until(lambda stats: (stats.running, stats.waiting) == (0, 0))
+
+
+def test_the_parents_end_is_the_runners_end_even_in_a_decode(start: Start, tmp_path: Path) -> None:
+    child = start(write_tiny(tmp_path / "m.gguf", successors={}), n_ctx=50_000, parallel=1)
+    with child.connect() as channel:
+        channel.send(ask("a" * 40_000, max_tokens=5))
+        child.wait_until(lambda stats: stats.running == 1)
+        assert child.process.stdin
+        child.process.stdin.close()
+        assert child.process.wait(SOON) == 0
+
+
+def test_sigterm_ends_requests_with_failed_and_exits_cleanly(start: Start, tmp_path: Path) -> None:
+    child = start(write_tiny(tmp_path / "m.gguf", successors={}), n_ctx=50_000, parallel=1)
+    with child.connect() as channel:
+        channel.send(ask("a", max_tokens=40_000))
+        assert isinstance(hear(channel), Piece)
+        child.process.send_signal(signal.SIGINT)        # a terminal's Ctrl-C is the parent's business
+        assert isinstance(hear(channel), Piece)
+        child.process.send_signal(signal.SIGTERM)
+        _, end = answer(channel)
+        assert isinstance(end, Failed) and end.code == "unavailable"
+        assert child.process.wait(SOON) == 0
+    assert child.process.stdout and child.process.stdout.read() == b"", "only Ready is ever said there"
+
+
+def test_a_file_that_is_no_model_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "notes.gguf").write_text("notes")
+    process = launch_raw([])
+    tell(process, {"address": str(tmp_path / "s"), "authkey": KEY.hex(), "max_queue": 1,
+                   "spec": {"model": str(tmp_path / "notes.gguf"), "n_ctx": 64}})
+    assert process.stdout
+    failed = msgspec.json.decode(process.stdout.readline(), type=Failed)
+    assert process.wait(SOON) == 1 and process.stdout.read() == b""
+    assert failed.code == "bad_model" and "notes.gguf" in failed.message
+
+
+def test_more_context_than_was_trained_is_served_with_a_warning(start: Start, tmp_path: Path) -> None:
+    child = start(write_tiny(tmp_path / "m.gguf", n_ctx_train=64), n_ctx=128)
+    assert isinstance(one(child, ask("hello"))[1], Done)
+    child.process.kill()
+    assert child.process.stderr and b"trained on 64" in child.process.stderr.read()
+
+
+@pytest.mark.model
+@pytest.mark.skipif(not STARTER.exists(), reason="the starter model is not made yet")
+def test_the_starter_model_serves_sixteen_at_once(start: Start) -> None:
+    child = start(STARTER, n_ctx=512)
+    with ThreadPoolExecutor(16) as pool:
+        ends = list(pool.map(lambda n: one(child, ask(f"Hello {n}", owner=str(n), max_tokens=16))[1], range(16)))
+    assert all(isinstance(end, Done) for end in ends) and child.stats().max_batch > 1
