@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from services.errors import Conflict
+from services.store import lines
 from services.store.base import Entry, Log, Record, Store, busy, check_names, deleted, describe, not_found, numbered
 
 
@@ -28,6 +29,7 @@ class MemoryLog(Log):
         if self._session.deleted:
             raise deleted(self._sid)
         record = {"n": len(self.records), **record}
+        lines.encode("", self._sid, record, None)       # refuses what no file could hold
         self._session.records.append(copy.deepcopy(record))
         self.records.append(record)
         return record

@@ -1,0 +1,268 @@
+"""Idempotency-Key: one run and one answer, whoever asks again, from whichever process, before or after a restart."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from services.chat.idempotency import BEAT, KEPT, Idempotency, check_key, digest_of
+from services.errors import BadRequest, ConfigError, Conflict, NotFound, SessionBusy, StorageFull, Unavailable
+from services.store import disk
+from services.store.crypto import Cipher
+
+ROOT = Path(__file__).resolve().parents[3]
+EVENTS = [{"delta": "one"}, {"delta": "two\ud800"}, {"done": True, "usage": {"total_tokens": 3}}]
+
+
+@pytest.fixture(params=["plain", "encrypted"])
+def kept(request, tmp_path):
+    cipher = Cipher.open(tmp_path, "k" * 32) if request.param == "encrypted" else None
+    idempotency = Idempotency(tmp_path / "idempotency", cipher)
+    yield idempotency
+    assert idempotency.drain(30)
+
+
+def again(kept, **more):
+    """Another process's view of the same folder."""
+    return Idempotency(kept._folder, kept._cipher, **more)
+
+
+class Source:
+    """Counts how often it is run; `gate` holds it before its last event."""
+
+    def __init__(self, events=EVENTS, error=None, gate=None):
+        self.events, self.error, self.gate, self.runs = events, error, gate, 0
+
+    def __call__(self):
+        self.runs += 1
+        yield from self.events[:-1]
+        if self.gate:
+            assert self.gate.wait(60)
+        if self.error:
+            raise self.error
+        yield self.events[-1]
+
+
+def collect(run):
+    return [event for event in run if event != BEAT]
+
+
+def test_a_retry_gets_the_first_answer(kept):
+    source = Source()
+    assert collect(kept.run("0", "key", "d", source)) == EVENTS
+    for other in (kept, again(kept)):
+        assert collect(other.run("0", "key", "d", source)) == EVENTS
+    assert source.runs == 1
+    assert collect(kept.run("0", "key2", "d", source)) == EVENTS
+    assert collect(kept.run("k1", "key", "d", source)) == EVENTS
+    assert source.runs == 3
+
+
+def test_another_request_with_the_same_key(kept):
+    gate = threading.Event()
+    first = kept.run("0", "key", "d", Source(gate=gate))
+    with pytest.raises(Conflict) as caught:
+        collect(kept.run("0", "key", "other", Source()))
+    assert caught.value.code == "idempotency_mismatch"
+    gate.set()
+    assert collect(first) == EVENTS
+    for other in (kept, again(kept)):
+        with pytest.raises(Conflict, match="new key"):
+            collect(other.run("0", "key", "other", Source()))
+
+
+def test_a_retry_attaches_to_the_one_that_runs(kept):
+    gate = threading.Event()
+    source = Source(gate=gate)
+    first, second = kept.run("0", "key", "d", source), kept.run("0", "key", "d", source)
+    assert next(first) == next(second) == EVENTS[0]
+    other = again(kept)
+    elsewhere = other.run("0", "key", "d", source)
+    assert next(elsewhere) == BEAT
+    gate.set()
+    assert [next(first), *collect(first)] == EVENTS[1:]
+    assert collect(second) == EVENTS[1:] and collect(elsewhere) == EVENTS
+    assert source.runs == 1 and other.drain(30)
+
+
+def test_the_first_caller_goes_away(kept):
+    gate = threading.Event()
+    source = Source(gate=gate)
+    run = kept.run("0", "key", "d", source)
+    assert next(run) == EVENTS[0]
+    run.close()
+    assert not kept.drain(0.01)
+    gate.set()
+    assert kept.drain(30)
+    assert collect(kept.run("0", "key", "d", source)) == EVENTS and source.runs == 1
+
+
+def test_the_last_event_is_told_only_once_it_is_kept(kept, monkeypatch):
+    order = []
+    save = disk.write_atomic
+    monkeypatch.setattr(disk, "write_atomic", lambda *args: (order.append("kept"), save(*args)))
+    for event in kept.run("0", "key", "d", Source()):
+        if event.get("done"):
+            order.append("told")
+    assert order[-2:] == ["kept", "told"]
+
+
+@pytest.mark.parametrize(("error", "lasting"), [
+    (BadRequest("bad", code="bad_unicode", param="prompt"), True), (NotFound("no"), True),
+    (SessionBusy("busy", retry_after=2.0), False), (Unavailable("full"), False), (StorageFull("full"), False),
+    (ConfigError("wrong"), False)])
+def test_errors(kept, error, lasting):
+    source = Source(error=error)
+    for other in (kept, again(kept)):
+        with pytest.raises(type(error), match=error.message) as caught:
+            collect(other.run("0", "key", "d", source))
+        assert caught.value.envelope() == error.envelope() and caught.value.retry_after == error.retry_after
+        assert other.drain(30)
+    assert source.runs == (1 if lasting else 2)
+
+
+def test_an_unexpected_error_is_a_500_and_not_kept(kept, caplog):
+    source = Source(error=ZeroDivisionError("secret"))
+    for _ in range(2):
+        with pytest.raises(Exception, match=r"^internal error$"):
+            collect(kept.run("0", "key", "d", source))
+        assert kept.drain(30)
+    assert source.runs == 2
+
+
+def test_beats_are_passed_on_and_not_kept(kept):
+    source = Source([BEAT, *EVENTS])
+    assert next(kept.run("0", "key", "d", source)) == BEAT
+    assert kept.drain(30)
+    assert list(again(kept).run("0", "key", "d", source)) == EVENTS
+
+
+def test_answers_expire(kept):
+    source = Source()
+    collect(kept.run("0", "key", "d", source))
+    assert collect(again(kept, now=lambda: time.time() + KEPT - 60).run("0", "key", "d", source)) == EVENTS
+    assert source.runs == 1
+    late = again(kept, now=lambda: time.time() + KEPT + 60)
+    collect(late.run("0", "other", "d", source))
+    assert late.drain(30) and source.runs == 2
+    collect(late.run("0", "key", "d", source))
+    assert source.runs == 3
+
+
+def test_old_ones_are_removed(kept, monkeypatch):
+    for number in range(5):
+        collect(kept.run("0", f"key{number}", "d", Source()))
+    assert kept.drain(30)
+    folder = kept._folder / "0"
+    for path in list(folder.iterdir())[:4]:
+        os.utime(path, (1, 1))
+    old = {path for path in folder.glob("*.json") if path.stat().st_mtime == 1}
+    fresh = again(kept)
+    collect(fresh.run("0", "new", "d", Source()))
+    deadline = time.monotonic() + 30
+    while any(path.exists() for path in old) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(path.exists() for path in old)
+    monkeypatch.setattr("services.chat.idempotency.MOST", 2)
+    least = again(kept)
+    collect(least.run("0", "newest", "d", Source()))
+    while len(list(folder.glob("*.json"))) > 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(list(folder.glob("*.json"))) == 2
+    assert collect(least.run("0", "newest", "d", Source([{"done": True}]))) == EVENTS
+
+
+def test_nothing_is_legible_with_a_key(tmp_path):
+    plain = Idempotency(tmp_path / "idempotency")
+    collect(plain.run("0", "key", "d", Source([{"delta": "secret words"}, {"done": True}])))
+    cipher = Cipher.open(tmp_path, "k" * 32)
+    sealed = Idempotency(tmp_path / "idempotency", cipher)
+    collect(sealed.run("0", "other", "d", Source([{"delta": "secret words"}, {"done": True}])))
+    deadline = time.monotonic() + 30
+    while (legible := [path for path in tmp_path.rglob("*.json") if b"secret words" in path.read_bytes()]) \
+            and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not legible
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"digest": 5, "at": 0}', b"\xff", b'{"box": "x"}'])
+def test_a_damaged_record_runs_again(kept, content):
+    source = Source()
+    collect(kept.run("0", "key", "d", source))
+    next((kept._folder / "0").glob("*.json")).write_bytes(content)
+    assert collect(kept.run("0", "key", "d", source)) == EVENTS and source.runs == 2
+
+
+def test_a_full_disk_still_answers(kept, monkeypatch):
+    def full(*args, **more):
+        raise StorageFull("full")
+    collect(kept.run("0", "before", "d", Source()))
+    monkeypatch.setattr(disk, "write_atomic", full)
+    assert collect(kept.run("0", "key", "d", Source())) == EVENTS
+
+
+@pytest.mark.parametrize("key", ["", "x" * 201, "é", "a\n", "\x7f"])
+def test_keys_that_cannot_be(kept, key):
+    with pytest.raises(BadRequest):
+        kept.run("0", key, "d", Source())
+    assert check_key(" any printable: ../ ") == " any printable: ../ "
+
+
+def test_digests_keep_their_parts_apart():
+    assert digest_of("POST", "/answer", b"x") != digest_of("POST", "/answerx", b"")
+    assert digest_of("a") == digest_of(b"a") != digest_of("a", "")
+
+
+def test_64_callers_one_run(kept):
+    source, found = Source(), []
+
+    def call():
+        found.append(collect(kept.run("0", "key", "d", source)))
+    threads = [threading.Thread(target=call) for _ in range(64)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert found == [EVENTS] * 64 and source.runs == 1
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from services.chat.idempotency import Idempotency
+from services.chat.sessions import Sessions
+from services.store.files import FileStore
+home = Path(sys.argv[1])
+sessions = Sessions(FileStore(home))
+def produce():
+    with sessions.turn("0", "1", 5) as turn:
+        before = turn.answered("digest")
+        if before is None:
+            turn.prompt("question", request="digest")
+            yield {"delta": "ans"}
+            before = turn.answer("answer", finish_reason="stop")
+        yield {"done": True, "result": before.content}
+for event in Idempotency(home / "idempotency").run("0", "key", "digest", produce):
+    print(event, flush=True)
+"""
+
+
+@pytest.mark.parametrize("point", ["before_append", "mid_append", "after_prompt_saved", "before_ack", "before_rename"])
+def test_killed_in_the_middle_the_retry_makes_no_second_turn(tmp_path, point):
+    environment = {**os.environ, "FAILPOINT": f"{point}:kill"}
+    for nth in ("", "@2"):
+        environment["FAILPOINT"] = f"{point}:kill{nth}"
+        subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT, env=environment, timeout=60,
+                       capture_output=True, check=False)
+    del environment["FAILPOINT"]
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT, env=environment, timeout=60,
+                              capture_output=True, text=True, check=True)
+        assert "'result': 'answer'" in done.stdout
+    lines = (tmp_path / "sessions/0/1.jsonl").read_text().splitlines()
+    assert [json.loads(line)["type"] for line in lines] == ["head", "user", "assistant"]
