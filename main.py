@@ -12,7 +12,7 @@ if sys.version_info < (3, 10):  # noqa: UP036 - old enough syntax to say so
              % sys.version_info[:2])
 
 
-def run(arguments):
+def run(arguments: list[str]) -> int:
     """The exit status of the verb in `arguments`."""
     verb = arguments[0] if arguments else "serve"
     try:

@@ -26,7 +26,7 @@ DOORS = {                                                   # library -> where i
     "gunicorn": {"services.web"},
     "langchain_core": {"services.chat"},
     "langchain": {"services.chat"},
-    "limits": {"auth.limits"},
+    "limits": {"auth.windows"},
     "cryptography": {"services.store"},
     "huggingface_hub": {"services.engine.hub"},
     "jinja2": {"services.chat"},

@@ -40,7 +40,7 @@ class Verbs(click.Group):
 
 @click.command(cls=Verbs, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.pass_context
-def parley(ctx: click.Context) -> None:
+def parley(ctx: click.Context) -> int:
     """Parley: an API-key-secured LLM server for the machine you already have.
 
     Settings come from the environment or from .env beside main.py; .env.example lists them.
@@ -48,8 +48,9 @@ def parley(ctx: click.Context) -> None:
     ctx.obj = ctx.obj or settings.load()
     logs.setup(ctx.obj.log_level, ctx.obj.debug)
     if ctx.invoked_subcommand is None:
-        command = parley.get_command(ctx, "serve")       # type: ignore[attr-defined]
-        ctx.invoke(command)
+        from services.cli.serve import serve
+        return int(ctx.invoke(serve))
+    return 0
 
 
 def main(arguments: list[str]) -> int:

@@ -39,6 +39,13 @@ class Readyz(Endpoint):
         return json_response({"ready": True, "reasons": [], "warnings": warnings})
 
     def _model(self) -> Iterator[str]:
+        """Why the selected profile cannot answer: the file as it is now, then its runner."""
+        try:
+            profile = self.parts.profiles.current().get()[1]
+            spec = self.parts.profiles.spec(profile, self.room.settings.models_dir)
+        except ParleyError as error:
+            yield error.message
+            return
         try:
             status = self.parts.engine.status()
         except (ParleyError, wire.WireError) as error:
@@ -46,9 +53,9 @@ class Readyz(Endpoint):
             return
         if status.draining:
             yield "the server is stopping"
-        selected = next((runner for runner in status.runners if runner.selected), None)
+        selected = next((runner for runner in status.runners if runner.spec == spec), None)
         if selected is None:
-            yield "no model is loaded"
+            yield f"the model {profile.model} is not loaded yet"
         elif selected.state not in ("ready", "retiring"):
             why = f": {selected.reason}" if selected.reason else ""
             yield f"the model {os.path.basename(selected.spec.model)} is {selected.state}{why}"

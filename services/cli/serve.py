@@ -1,0 +1,173 @@
+"""`main.py serve`: the supervisor process. Its children are the runners and gunicorn; it outlives and restarts both."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import click
+
+from services.errors import ConfigError, ParleyError
+from services.settings import ROOT, Settings, child_environment
+
+log = logging.getLogger("parley.serve")
+RESTART_PAUSES = (0.1, 0.5, 1.0, 2.0, 5.0)      # seconds before gunicorn is started again, then the last for ever
+
+
+class Web:
+    """The gunicorn child: started, watched, started again."""
+
+    def __init__(self, control: str, authkey: bytes) -> None:
+        self.parameters = json.dumps({"control": control, "authkey": authkey.hex()})
+        self.process: subprocess.Popen[bytes] | None = None
+        self.address: str | None = None
+        self.listening = threading.Event()      # set once it was seen to listen
+
+    def start(self) -> None:
+        environment = child_environment(("",))
+        if self.address:                        # again on the port of before, also when PORT=0 chose it
+            environment["PORT"] = self.address.rpartition(":")[2]
+        self.process = subprocess.Popen([sys.executable, str(ROOT / "main.py"), "web"], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, start_new_session=True, env=environment)
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(self.parameters.encode() + b"\n")
+            self.process.stdin.flush()          # stays open: its end tells the child that this process is gone
+        except BrokenPipeError:
+            pass                                # it ended already; wait() tells why
+        threading.Thread(target=self._announce, args=(self.process,), name="web-stdout", daemon=True).start()
+
+    def _announce(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            self.address = json.loads(line)["listening"]
+            if not self.listening.is_set():
+                print(f"Parley answers at {self.address} (stop with Ctrl-C)", flush=True)
+            self.listening.set()
+
+    def signal(self, number: int) -> None:
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """End the arbiter and its workers at once."""
+        if self.process and self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+
+class Server:
+    """Everything that `serve` starts. `stopping` is set by the first SIGTERM or SIGINT; a second one ends at once."""
+
+    def __init__(self, settings: Settings) -> None:
+        from auth.keys import Keys
+        from auth.limits import Limiter
+
+        from services.chat.profiles import Profiles, ensure_default
+        from services.engine.catalog import precheck
+        from services.engine.supervisor import Supervisor
+        from services.store import disk
+        from services.store.opening import open_store
+        self.settings = settings
+        disk.make_dirs(settings.data_dir)
+        self.lock = disk.lock_data_folder(settings.data_dir)
+        self.profiles = Profiles(ensure_default(settings.data_dir), settings)
+        open_store(settings)                    # takes over a seed's sessions, refuses a wrong DATA_KEY
+        show_master_key(Keys(settings.data_dir, settings).ensure_master(), settings)
+        self.run_dir = tempfile.TemporaryDirectory(prefix="parley-")
+        authkey = secrets.token_bytes(32)
+        self.limiter = Limiter(settings.data_dir)
+        self.supervisor = Supervisor(settings, Path(self.run_dir.name), authkey, self.limiter, precheck)
+        self.web = Web(self.supervisor.address, authkey)
+        self.stopping = threading.Event()
+
+    def run(self) -> int:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.on_stop)
+        signal.signal(signal.SIGHUP, lambda *_: self.web.signal(signal.SIGHUP))
+        try:
+            self.supervisor.start()
+            threading.Thread(target=self.load_selected, name="load-selected", daemon=True).start()
+            return self.watch()
+        finally:
+            self.supervisor.stop(0)
+            self.web.kill()
+            self.limiter.close()
+            self.run_dir.cleanup()
+            self.lock.close()
+
+    def on_stop(self, number: int, _frame: Any) -> None:
+        if self.stopping.is_set():
+            self.web.kill()
+            self.supervisor.kill()
+            os._exit(128 + number)
+        self.stopping.set()
+        threading.Thread(target=self.drain, name="drain").start()
+
+    def drain(self) -> None:
+        """New work gets 503 while running answers end; then gunicorn lets its last bytes out and ends."""
+        log.info("stopping: running answers get %g s", self.settings.drain_timeout)
+        self.supervisor.stop(self.settings.drain_timeout)
+        self.web.signal(signal.SIGTERM)
+
+    def load_selected(self) -> None:
+        """Load the selected profile's model before somebody asks. A failure is told here, in /readyz and by /answer.
+
+        Not before the port is ours: a start that fails there says so in one line and nothing else.
+        """
+        self.web.listening.wait()
+        name, profile = self.profiles.current().get(None)
+        try:
+            self.supervisor.ensure(self.profiles.spec(profile, self.settings.models_dir), select=True)
+            log.info("profile %s is ready: %s", name, profile.model)
+        except ParleyError as error:
+            log.error("profile %s cannot answer: %s", name, error.message)
+
+    def watch(self) -> int:
+        """Keep gunicorn alive until it is told to stop; the exit status."""
+        attempt = 0
+        while True:
+            self.web.start()
+            assert self.web.process is not None
+            status = self.web.process.wait()
+            if self.stopping.is_set():
+                return 0
+            if not self.web.listening.is_set():
+                return 1                        # it said why, the port in use for one
+            log.error("the web process ended with status %s; starting it again", status)
+            self.stopping.wait(RESTART_PAUSES[min(attempt, len(RESTART_PAUSES) - 1)])
+            attempt += 1
+
+
+def show_master_key(key: str | None, settings: Settings) -> None:
+    """Show a master key that was just made: on a terminal, else in a file of mode 0600 named in the log."""
+    if key is None:
+        return
+    if sys.stdout.isatty():
+        print(f"Your master key, shown this once (only its hash is kept):\n\n    {key}\n", flush=True)
+        return
+    from services.store import disk
+    path = settings.data_dir / "master_key.txt"
+    disk.write_atomic(path, f"{key}\n".encode(), mode=0o600)
+    log.warning("a master key was made; it is in %s: note it and delete that file", path)
+
+
+@click.command()
+@click.pass_obj
+def serve(settings: Settings) -> int:
+    """Start the server: a supervisor, one runner for each loaded model, and gunicorn.
+
+    SIGTERM or Ctrl-C lets running answers finish (DRAIN_TIMEOUT seconds); a second one ends at once.
+    """
+    try:
+        return Server(settings).run()
+    except OSError as error:
+        raise ConfigError(f"the server cannot start: {error}") from None

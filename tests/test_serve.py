@@ -1,0 +1,382 @@
+"""The whole server, from outside: `main.py serve` with the fake runner, requests as the client."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import requests
+
+from tests.conftest import MASTER, Server
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def wait_for(condition, wait=30.0):
+    """What `condition()` returned when it first was true."""
+    deadline = time.monotonic() + wait
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+    return value
+
+
+def finished(events):
+    return bool(events) and events[-1].get("done") is True
+
+
+# ---------------------------------------------------------------- the story that the README tells
+
+def test_a_script_talks_today_and_tomorrow(start):
+    server = start().ready()
+    key, other = server.make_key(name="script"), server.make_key()
+    assert server.answer("My name is Zorlan.", 7, key).status_code == 200
+    reply = server.answer("What is my name?", 7, key).json()
+    assert "Zorlan" in reply["result"]
+    assert (reply["session_id"], reply["profile"], reply["model"]) == (7, "one", "tiny.gguf")
+    assert reply["context"]["turns_used"] == 1
+
+    server.stop(signal.SIGKILL)
+    server.start().ready()
+    assert "Zorlan" in server.answer("What is my name?", 7, key).json()["result"]
+    assert "Zorlan" not in server.answer("What is my name?", 8, key).json()["result"]
+    assert "Zorlan" not in server.answer("What is my name?", 7, other).json()["result"]
+    assert server.call("GET", "/answer", key).json() == {"7": "My name is Zorlan.", "8": "What is my name?"}
+    turns = server.call("GET", "/answer/7", key).json()["turns"]
+    assert [turn["role"] for turn in turns] == ["user", "assistant"] * 3
+
+
+def test_profile_switch_while_clients_stream(start):
+    server = start().ready()
+    key = server.make_key()
+    with ThreadPoolExecutor(4) as pool:
+        streams = [pool.submit(lambda n=n: list(server.stream(f"!tokens 30 !sleep 0.1 !echo {n}", n, key)))
+                   for n in range(4)]
+        wait_for(lambda: in_use(server) == 4)
+        switched = server.call("POST", "/models/model", key, json={"model": "other.gguf", "model_config": "two"})
+        assert switched.status_code == 200 and switched.json()["model_status"] is True
+        during = server.answer("after the switch", None, key).json()
+        results = [stream.result() for stream in streams]
+    assert (during["model"], during["profile"]) == ("other.gguf", "two")
+    assert all(finished(events) and events[-1]["model"] == "tiny.gguf" for events in results)
+    assert json.loads((server.data / "config.json").read_text())["SelectedModel"] == "two"
+    wait_for(lambda: len(server.children("fake-runner")) == 1)       # the old one is drained and gone
+
+
+# ---------------------------------------------------------------- stopping
+
+def test_sigterm_lets_running_answers_finish(start):
+    server = start().ready()
+    with ThreadPoolExecutor(10) as pool:
+        streams = [pool.submit(lambda n=n: list(server.stream("!tokens 20 !sleep 0.1", n))) for n in range(10)]
+        wait_for(lambda: len(list((server.data / "sessions" / "0").glob("*.jsonl"))) == 10)
+        time.sleep(0.3)
+        server.process.send_signal(signal.SIGTERM)
+        refused = wait_for(lambda: [r for r in [server.answer("too late")] if r.status_code == 503], 10)[0]
+        assert refused.json()["error"]["code"] == "draining" and "Retry-After" in refused.headers
+        results = [stream.result() for stream in streams]
+    assert all(finished(events) for events in results), results
+    assert server.process.wait(30) == 0
+
+
+def test_a_second_sigterm_ends_at_once(start):
+    server = start().ready()
+    with ThreadPoolExecutor(1) as pool:
+        stream = pool.submit(self_ending, server)
+        wait_for(lambda: b"user" in read(server.data / "sessions" / "0" / "1.jsonl"))
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        assert server.process.poll() is None
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(5) != 0
+        stream.result()
+    wait_for(lambda: not server.children("runner") and not server.children("web"))
+    server.start().ready()
+    session = server.call("GET", "/answer/1").json()
+    assert session["turns"][-1]["interrupted"] is True, session
+
+
+def read(path):
+    return path.read_bytes() if path.exists() else b""
+
+
+def self_ending(server):
+    try:
+        return list(server.stream("!tokens 600 !sleep 0.1", 1, max_tokens=500))
+    except (requests.RequestException, AssertionError):
+        return []
+
+
+def test_sighup_drops_no_answer(start):
+    server = start().ready()
+    with ThreadPoolExecutor(4) as pool:
+        streams = [pool.submit(lambda n=n: list(server.stream("!tokens 20 !sleep 0.1", n))) for n in range(4)]
+        wait_for(lambda: len(list((server.data / "sessions" / "0").glob("*.jsonl"))) == 4)
+        server.process.send_signal(signal.SIGHUP)
+        assert all(finished(stream.result()) for stream in streams)
+    assert server.answer("still here?").status_code == 200
+
+
+# ---------------------------------------------------------------- deaths
+
+def test_a_dead_runner_is_told_and_replaced(start):
+    server = start().ready()
+    events = list(server.stream("!tokens 50 !die SIGKILL 3", 1))
+    assert events[-1]["error"]["code"] == "runner_crashed"
+    assert "".join(event.get("delta", "") for event in events).startswith("w1")
+    assert server.answer("again", 1).status_code == 200
+    turns = server.call("GET", "/answer/1").json()["turns"]
+    assert turns[1]["interrupted"] is True and turns[3]["content"] == "You said: again"
+
+
+def test_a_crash_loop_stops_and_says_why(start):
+    server = start().ready()
+    for _ in range(5):
+        server.answer("!die 134")
+    response = wait_for(lambda: [r for r in [server.call("GET", "/readyz")] if "134" in r.text])[0]
+    assert response.status_code == 503
+    assert server.answer("hello").status_code == 503
+    assert "Retry-After" in response.headers
+    assert server.call("GET", "/healthz").status_code == 200
+
+
+def test_a_killed_web_worker_and_arbiter_come_back(start):
+    server = start().ready()
+    arbiter = min(server.children("main.py web"))
+    workers = [pid for pid in server.children("main.py web") if pid != arbiter]
+    os.kill(workers[0], signal.SIGKILL)
+    wait_for(lambda: alive(server))
+    os.kill(arbiter, signal.SIGKILL)
+    wait_for(lambda: arbiter not in server.children("main.py web") and alive(server))
+    assert server.answer("hello", 1).status_code == 200
+
+
+def alive(server):
+    try:
+        return server.call("GET", "/healthz", timeout=2).status_code == 200
+    except requests.RequestException:
+        return False
+
+
+def test_nothing_outlives_a_killed_server(start):
+    server = start().ready()
+    children = server.children("main.py")
+    assert len(children) >= 3
+    server.stop(signal.SIGKILL)
+    wait_for(lambda: not [pid for pid in children if Path(f"/proc/{pid}/stat").exists()], 10)
+
+
+def test_a_runner_knows_no_secret(start):
+    server = start(HF_TOKEN="hf_secret", DATA_KEY="d" * 40).ready()
+    for pid in server.children("fake-runner"):
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+        assert MASTER.encode() not in environment and b"hf_secret" not in environment and b"d" * 40 not in environment
+
+
+# ---------------------------------------------------------------- one server, its limits
+
+def test_one_server_per_data_folder(start, home):
+    server = start()
+    second = subprocess.run([sys.executable, str(ROOT / "main.py"), "serve"], env=server.environment,
+                            capture_output=True, text=True, timeout=30)
+    assert second.returncode == 1
+    assert f"in use by pid {server.process.pid}" in second.stderr and second.stderr.count("\n") == 1
+    server.stop(signal.SIGKILL)
+    assert alive(server.start())
+
+
+def test_sixty_four_clients_on_four_workers_get_exactly_their_limit(start):
+    server = start(NUM_WORKERS="4").ready()
+    key = server.make_key(requests_per_minute=40)
+    with ThreadPoolExecutor(64) as pool:
+        answers = list(pool.map(lambda n: server.answer(f"client {n}", None, key), range(64)))
+    good = [answer for answer in answers if answer.status_code == 200]
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert (len(good), len(refused)) == (40, 24)
+    assert all(int(answer.headers["Retry-After"]) >= 1 for answer in refused)
+    assert {answer.json()["result"] for answer in good} <= {f"You said: client {n}" for n in range(64)}
+
+
+def test_parallel_answers_are_limited_over_all_workers(start):
+    server = start(NUM_WORKERS="4").ready()
+    key = server.make_key(max_parallel=3)
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda n: server.answer("!tokens 5 !sleep 0.3", None, key).status_code, range(16)))
+    assert answers.count(200) >= 3 and set(answers) == {200, 429}
+    assert server.answer("free again", None, key).status_code == 200
+
+
+def test_a_full_queue_is_503_and_nobody_is_reset(start):
+    server = start(MAX_QUEUE="8").ready()
+    with ThreadPoolExecutor(40) as pool:
+        answers = list(pool.map(lambda n: server.answer(f"!wait 0.5 !echo {n}"), range(40)))
+    statuses = [answer.status_code for answer in answers]
+    assert set(statuses) == {200, 503} and statuses.count(200) >= 12
+    assert all("Retry-After" in answer.headers for answer in answers if answer.status_code == 503)
+    assert all(answer.json()["result"] == str(n) for n, answer in enumerate(answers) if answer.status_code == 200)
+
+
+def test_hundred_sessions_interleaved_keep_apart(start):
+    server = start(NUM_WORKERS="2").ready()
+    keys = [server.make_key() for _ in range(4)]
+
+    def talk(n):
+        return [server.answer(f"tag-{n}-{turn}", n, keys[n % 4]).json()["result"] for turn in range(3)]
+
+    with ThreadPoolExecutor(16) as pool:
+        talks = list(pool.map(talk, range(100)))
+    assert talks == [[f"You said: tag-{n}-{turn}" for turn in range(3)] for n in range(100)]
+    for n in (0, 37, 99):
+        turns = server.call("GET", f"/answer/{n}", keys[n % 4]).json()["turns"]
+        assert [turn["content"] for turn in turns] == [
+            text for turn in range(3) for text in (f"tag-{n}-{turn}", f"You said: tag-{n}-{turn}")]
+
+
+def test_a_gone_client_frees_the_runner(start):
+    server = start().ready()
+    for stream in (True, False):
+        body = {"prompt": "!tokens 500 !sleep 0.1", "stream": stream, "session_id": int(stream), "max_tokens": 400}
+        data = json.dumps(body).encode()
+        host, port = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(f"POST /answer HTTP/1.1\r\nHost: x\r\nAuthorization: {MASTER}\r\nContent-Type: "
+                               f"application/json\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
+            wait_for(lambda: in_use(server) == 1)
+        wait_for(lambda: in_use(server) == 0, 15)
+        turns = server.call("GET", f"/answer/{int(stream)}").json()["turns"]
+        assert turns[1]["interrupted"] is True
+
+
+def in_use(server):
+    """Answers that hold a runner now."""
+    return sum(runner["in_use"] for runner in server.call("GET", "/models").json()["loaded"])
+
+
+# ---------------------------------------------------------------- wrong things that people do
+
+def one_line(home, **environment):
+    """The one line that a start in `home` ends with."""
+    server = Server(home, **environment)
+    result = subprocess.run([sys.executable, str(ROOT / "main.py"), "serve"], env=server.environment,
+                            capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL)
+    assert result.returncode == 1, result
+    assert "Traceback" not in result.stderr
+    return result.stderr.strip().splitlines()[-1]
+
+
+def test_port_in_use(home):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        said = one_line(home, PORT=port)
+    assert port in said and "in use" in said
+
+
+def test_broken_config(home):
+    (home / "data" / "config.json").write_text('{"SelectedModel": "one",\n "one": {"model": 5}}')
+    said = one_line(home)
+    assert "config.json" in said and "line 2" in said and "model" in said
+
+
+def test_placeholder_master_key(home):
+    assert "MASTER_KEY" in one_line(home, MASTER_KEY="YOUR-API-KEY-HERE")
+
+
+def test_wrong_data_key(start, home):
+    server = start(DATA_KEY="first-data-key-0123456789-abcdefghijkl").ready()
+    assert server.answer("My name is Ada.", 1).status_code == 200
+    server.stop()
+    assert b"Ada" not in b"".join(p.read_bytes() for p in server.data.rglob("*") if p.is_file())
+    assert "DATA_KEY" in one_line(home, DATA_KEY="wrong-data-key-0123456789-abcdefghijkl")
+    assert "DATA_KEY" in one_line(home)
+    server.start().ready()
+    assert "Ada" in server.answer("What is my name?", 1).json()["result"]
+
+
+def test_profile_that_names_a_missing_file(home, start):
+    (home / "data" / "config.json").write_text(json.dumps({"SelectedModel": "a", "a": {"model": "absent.gguf"}}))
+    server = start()
+    refused = server.call("GET", "/readyz")
+    assert refused.status_code == 503 and "absent.gguf" in refused.text
+    assert "tiny.gguf" in refused.text
+    answer = server.answer("hello")
+    assert answer.status_code in (404, 422, 503) and "absent.gguf" in answer.json()["message"]
+    switched = server.call("POST", "/models/model", json={"model": "tiny.gguf", "model_config": "a"})
+    assert switched.status_code == 200 and server.answer("hello").status_code == 200
+
+
+def test_files_that_are_no_models(home, start):
+    (home / "models" / "page.gguf").write_text("<!doctype html><title>404</title>")
+    (home / "models" / "cut.gguf").write_bytes((home / "models" / "tiny.gguf").read_bytes()[:5000])
+    server = start().ready()
+    for name, word in (("page.gguf", "web page"), ("cut.gguf", "bytes")):
+        refused = server.call("POST", "/models/model", json={"model": name, "model_config": "one"})
+        assert refused.status_code == 422 and word in refused.json()["message"], refused.text
+    gone = server.call("POST", "/models/model", json={"model": "absent.gguf", "model_config": "one"})
+    assert gone.status_code == 404 and "tiny.gguf" in gone.json()["message"]
+    assert server.answer("the old one goes on").json()["model"] == "tiny.gguf"
+
+
+def test_config_edited_while_serving(home, start):
+    server = start().ready()
+    path = home / "data" / "config.json"
+    good = json.loads(path.read_text())
+    path.write_text('{"SelectedModel": ')
+    warned = server.call("GET", "/readyz")
+    assert warned.status_code == 200 and "config.json" in warned.json()["warnings"][0]
+    assert server.answer("the last good one").status_code == 200
+    good["two"]["max_tokens"] = 2
+    good["SelectedModel"] = "two"
+    path.write_text(json.dumps(good))
+    reply = wait_for(lambda: (r := server.answer("!tokens 9").json())["profile"] == "two" and r)
+    assert reply["usage"]["completion_tokens"] == 2 and reply["finish_reason"] == "length"
+
+
+# ---------------------------------------------------------------- keys
+
+def test_keys_from_the_command_line_work_at_once(start):
+    server = start().ready()
+
+    def keys(*arguments):
+        return subprocess.run([sys.executable, str(ROOT / "main.py"), "keys", *arguments], env=server.environment,
+                              capture_output=True, text=True, timeout=30, check=True).stdout
+
+    key = next(word for word in keys("create", "--name", "cli").split() if word.startswith("ply_"))
+    about = server.call("GET", "/auth", key).json()
+    assert about["name"] == "cli"
+    keys("revoke", about["id"])
+    wait_for(lambda: server.call("GET", "/auth", key).status_code == 401, 5)
+
+
+def test_no_secret_in_anything_written(start):
+    server = start().ready()
+    key = server.make_key(name="scan")
+    server.answer("hello", 1, key)
+    server.call("GET", "/auth", "ply_" + "x" * 36)
+    server.stop()
+    written = b"".join(p.read_bytes() for p in server.data.rglob("*") if p.is_file()) + server.log.encode()
+    for secret in (key, MASTER, "x" * 36):
+        assert secret.encode() not in written
+
+
+def test_many_threads_may_hold_streams_while_health_answers(start):
+    server = start().ready()
+    stop = threading.Event()
+
+    def hold(n):
+        for _ in server.stream("!tokens 200 !sleep 0.1", None, max_tokens=200):
+            if stop.is_set():
+                return
+
+    with ThreadPoolExecutor(30) as pool:
+        held = [pool.submit(hold, n) for n in range(30)]
+        wait_for(lambda: in_use(server) == 30)
+        assert server.call("GET", "/healthz", timeout=5).status_code == 200
+        stop.set()
+        for one in held:
+            one.result()
