@@ -14,7 +14,7 @@ def open_store(settings: Settings, prepare: bool = True) -> FileStore:
     ConfigError for a wrong or missing DATA_KEY, or a sessions.json that cannot be read: never an empty store.
     """
     try:
-        store = FileStore(settings.data_dir, sealing.open_cipher(settings.data_dir, settings.data_key))
+        store = FileStore(settings.data_dir, sealing.open_cipher(settings.data_dir, settings.data_key, make=prepare))
         if prepare:
             sealing.seal_plain(store)
             takeover.take_over(store)

@@ -18,8 +18,11 @@ log = logging.getLogger("parley.store")
 _BOXED = re.compile(rb'\{"n":0,"v":\d+,"box":')
 
 
-def open_cipher(data_dir: Path, data_key: str | None) -> crypto.Cipher | None:
-    """The cipher of a data folder, None for a plain one without DATA_KEY. ConfigError when key and folder differ."""
+def open_cipher(data_dir: Path, data_key: str | None, make: bool = True) -> crypto.Cipher | None:
+    """The cipher of a data folder, None for a plain one without DATA_KEY. ConfigError when key and folder differ.
+
+    `make`: begin to encrypt a folder that was plain so far, else that is a ConfigError, too.
+    """
     path = data_dir / crypto.FILE
     if data_key is None and path.exists():
         raise ConfigError(f"DATA_KEY is not set, but {path} says that the sessions are encrypted: set the DATA_KEY "
@@ -29,6 +32,8 @@ def open_cipher(data_dir: Path, data_key: str | None) -> crypto.Cipher | None:
                           "(they cannot be decrypted without it)")
     if data_key is None:
         return None
+    if not make and not path.exists():
+        raise ConfigError(f"DATA_KEY is set, but {data_dir} is not encrypted yet: start the server once, which does it")
     return crypto.Cipher.open(data_dir, data_key)
 
 

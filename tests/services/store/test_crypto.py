@@ -10,6 +10,7 @@ from services.errors import ConfigError, Gone, Unavailable
 from services.settings import Settings
 from services.store import crypto, sealing
 from services.store.crypto import Cipher
+from services.store.files import FileStore
 from services.store.opening import open_store
 from tests.services.store.contract import HEAD, add, contents
 from tests.services.store.test_disk import python
@@ -122,9 +123,11 @@ def plain_sessions(folder):
 def test_plain_sessions_are_encrypted_at_the_next_start(tmp_path, caplog):
     before = plain_sessions(tmp_path)
     (tmp_path / "sessions.json.bak").write_text("secret words")
-    unprepared = open_store(settings(tmp_path, KEY), prepare=False)
+    with pytest.raises(ConfigError, match="not encrypted yet: start the server once"):
+        open_store(settings(tmp_path, KEY), prepare=False)
+    assert not (tmp_path / crypto.FILE).exists()
     with pytest.raises(Gone, match="next start of the server encrypts it"):
-        unprepared.read("0", "1")
+        FileStore(tmp_path, Cipher.open(tmp_path, KEY)).read("0", "1")
     store = open_store(settings(tmp_path, KEY))
     assert {key: store.read(*key) for key in before} == before
     assert legible(tmp_path / "sessions") == [] and sealing.seal_plain(store) == 0
@@ -147,7 +150,8 @@ def test_killed_while_encrypting(tmp_path, point):
     before = plain_sessions(tmp_path)
     for nth in (2, 4):
         child = python("import sys; from pathlib import Path; from services.settings import Settings\n"
-                       "from services.store.opening import open_store\n"
+                       "from services.store.files import FileStore
+from services.store.opening import open_store\n"
                        "open_store(Settings(data_dir=Path(sys.argv[1]), data_key=sys.argv[2]))", tmp_path, KEY,
                        FAILPOINT=f"{point}:kill@{nth}")
         child.communicate(timeout=60)
