@@ -150,8 +150,7 @@ def test_killed_while_encrypting(tmp_path, point):
     before = plain_sessions(tmp_path)
     for nth in (2, 4):
         child = python("import sys; from pathlib import Path; from services.settings import Settings\n"
-                       "from services.store.files import FileStore
-from services.store.opening import open_store\n"
+                       "from services.store.opening import open_store\n"
                        "open_store(Settings(data_dir=Path(sys.argv[1]), data_key=sys.argv[2]))", tmp_path, KEY,
                        FAILPOINT=f"{point}:kill@{nth}")
         child.communicate(timeout=60)
