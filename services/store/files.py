@@ -11,23 +11,20 @@ import hashlib
 import logging
 import os
 import stat
-import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from services.errors import Conflict, Gone, NotFound, ParleyError, Unavailable
+from services.errors import Conflict, Gone, ParleyError, Unavailable
 from services.store import appending, disk, lines
 from services.store.base import Entry, Log, Record, Store, busy, check_names, deleted, describe, not_found, numbered
 from services.store.crypto import Cipher
+from services.store.listing import SUFFIX, Listing
 
 log = logging.getLogger("parley.store")
-SUFFIX = ".jsonl"
-UNREADABLE = ("session_damaged", "newer_schema", "bad_name")    # errors of one session that a list goes on after
 Choose = Callable[[Collection[str]], str]
-_Stamp = tuple[int, int, int]       # inode, size, mtime_ns: a file with the same ones was not changed
 
 
 class FileLog(Log):
@@ -71,7 +68,11 @@ class FileLog(Log):
 
     def leave(self) -> None:
         """Removes a session that was made for a turn which then wrote nothing. Where that fails, no list shows it."""
-        if describe(self.records) is None and disk.same_file(self._fd, self._path):
+        if not disk.same_file(self._fd, self._path):
+            return
+        if self._tail == b"" and os.fstat(self._fd).st_size == self._good:
+            self._store.listing.put(self._owner, self._sid, self._fd, self.records)
+        if describe(self.records) is None:
             with suppress(ParleyError, FileNotFoundError):
                 disk.unlink_durable(self._path)
 
@@ -105,8 +106,7 @@ class FileStore(Store):
         with disk.told(self.folder):    # held open, so that no other folder can get its inode number
             self._fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         weakref.finalize(self, os.close, self._fd)
-        self._seen: dict[str, dict[str, tuple[_Stamp, Entry | None]]] = {}     # owner -> id -> what index() found
-        self._seen_lock = threading.Lock()
+        self.listing = Listing(cipher)
 
     def owners(self) -> list[str]:
         self.check_folder()
@@ -117,31 +117,7 @@ class FileStore(Store):
         folder = self._owner_folder(owner)
         if folder is None:
             return {}
-        with self._seen_lock:
-            before = self._seen.get(owner, {})
-        with disk.told(folder), os.scandir(folder) as entries:
-            found = [(entry.name[:-len(SUFFIX)], entry.stat(follow_symlinks=False)) for entry in entries
-                     if entry.name.endswith(SUFFIX) and not entry.name.startswith(".")]
-        now = {}
-        for sid, status in found:
-            stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
-            known = before.get(sid)
-            now[sid] = known if known and known[0] == stamp else (stamp, self._entry(owner, sid, status.st_mode))
-        with self._seen_lock:
-            self._seen[owner] = now
-        return {sid: entry for sid, (_, entry) in now.items() if entry is not None}
-
-    def _entry(self, owner: str, sid: str, mode: int) -> Entry | None:
-        if not stat.S_ISREG(mode):
-            return Entry("(unreadable)", problem="it is not a regular file")
-        try:
-            return describe(self.read(owner, sid))
-        except NotFound:
-            return None
-        except ParleyError as error:
-            if error.code not in UNREADABLE:
-                raise
-            return Entry("(damaged)", problem=error.message)
+        return self.listing.of(owner, folder, self.read)
 
     def read(self, owner: str, sid: str) -> list[Record]:
         path = self._path(owner, sid)

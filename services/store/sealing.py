@@ -7,12 +7,14 @@ import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from services.errors import ConfigError
 from services.store import crypto, disk, lines
-from services.store.files import SUFFIX, FileStore
+from services.store.files import FileStore
+from services.store.listing import INDEX, SUFFIX
 
 log = logging.getLogger("parley.store")
 _BOXED = re.compile(rb'\{"n":0,"v":\d+,"box":')
@@ -65,9 +67,12 @@ def seal_plain(store: FileStore) -> int:
     """
     if store.cipher is None:
         return 0
+    plain = [path for path in session_files(store.data_dir) if not _is_boxed(path)]
+    for folder in {path.parent for path in plain}:
+        with suppress(FileNotFoundError):
+            disk.unlink_durable(folder / INDEX)
     with ThreadPoolExecutor(16) as pool:        # they wait for the disk, which takes many at once well
-        sealed = sum(pool.map(partial(_seal, store), [path for path in session_files(store.data_dir)
-                                                      if not _is_boxed(path)]))
+        sealed = sum(pool.map(partial(_seal, store), plain))
     if sealed:
         log.warning("%d sessions that were plain are encrypted now", sealed)
     _tell_leftovers(store.data_dir)
