@@ -11,11 +11,9 @@ same events.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, wait
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -69,7 +67,7 @@ class _Answer:
                 yield from self._replay(Final.replayed(known, self.ask.session_id or "", name, profile.model))
                 return
             spec = self.chat.profiles.spec(profile, self.chat.settings.models_dir)
-            lease = yield from self._lease(held, spec, profile.keep_loaded)
+            lease = yield from self._lease(held, spec, name, profile)
             chosen = self._window(profile, lease, history)
             self._store_question()
             done = yield from self._generate(lease, self._request(profile, lease, chosen.prompt))
@@ -128,28 +126,14 @@ class _Answer:
                 yield Beat()
         return prompt.interactions(self.turn.history)
 
-    def _lease(self, held: ExitStack, spec: RunnerSpec, keep: bool) -> Generator[Event, None, Lease]:
-        """A ready runner. It may have to be loaded first: another thread waits for it, so that this one can beat."""
-        gone = threading.Event()
-
-        def beat() -> None:
-            if gone.is_set():
-                raise DeadlineExceeded("nobody waits for this runner any more")
-
-        lease = self.chat.engine.lease(spec, keep=keep, beat=beat)
-        entered: Future[Lease] = Future()
-        threading.Thread(target=_fulfil, args=(entered, lease.__enter__), daemon=True, name="lease").start()
-        try:
-            while not wait([entered], timeout=BEAT).done:
-                self._check_time()
-                yield Beat()
-        except BaseException:
-            gone.set()
-            entered.add_done_callback(lambda late: None if late.exception() else lease.__exit__(None, None, None))
-            raise
-        ready = entered.result()
-        held.push(lease)
-        return ready
+    def _lease(self, held: ExitStack, spec: RunnerSpec, name: str, profile: Profile) -> Generator[Event, None, Lease]:
+        """A ready runner; it may have to be loaded first."""
+        selected = name == self.chat.profiles.current().selected
+        lease = held.enter_context(self.chat.engine.begin(spec, select=selected, keep=profile.keep_loaded))
+        while not lease.arrived(BEAT):
+            self._check_time()
+            yield Beat()
+        return lease
 
     def _check_time(self) -> None:
         if time.monotonic() >= self.deadline:
@@ -228,13 +212,6 @@ class _Answer:
             self.turn.answer(self.text.text, finish_reason=reason, interrupted=True)
         except ParleyError as second:
             log.error("an interrupted answer could not be kept: %s", second.message)
-
-
-def _fulfil(future: Future[Any], make: Callable[[], Any]) -> None:
-    try:
-        future.set_result(make())
-    except BaseException as error:
-        future.set_exception(error)
 
 
 def _close(messages: object) -> None:

@@ -132,7 +132,8 @@ class Idempotency:
         error: ParleyError | None = None
         last: list[Event] = []
         try:
-            path = disk.make_dirs(self._folder / name[0]) / f"{name[1]}.json"
+            disk.make_dirs(self._folder, follow=False)
+            path = disk.make_dirs(self._folder / name[0], follow=False) / f"{name[1]}.json"
             with disk.locked(path, RUN_SECONDS):
                 error = self._replay_or_run(name, path, run, produce, last)
         except TimeoutError:

@@ -70,7 +70,6 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         from auth.keys import Keys
         from auth.limits import Limiter
-
         from services.chat.profiles import Profiles, ensure_default
         from services.engine.catalog import precheck
         from services.engine.supervisor import Supervisor

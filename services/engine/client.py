@@ -33,12 +33,15 @@ class Engine:
         `beat` is called about every second of waiting and may raise to give up. Raises what the supervisor says:
         `NotFound`, `BadModel`, `Unavailable` (`draining`, `no_room`, `runner_failed`), `RunnerCrashed`.
         """
-        lease = Lease(self._connect, wire.Ensure(spec=spec, select=select, keep=keep), beat or (lambda: None))
-        try:
-            lease.renew()
+        with self.begin(spec, select, keep, beat) as lease:
+            while not lease.arrived(BEAT):
+                lease.beat()
             yield lease
-        finally:
-            lease.close()
+
+    def begin(self, spec: wire.RunnerSpec, select: bool = False, keep: bool = False,
+              beat: Callable[[], None] | None = None) -> Lease:
+        """A lease that has been asked for; its `arrived` tells when it is there. Whoever gets it closes it."""
+        return Lease(self._connect, wire.Ensure(spec=spec, select=select, keep=keep), beat or (lambda: None))
 
     def status(self) -> wire.StatusOf:
         with self._connect() as channel:
@@ -59,23 +62,45 @@ class Engine:
 
 
 class Lease:
-    """A runner in use. One request at a time; not for use by two threads at once."""
+    """A runner in use, once it has `arrived`. One request at a time; not for use by two threads at once."""
 
     ready: wire.Ready
 
     def __init__(self, connect: Callable[[], wire.Channel], ensure: wire.Ensure, beat: Callable[[], None]) -> None:
         self._connect = connect
         self._ensure = ensure
-        self._beat = beat
+        self.beat = beat
         self._control: wire.Channel | None = None
         self._runner: wire.Channel | None = None
+        self._ask()
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def arrived(self, timeout: float) -> bool:
+        """Whether the runner is there; waits up to `timeout` seconds. Raises what `Engine.lease` does."""
+        assert self._control is not None
+        try:
+            answer = self._control.receive(timeout)
+        except wire.WireError as error:
+            raise supervisor_gone(error) from None
+        if answer is None:
+            return False
+        if isinstance(answer, wire.Failed):
+            raise error_of(answer)
+        assert isinstance(answer, wire.RunnerAt)
+        self._at, self.ready = answer, answer.ready
+        return True
 
     def count(self, prompts: Sequence[list[str]]) -> list[int]:
         """Tokens of each prompt, a prompt being a list of segments."""
         channel = self._send(wire.Count(prompts=list(prompts)))
         with self._closed_unless_done():
             while (answer := self._receive(channel)) is None:
-                self._beat()
+                self.beat()
             if isinstance(answer, wire.Failed):
                 raise error_of(answer)
             if not isinstance(answer, wire.Counted) or len(answer.tokens) != len(prompts):
@@ -85,30 +110,47 @@ class Lease:
     def generate(self, request: wire.Generate) -> Iterator[wire.Piece | wire.Done | None]:
         """The pieces of an answer, then its `Done`; None for each second without news. Closing it cancels.
 
-        Raises the runner's error, `RunnerCrashed` when the runner ends, `WireError` when it speaks of another request.
+        Raises the runner's error, or `RunnerCrashed` when it ends or speaks of another request.
         """
-        channel = self._send(request)
         with self._closed_unless_done():
-            while not isinstance(message := self._receive(channel), wire.Done):
+            for message in self._messages(request):
+                if isinstance(message, wire.Done):
+                    break
                 yield self._piece(message, request)
+            assert isinstance(message, wire.Done)
             if message.id != request.id:
                 raise foreign(message, request)
         yield message
 
+    def _messages(self, request: wire.Generate) -> Iterator[wire.Message | None]:
+        """What the runner says. One that dies while the request is still in its queue is asked anew, once."""
+        for last in (False, True):
+            channel, queued = self._send(request), True
+            try:
+                while True:
+                    message = self._receive(channel)
+                    queued = queued and message is None
+                    if message != wire.Piece(id=request.id, text=""):       # that one only tells: a slot was taken
+                        yield message
+            except RunnerCrashed:
+                if last or not queued:
+                    raise
+            time.sleep(SECOND_TRY)
+            self.renew()
+
     def renew(self) -> None:
-        """Ask the supervisor (again) for the runner: the one in hand may have died."""
+        """Ask the supervisor again for the runner: the one in hand may have died."""
         self.close()
+        self._ask()
+        while not self.arrived(BEAT):
+            self.beat()
+
+    def _ask(self) -> None:
         channel = self._control = self._connect()
         try:
             channel.send(self._ensure)
-            while (answer := channel.receive(BEAT)) is None:
-                self._beat()
         except wire.WireError as error:
             raise supervisor_gone(error) from None
-        if isinstance(answer, wire.Failed):
-            raise error_of(answer)
-        assert isinstance(answer, wire.RunnerAt)
-        self._at, self.ready = answer, answer.ready
 
     def close(self) -> None:
         self._hang_up()
@@ -163,9 +205,10 @@ class Lease:
         raise foreign(message, request)
 
 
-def foreign(message: wire.Message, request: wire.Generate) -> wire.WireError:
+def foreign(message: wire.Message, request: wire.Generate) -> RunnerCrashed:
     log.error("request %s was told a %s of %s", request.id, type(message).__name__, getattr(message, "id", "nobody"))
-    return wire.WireError(f"the runner answered request {request.id} with a {type(message).__name__} of another one")
+    return RunnerCrashed("the model's process answered with words of another request; they were dropped: ask again",
+                         retry_after=1)
 
 
 def crashed(error: wire.WireError) -> RunnerCrashed:

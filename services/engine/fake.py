@@ -168,6 +168,7 @@ class Fake:
         queued = time.monotonic()
         self.take_slot(channel, request.id)
         begun = time.monotonic()
+        channel.send(wire.Piece(id=request.id, text=""))
         try:
             done = self.speak(channel, request, script, count)
         finally:

@@ -91,29 +91,46 @@ class Scheduler:
         """End a request, wherever it is, before the next step. Nothing happens when it has ended."""
         return [] if sequence.ended else self._finish(sequence, "cancelled", sequence.text.finish())
 
+    def admit(self) -> list[Event]:
+        """Fill idle slots: the owners take turns, each owner's requests come in order of arrival.
+
+        A `Piece` without text tells that a slot was taken: whoever has not heard it when the runner dies may ask anew.
+        """
+        events: list[Event] = []
+        while self.waiting and self.slots.idle:
+            owner, queue = self.waiting.popitem(last=False)
+            sequence = queue.popleft()
+            if queue:
+                self.waiting[owner] = queue
+            placed = self.slots.place(sequence)
+            assert placed
+            sequence.placed = self.clock()
+            self.running.append(sequence)
+            events.append((sequence, Piece(id=sequence.id, text="")))
+        return events
+
     def step(self) -> list[Event]:
         """Decode one batch and sample what follows; what to tell."""
-        began = self.clock()
+        began, admitted = self.clock(), self.admit()
         chunks = self.plan()
         if not chunks:
-            return []
+            return admitted
         decoding = sum(chunk.sequence.decoding for chunk in chunks)
         processed = sum(chunk.count for chunk in chunks) - decoding
         try:
             rows = self.backend.decode(chunks)
         except DecodeFailed as error:
-            return [event for chunk in chunks for event in self._fail(
+            return admitted + [event for chunk in chunks for event in self._fail(
                 chunk.sequence, "internal_error", f"the model could not process this: {error}", wipe=True)]
         sampled = [(chunk.sequence, row) for chunk, row in zip(chunks, rows, strict=True) if chunk.samples]
         for chunk in chunks:
             chunk.sequence.past += chunk.count
         events = [event for sequence, row in sampled for event in self._sample(sequence, row)]
         self._count(began, len(chunks), decoding, processed, len(sampled))
-        return events
+        return admitted + events
 
     def plan(self) -> list[Chunk]:
         """The next batch: a token of every running answer, then prompt tokens as the pace allows."""
-        self._admit()
         answers = [sequence for sequence in self.running if sequence.decoding]
         prompts = [sequence for sequence in self.running if not sequence.decoding]
         chunks = [Chunk(sequence, 1) for sequence in answers]
@@ -136,18 +153,6 @@ class Scheduler:
         queued = [sequence for queue in self.waiting.values() for sequence in queue]
         assert all(sequence.slot is None and not sequence.past for sequence in queued)
         assert not any(sequence.ended for sequence in [*self.running, *queued])
-
-    def _admit(self) -> None:
-        """Fill idle slots: the owners take turns, each owner's requests come in order of arrival."""
-        while self.waiting and self.slots.idle:
-            owner, queue = self.waiting.popitem(last=False)
-            sequence = queue.popleft()
-            if queue:
-                self.waiting[owner] = queue
-            placed = self.slots.place(sequence)
-            assert placed
-            sequence.placed = self.clock()
-            self.running.append(sequence)
 
     def _sample(self, sequence: Sequence, row: int) -> list[Event]:
         try:

@@ -56,6 +56,7 @@ class Runner:
             while not (self.scheduler.runnable and self.inbox.empty()):
                 act, sequence = self.inbox.get()
                 self.tell(act(sequence))
+            self.tell(self.scheduler.admit())
             self.tell(self.scheduler.step())
 
     def tell(self, events: list[Event]) -> None:

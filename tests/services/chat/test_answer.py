@@ -29,7 +29,6 @@ from services.errors import (
     Forbidden,
     Gone,
     NotFound,
-    ParleyError,
     RunnerCrashed,
     SessionBusy,
     StorageFull,
@@ -54,20 +53,20 @@ class FakeEngine:
         self.counted = 0
         self.leased = 0
         self.cancelled = 0
-        self.specs: list[tuple[wire.RunnerSpec, bool]] = []
-        self.loading: Callable[[Callable[[], None]], None] = lambda beat: None
+        self.specs: list[tuple[wire.RunnerSpec, bool, bool]] = []
+        self.loading: Callable[[], bool] = lambda: True
 
     @contextlib.contextmanager
-    def lease(self, spec: wire.RunnerSpec, select: bool = False, keep: bool = False,
-              beat: Callable[[], None] | None = None) -> Iterator[FakeEngine]:
-        self.specs.append((spec, keep))
-        assert beat is not None and not select
-        self.loading(beat)
+    def begin(self, spec: wire.RunnerSpec, select: bool = False, keep: bool = False) -> Iterator[FakeEngine]:
+        self.specs.append((spec, select, keep))
         self.leased += 1
         try:
             yield self
         finally:
             self.leased -= 1
+
+    def arrived(self, timeout: float) -> bool:
+        return self.loading()
 
     def count(self, prompts: list[list[str]]) -> list[int]:
         self.counted += 1
@@ -188,9 +187,9 @@ def test_the_request_carries_profile_and_overrides(house: House) -> None:
     assert house.engine.asked[-1].sampling == wire.Sampling(temperature=1.5, top_p=0.5, top_k=3, min_p=0.1,
                                                             repeat_penalty=1.2, seed=7)
     assert house.engine.asked[-1].max_tokens == 5 and house.engine.asked[-1].stop[-1] == "X"
-    assert "END" not in house.engine.asked[-1].stop and not house.engine.specs[-1][1]
+    assert "END" not in house.engine.asked[-1].stop and not house.engine.specs[-1][2]
     house.ask("a", profile="two")
-    assert house.engine.specs[-1][1] and len({request.id for request in house.engine.asked}) == 3
+    assert house.engine.specs[-1][2] and len({request.id for request in house.engine.asked}) == 3
 
 
 @pytest.mark.parametrize("wrong", [
@@ -266,47 +265,22 @@ def test_silence_is_told_as_beats(house: House) -> None:
 
 
 def test_loading_is_told_as_beats_and_ends_when_the_client_leaves(house: House) -> None:
-    loaded, left = threading.Event(), threading.Event()
-
-    def load(beat: Callable[[], None]) -> None:
-        try:
-            while not loaded.wait(0.01):
-                beat()
-        except ParleyError:
-            left.set()
-            raise
-    house.engine.loading = load
+    loaded = False
+    house.engine.loading = lambda: loaded
     events = house.chat.answer(Ask(owner="k1", prompt="a", session_id="1"))
     assert next(events) == Beat() and next(events) == Beat()
-    loaded.set()
+    loaded = True
     assert isinstance(list(events)[-1], Final)
-    loaded.clear()
-    events = house.chat.answer(Ask(owner="k1", prompt="a", session_id="1"))
-    assert next(events) == Beat()
+    loaded = False
+    events = house.chat.answer(Ask(owner="k1", prompt="b", session_id="1"))
+    assert next(events) == Beat() and house.engine.leased == 1
     events.close()      # type: ignore[attr-defined]
-    assert left.wait(10) and house.engine.leased == 0 and len(house.turns()) == 2
-
-
-def test_a_lease_that_comes_after_the_client_left_is_given_back(house: House) -> None:
-    loaded = threading.Event()
-
-    def load(beat: Callable[[], None]) -> None:
-        loaded.wait(10)
-    house.engine.loading = load
-    events = house.chat.answer(Ask(owner="k1", prompt="a"))
-    assert next(events) == Beat()
-    events.close()      # type: ignore[attr-defined]
-    loaded.set()
-    deadline = time.monotonic() + 10
-    while house.engine.leased or any(thread.name == "lease" for thread in threading.enumerate()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    assert house.engine.asked == []
+    assert house.engine.leased == 0 and len(house.engine.asked) == 1 and len(house.turns()) == 2
 
 
 @pytest.mark.parametrize("error", [Unavailable("draining"), BadModel("no GGUF"), TimeoutError("odd")])
 def test_no_runner_is_an_error_and_no_turn(house: House, error: Exception) -> None:
-    def load(beat: Callable[[], None]) -> None:
+    def load() -> bool:
         raise error
     house.engine.loading = load
     with pytest.raises(type(error)):

@@ -108,7 +108,7 @@ def test_broken_frames_end_the_request_only(house: House, fault: str):
 def test_words_of_another_request_are_never_delivered(house: House):
     with house.engine.lease(house.spec()) as lease:
         heard = []
-        with pytest.raises(wire.WireError, match="another one"):
+        with pytest.raises(RunnerCrashed, match="another request"):
             for event in lease.generate(generate("!tokens 5 !wrongid 2")):
                 heard.append(event)
         assert [event.text for event in heard] == ["w1", " w2"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 
 from services.errors import ParleyError, RunnerCrashed, Unavailable
 from services.wire import Piece
-from tests.services.engine.house import QUICK, SOON, House, eventually, generate, runners_of, together, whole
+from tests.services.engine.house import QUICK, House, eventually, generate, runners_of, together, whole
 
 PATIENT = dataclasses.replace(QUICK, window=600.0, retry=600.0)
 
@@ -33,20 +32,24 @@ def test_a_death_in_mid_stream(house: House, caplog: pytest.LogCaptureFixture, h
     assert reason in caplog.text and house.spawns() == 2
 
 
-def test_everybody_who_waits_hears_of_a_death(house: House):
-    spec, started = house.spec(parallel=2), threading.Barrier(9)
+def test_a_death_is_told_to_whom_it_answered_and_the_queue_is_kept(house: House):
+    spec = house.spec(parallel=2)
+
+    def stats() -> Any:
+        return (state := house.state(spec)) and state.stats
 
     def ask(number: int) -> Any:
         if number == 8:
-            started.wait(SOON)
-            eventually(lambda: (state := house.state(spec)) and state.stats and state.stats.waiting == 6)
+            eventually(lambda: stats() and stats().waiting == 6)
             return os.kill(house.pid(spec), 9)
+        if number >= 2:
+            eventually(lambda: stats() and stats().running == 2)
         with house.engine.lease(spec, select=True) as lease:
-            started.wait(SOON)
-            return list(lease.generate(generate("!hang")))
+            return whole(lease, "!hang" if number < 2 else str(number))
 
     results = together(9, ask)
-    assert all(isinstance(result, RunnerCrashed) for result in results[:8]) and results[8] is None
+    assert all(isinstance(result, RunnerCrashed) for result in results[:2])
+    assert results[2:8] == [f"You said: {number}" for number in range(2, 8)]
 
 
 def test_the_selected_and_the_kept_come_back_by_themselves_others_when_asked_for(open_house: Any):
