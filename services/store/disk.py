@@ -245,10 +245,13 @@ def unlink_durable(path: Path) -> None:
         fsync_dir(path.parent)
 
 
-def make_dirs(path: Path, mode: int = 0o700) -> Path:
-    """Creates the folder `path` and its parents as needed, durably; `path` itself may not be a link."""
+def make_dirs(path: Path, mode: int = 0o700, follow: bool = True) -> Path:
+    """Creates the folder `path` and its parents as needed, durably.
+
+    The data folder itself may be a link to elsewhere; `follow=False`, for folders inside it, refuses one.
+    """
     with told(path):
-        if path.is_symlink():
+        if not follow and path.is_symlink():
             raise OSError(errno.ELOOP, "symbolic link")
         if not path.is_dir():
             if not path.parent.is_dir():
@@ -264,7 +267,7 @@ def make_dirs(path: Path, mode: int = 0o700) -> Path:
 
 def keep_copy(data_dir: Path, name: str, content: bytes) -> bool:
     """Puts `content` into `data_dir/quarantine/name`, for a person to look at; False when there is one already."""
-    folder = make_dirs(data_dir / "quarantine")
+    folder = make_dirs(data_dir / "quarantine", follow=False)
     if (folder / name).exists():
         return False
     write_atomic(folder / name, content)

@@ -102,7 +102,7 @@ class FileStore(Store):
     def __init__(self, data_dir: Path, cipher: Cipher | None = None) -> None:
         self.data_dir = data_dir
         self.cipher = cipher
-        self.folder = disk.make_dirs(data_dir / "sessions")
+        self.folder = disk.make_dirs(data_dir / "sessions", follow=False)
         with disk.told(self.folder):    # held open, so that no other folder can get its inode number
             self._fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         weakref.finalize(self, os.close, self._fd)
@@ -187,7 +187,7 @@ class FileStore(Store):
 
     def create_many(self, owner: str, sessions: Sequence[tuple[Choose, Sequence[Record]]]) -> list[str]:
         """`create` for each of `sessions`; when it fails, some may be there, each whole."""
-        folder = self._owner_folder(owner) or disk.make_dirs(self.folder / owner)
+        folder = self._owner_folder(owner) or disk.make_dirs(self.folder / owner, follow=False)
         files: dict[Path, bytes] = {}
         try:
             with disk.locked(folder / ".new", 30):

@@ -67,10 +67,19 @@ def test_links_and_fifos_are_refused(tmp_path):
     (tmp_path / "folder").symlink_to(tmp_path)
     os.mkfifo(tmp_path / "fifo")
     for act in (lambda: disk.write_atomic(tmp_path / "link", b"x"), lambda: disk.read_bytes(tmp_path / "link"),
-                lambda: disk.make_dirs(tmp_path / "folder"), lambda: disk.read_bytes(tmp_path / "fifo")):
+                lambda: disk.make_dirs(tmp_path / "folder", follow=False), lambda: disk.read_bytes(tmp_path / "fifo")):
         with pytest.raises(Unavailable):
             act()
     assert (tmp_path / "real").read_bytes() == b"secret"
+
+
+def test_the_data_folder_itself_may_be_a_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "data").symlink_to(tmp_path / "disk")
+    disk.make_dirs(tmp_path / "data")
+    with disk.lock_data_folder(tmp_path / "data"):
+        disk.write_atomic(tmp_path / "data" / "a", b"x")
+    assert (tmp_path / "disk" / "a").read_bytes() == b"x"
 
 
 def test_absent_files(tmp_path):

@@ -198,6 +198,11 @@ def test_links_are_refused(store, tmp_path):
         with pytest.raises(Unavailable):
             act()
     assert secret.read_bytes() == path_of(store, "2").read_bytes()
+    for name in ("sessions", "quarantine"):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / name).symlink_to(store.folder)
+    with pytest.raises(Unavailable, match="symbolic link"):
+        FileStore(tmp_path / "data")
     assert "regular" in store.index("0")["1"].problem and store.owners() == ["0"]
 
 
