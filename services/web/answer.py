@@ -131,8 +131,8 @@ def _folded(payloads: Generator[Payload, None, None]) -> Payload:
     """The last event is the whole answer."""
     last: Payload = {}
     with closing(payloads):
-        for last in payloads:
-            pass
+        for payload in payloads:
+            last = payload
     assert last.get("done"), "an answer has an end"
     return {name: value for name, value in last.items() if name != "done"}
 

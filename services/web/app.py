@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ class Room:
     settings: Settings
     parts: Parts
     places: threading.Semaphore                 # of answers at the same time
-    drain: Drain = field(default_factory=Drain)
+    drain: Drain
 
     @functools.cached_property
     def openapi(self) -> dict[str, Any]:
@@ -84,13 +84,13 @@ def build_parts(settings: Settings, control: str, authkey: bytes) -> Parts:
                  idempotency=Idempotency(data / "idempotency", store.cipher))
 
 
-def create_app(settings: Settings, parts: Parts) -> Flask:
+def create_app(settings: Settings, parts: Parts, drain: Drain | None = None) -> Flask:
     """The application over `parts`. Its `extensions["parley"]` is the `Room`."""
     app = Flask("parley", static_folder=None)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
-    room = Room(settings, parts, threading.Semaphore(max(1, settings.threads - SPARE_THREADS)))
+    room = Room(settings, parts, threading.Semaphore(max(1, settings.threads - SPARE_THREADS)), drain or Drain())
     app.extensions["parley"] = room
     frame.install(app)
     app.before_request(room.drain.refuse_new)

@@ -25,6 +25,7 @@ from services import settings as settings_module
 from services.errors import ConfigError, ParleyError
 from services.settings import Settings
 from services.web.app import build_parts, create_app
+from services.web.drain import Drain
 from services.web.worker import Arbiter, Logger, SharedFlag, Worker
 
 log = logging.getLogger("parley.web")
@@ -39,6 +40,7 @@ class Application(BaseApplication):
     def __init__(self, settings: Settings, control: str, authkey: bytes, listener: socket.socket) -> None:
         self.settings = settings
         self.stopping = SharedFlag()
+        self.drain = Drain()                # each worker's own, from its fork on
         self._control, self._authkey = control, authkey
         self._url = url_of(settings.host, listener)
         self._fd = listener.detach()        # the arbiter's from now on
@@ -61,7 +63,7 @@ class Application(BaseApplication):
     def load(self) -> Flask:
         """Called in each worker, after its fork."""
         try:
-            return create_app(self.settings, build_parts(self.settings, self._control, self._authkey))
+            return create_app(self.settings, build_parts(self.settings, self._control, self._authkey), self.drain)
         except ParleyError as error:
             log.error("the web process cannot start: %s", error)
             sys.exit(Arbiter.APP_LOAD_ERROR)

@@ -22,11 +22,11 @@ from types import FrameType
 from typing import Any
 
 from gunicorn import arbiter, glogging
+from gunicorn.errors import HaltServer
 from gunicorn.http import errors as http_errors
 from gunicorn.workers import gthread
 
 from services.errors import BadRequest, ParleyError
-from services.web.drain import Drain
 
 log = logging.getLogger("parley.web")
 IDLE_SECONDS = 30           # a client may leave a half-sent request, or an unread answer, for this long
@@ -60,6 +60,15 @@ class Arbiter(arbiter.Arbiter):
         self.app.stopping.set()
         super().stop(graceful)
 
+    def reap_workers(self) -> None:
+        """A worker that fails to boot ends the server, but not amid its end, which goes on for the others."""
+        try:
+            super().reap_workers()
+        except HaltServer as halt:
+            if not self.app.stopping:
+                raise
+            log.warning("while stopping: %s", halt.reason)
+
 
 class Logger(glogging.Logger):
     """gunicorn's lines go where all lines go, with control characters escaped."""
@@ -79,10 +88,6 @@ class Worker(gthread.ThreadWorker):
         self._busy = 0                  # requests in hand; under _busy_lock
         self._busy_lock = threading.Lock()
         self._waiting = False
-
-    @property
-    def drain(self) -> Drain:
-        return self.wsgi.extensions["parley"].drain
 
     # ------------------------------------------------------------ connections
 
@@ -124,7 +129,7 @@ class Worker(gthread.ThreadWorker):
             super().handle_exit(sig, frame)
         elif not self._waiting:
             self._waiting = True
-            self.drain.begin(self.app.settings.drain_timeout)
+            self.app.drain.begin(self.app.settings.drain_timeout)
             threading.Thread(target=self._finish, args=(lambda: gthread.ThreadWorker.handle_exit(self, sig, frame),),
                              name="drain", daemon=True).start()
 
@@ -137,7 +142,7 @@ class Worker(gthread.ThreadWorker):
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
         """End at once: running answers are cut at their next event, what still hangs then is left behind."""
-        self.drain.begin(0)
+        self.app.drain.begin(0)
         self._close_listeners()
         hard = threading.Timer(HARD_STOP, os._exit, (0,))
         hard.daemon = True

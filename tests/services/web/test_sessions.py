@@ -72,7 +72,8 @@ def test_bad_names_are_400(talk, body):
 
 
 @pytest.mark.parametrize("path, body", [("/fork", {"at": -1}), ("/fork", {"at": True}), ("/fork", {"at": "1"}),
-                                        ("/fork", {"to": 1}), ("/rewind", {}), ("/rewind", {"to": 1.0}), ("/rewind", {"to": None})])
+                                        ("/fork", {"to": 1}), ("/rewind", {}), ("/rewind", {"to": 1.0}),
+                                        ("/rewind", {"to": None})])
 def test_bad_places_are_400(talk, path, body):
     world, a, _ = talk
     assert world.call("POST", f"/answer/1{path}", key=a, json=body).status_code == 400
