@@ -1,14 +1,22 @@
-"""How much prompt a step may carry beside running answers, and how fast the runner is: learnt from finished steps."""
+"""How much prompt a step may carry beside running answers, and how fast the runner is: learnt from finished steps.
+
+A step with prompt tokens beside k running answers takes about quiet(k) + fixed + slope x tokens: llama.cpp computes the
+prompt's tokens in a pass of their own (fixed), and each has its price (slope). Every eighth dose is as small as can be
+and so measures the fixed part; the others measure the slope.
+"""
 
 from __future__ import annotations
 
 from math import exp
 
-STRETCH = 2.5       # a step beside running answers may take this many times what it takes without prompt tokens
-BLEND = 0.2         # weight of the newest measurement
-UNKNOWN_ROOM = 32   # prompt tokens beside running answers before anything was measured
-LEAST_ROOM = 4      # a prompt always gets on
-REMEASURE = 16      # steps with prompt tokens in a row, after which one goes without: what is quiet changes with time
+STRETCH = 2.7       # a step beside running answers may take this many times what it takes without prompt tokens
+BLEND = 0.3         # weight of the newest measurement
+PROBE_ROOM = 2      # prompt tokens of a dose that measures the fixed part
+LEAST_ROOM = 4      # of any other: a prompt always gets on
+UNKNOWN_ROOM = 8    # of one before anything was measured
+AMORTISED_ROOM = 16  # at most, where the fixed part alone stretches a step too far
+PROBE = 8           # of so many doses one measures the fixed part
+REMEASURE = 16      # doses in a row, after which a step goes without: what is quiet changes as answers grow
 WINDOW = 5.0        # seconds of work after which a step counts little for `tokens_per_second`
 
 
@@ -18,8 +26,9 @@ class Pace:
     def __init__(self, budget: int) -> None:
         self.budget = budget                    # tokens that one batch may carry
         self._quiet: dict[int, float] = {}      # running answers in a step -> seconds of a step with nothing else
-        self._mixed = 0                         # steps with prompt tokens since the last without
-        self._per_prompt_token = 0.0            # seconds that one more prompt token adds to a step
+        self._doses = 0                         # steps with prompt tokens since the last without
+        self._fixed: float | None = None        # seconds that any prompt tokens add to a step beside answers
+        self._slope: float | None = None        # seconds that each adds
         self._request = 0.0                     # seconds from slot to end
         self._seconds = self._sampled = 0.0     # of recent steps, older ones fading
 
@@ -28,22 +37,37 @@ class Pace:
         free = self.budget - decoding
         if not decoding:
             return free
-        if self._mixed >= REMEASURE:
+        if self._doses >= REMEASURE:
             return 0
-        quiet = self._quiet_for(decoding)
-        if not quiet or not self._per_prompt_token:
-            return min(free, UNKNOWN_ROOM)
-        return min(free, max(LEAST_ROOM, int((STRETCH - 1) * quiet / self._per_prompt_token)))
+        return min(free, self._dose(self._quiet_for(decoding)))
+
+    def _dose(self, quiet: float) -> int:
+        if self._doses % PROBE == 0:
+            return PROBE_ROOM
+        if self._fixed is None or self._slope is None:
+            return UNKNOWN_ROOM
+        spare = (STRETCH - 1) * quiet - self._fixed
+        dose = spare / self._slope if spare > 0 else min(AMORTISED_ROOM, self._fixed / self._slope)
+        return max(LEAST_ROOM, int(dose))
 
     def step_done(self, seconds: float, decoding: int, prompt_tokens: int, sampled: int) -> None:
         fade = exp(-seconds / WINDOW)
         self._seconds, self._sampled = self._seconds * fade + seconds, self._sampled * fade + sampled
-        self._mixed = self._mixed + 1 if prompt_tokens else 0
+        self._doses = self._doses + 1 if prompt_tokens else 0
         if decoding and not prompt_tokens:
             self._quiet[decoding] = _blend(self._quiet.get(decoding), seconds)
         elif prompt_tokens:
-            extra = max(seconds - self._quiet_for(decoding), seconds * 0.1) if decoding else seconds
-            self._per_prompt_token = _blend(self._per_prompt_token or None, extra / prompt_tokens)
+            self._learn(max(0.0, seconds - self._quiet_for(decoding)), prompt_tokens, alone=not decoding)
+
+    def _learn(self, extra: float, tokens: int, alone: bool) -> None:
+        """What `tokens` prompt tokens added to a step. Alone in it they only give a first idea of the slope."""
+        slope = max(extra - (self._fixed or 0.0), extra / 10, 1e-9) / tokens
+        if alone:
+            self._slope = self._slope or slope
+        elif tokens <= PROBE_ROOM:
+            self._fixed = _blend(self._fixed, extra)
+        else:
+            self._slope = _blend(self._slope, slope)
 
     def request_done(self, seconds: float) -> None:
         self._request = _blend(self._request or None, seconds)

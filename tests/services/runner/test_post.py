@@ -1,0 +1,162 @@
+"""The post: answers go to the connection that asked; who is gone, stuck or wrong costs nobody else anything."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+
+import pytest
+
+from services.errors import BadRequest
+from services.runner.post import PATIENCE, Post
+from services.runner.sequence import Sequence
+from services.runner.text import Text
+from services.wire import Channel, Count, Counted, Done, Failed, Generate, GetStats, Message, Piece, Stats, WireError
+from tests.services.runner.fakes import FakeBackend, FakeClock, FakeSampler
+
+SOON = 30.0
+STATS = Stats(running=0, waiting=0, slots=1, slots_used=0, cached_tokens=0, prompt_tokens=0, completion_tokens=0,
+              requests=0, max_batch=0, tokens_per_second=0, idle_seconds=0)
+
+
+class FakeDesk:
+    """Notes what the post asks of it."""
+
+    def __init__(self) -> None:
+        self.begun: list[Sequence] = []
+        self.cancelled: list[Sequence] = []
+
+    def prepare(self, message: Generate) -> Sequence:
+        if message.prompt == ["refuse"]:
+            raise BadRequest("no", param="prompt")
+        if message.prompt == ["break"]:
+            raise RuntimeError("a bug")
+        return Sequence(id=message.id, owner="o", prompt=[1], max_tokens=5, text=Text(),
+                        sampler=FakeSampler(FakeBackend()))
+
+    def count(self, message: Count) -> Counted:
+        return Counted(tokens=[len(message.prompts)])
+
+    def stats(self) -> Stats:
+        return STATS
+
+    def begin(self, sequence: Sequence) -> None:
+        self.begun.append(sequence)
+
+    def cancel(self, sequence: Sequence) -> None:
+        self.cancelled.append(sequence)
+
+
+class Office:
+    def __init__(self) -> None:
+        self.desk, self.clock = FakeDesk(), FakeClock()
+        self.post = Post(self.desk, self.clock)
+        self.channels: list[Channel] = []
+        self.post.start()
+
+    def connect(self) -> Channel:
+        ours, theirs = socket.socketpair()
+        self.post.adopt(Channel(Connection(ours.detach())))
+        self.channels.append(Channel(Connection(theirs.detach())))
+        return self.channels[-1]
+
+    def begin(self, channel: Channel) -> Sequence:
+        count = len(self.desk.begun)
+        channel.send(Generate(id="same", owner="o", prompt=["x"], max_tokens=5))
+        wait_for(lambda: len(self.desk.begun) > count)
+        return self.desk.begun[-1]
+
+
+@pytest.fixture
+def office() -> Iterator[Office]:
+    office = Office()
+    yield office
+    office.post.finish()
+    for channel in office.channels:
+        channel.close()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + SOON
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+def piece(text: str) -> Piece:
+    return Piece(id="same", text=text)
+
+
+def hear(channel: Channel) -> Message:
+    message = channel.receive(SOON)
+    assert message
+    return message
+
+
+def test_answers_follow_the_connection_not_the_id(office: Office) -> None:
+    first, second = office.connect(), office.connect()
+    one, two = office.begin(first), office.begin(second)
+    office.post.tell([(two, piece("two")), (one, piece("one")), (two, two.done("stop", 0)), (one, one.done("stop", 0))])
+    assert [hear(first), hear(second)] == [piece("one"), piece("two")]
+    assert isinstance(hear(first), Done) and isinstance(hear(second), Done)
+
+
+def test_a_late_answer_of_a_cancelled_request_reaches_nobody(office: Office) -> None:
+    gone, stays = office.connect(), office.connect()
+    old = office.begin(gone)
+    gone.close()
+    wait_for(lambda: old in office.desk.cancelled)
+    new = office.begin(stays)
+    office.post.tell([(old, piece("old")), (new, piece("new")), (old, old.done("cancelled", 0))])
+    assert hear(stays) == piece("new")
+    office.post.tell([(new, new.done("stop", 0)), (new, piece("after the end"))])
+    assert isinstance(hear(stays), Done)
+    assert stays.ask(GetStats()) == STATS
+
+
+def test_anything_said_during_a_request_cancels_it(office: Office) -> None:
+    channel = office.connect()
+    sequence = office.begin(channel)
+    channel.send(Count(prompts=[]))
+    wait_for(lambda: sequence in office.desk.cancelled)
+    office.post.tell([(sequence, sequence.done("cancelled", 0))])
+    assert isinstance(hear(channel), Done)
+    assert channel.ask(Count(prompts=[["a"]])) == Counted(tokens=[1])
+
+
+def test_what_cannot_be_prepared_fails_and_the_connection_goes_on(office: Office) -> None:
+    channel = office.connect()
+    for prompt, code in (("refuse", "invalid_request"), ("break", "internal_error")):
+        failed = channel.ask(Generate(id="r", owner="o", prompt=[prompt], max_tokens=1))
+        assert isinstance(failed, Failed) and (failed.code, failed.id) == (code, "r")
+    office.begin(channel)
+
+
+def test_a_reader_that_takes_nothing_is_given_up(office: Office) -> None:
+    deaf, other = office.connect(), office.connect()
+    stuck, fine = office.begin(deaf), office.begin(other)
+    office.post.tell([(stuck, piece("x" * 5_000_000)), (fine, piece("hello"))])
+    assert hear(other) == piece("hello")
+    assert stuck not in office.desk.cancelled
+    office.clock.now += PATIENCE + 1
+    office.post.tell([(fine, piece("again"))])
+    wait_for(lambda: stuck in office.desk.cancelled)
+    assert hear(other) == piece("again") and fine not in office.desk.cancelled
+
+
+def test_a_word_that_is_not_for_a_runner_ends_the_connection(office: Office) -> None:
+    channel = office.connect()
+    channel.send(STATS)
+    with pytest.raises(WireError):
+        channel.receive(SOON)
+
+
+def test_the_end_is_told_to_those_who_wait(office: Office) -> None:
+    busy, idle = office.connect(), office.connect()
+    office.begin(busy)
+    assert idle.ask(GetStats()) == STATS
+    office.post.finish()
+    failed = hear(busy)
+    assert isinstance(failed, Failed) and failed.code == "unavailable" and failed.retry_after
