@@ -41,6 +41,7 @@ class Chat:
         self.profiles = profiles
         self.sessions = sessions
         self.engine = engine
+        prompt.warm()
 
     def answer(self, ask: Ask) -> Iterator[Event]:
         """`Delta`s and `Beat`s, at last one `Final`. Errors are `ParleyError`s; closing the iterator cancels."""
