@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flask import Flask
+from flask import Flask, request
 
 from auth.gate import Gate
 from auth.keys import Keys
@@ -93,6 +93,6 @@ def create_app(settings: Settings, parts: Parts, drain: Drain | None = None) -> 
     room = Room(settings, parts, threading.Semaphore(max(1, settings.threads - SPARE_THREADS)), drain or Drain())
     app.extensions["parley"] = room
     frame.install(app)
-    app.before_request(room.drain.refuse_new)
+    app.before_request(lambda: None if request.endpoint == "healthz" else room.drain.refuse_new())
     register(PlainApi(app), Gate(app, parts.keys, parts.admissions), room, ROUTES)
     return app

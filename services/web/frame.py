@@ -102,8 +102,9 @@ def error_response(error: ParleyError) -> Response:
 
 
 def _on_parley_error(error: ParleyError) -> Response:
-    if error.status >= 500:
-        log.warning("id=%s %s: %s", g.trace.id, error.code, error.message)
+    if error.status >= 500:     # 503 is an answer like others: /readyz may be asked every second
+        level = logging.INFO if error.status == 503 else logging.WARNING
+        log.log(level, "id=%s %s: %s", g.trace.id, error.code, error.message)
     return error_response(error)
 
 

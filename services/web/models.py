@@ -10,13 +10,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from flask import Response, g
 
 from services import wire
 from services.chat.profiles import Config
 from services.engine import catalog
-from services.engine.client import Lease
-from services.errors import BadRequest, Forbidden, NotFound
+from services.engine.client import Engine, Lease
+from services.errors import BadRequest, Forbidden, NotFound, Unavailable
 from services.store import disk
 from services.web import replies, watch
 from services.web.bodies import SwitchBody
@@ -45,7 +46,7 @@ class Models(Endpoint):
         return {"model": os.path.basename(runner.spec.model), "profile": first, "profiles": names,
                 "state": runner.state, "selected": runner.selected, "n_ctx": runner.spec.n_ctx,
                 "parallel": runner.spec.parallel, "in_use": runner.leases, "restarts": runner.restarts,
-                "reason": runner.reason}
+                "reason": runner.reason, "stats": msgspec.structs.asdict(runner.stats) if runner.stats else None}
 
     def _spec_of(self, profile: Any) -> wire.RunnerSpec | None:
         try:
@@ -70,7 +71,7 @@ class Switch(Endpoint):
         """Beside the old one until the new one has answered; `select` makes the file and the supervisor agree."""
         profiles, engine = self.parts.profiles, self.parts.engine
         spec = profiles.spec(profiles.candidate(name, model), self.room.settings.models_dir)
-        with engine.lease(spec, beat=over.check) as lease:
+        with _beside(engine, spec, over.check) as lease:
             _probe(lease, over)
             before = profiles.current()
             profiles.select(name, model)
@@ -80,6 +81,19 @@ class Switch(Endpoint):
     def _restore(self, before: Config, name: str) -> None:
         self.parts.profiles.select(name, before.profiles[name].model)
         self.parts.profiles.select(before.selected)
+
+
+@contextlib.contextmanager
+def _beside(engine: Engine, spec: wire.RunnerSpec, beat: Callable[[], None]) -> Iterator[Lease]:
+    """The new runner beside the old one. Where MAX_LOADED leaves no room it takes the one place more of a selection."""
+    with ExitStack() as held:
+        try:
+            lease = held.enter_context(engine.lease(spec, beat=beat))
+        except Unavailable as error:
+            if error.code != "no_room":
+                raise
+            lease = held.enter_context(engine.lease(spec, select=True, beat=beat))
+        yield lease
 
 
 def _may_use(profile: str) -> bool:

@@ -86,10 +86,34 @@ class ProfileReply(BaseModel):
     n_ctx: int
 
 
+class RunnerStats(BaseModel):
+    """How a runner is; the figures are since it was loaded, but for what it does now."""
+
+    running: int
+    waiting: int
+    slots: int
+    slots_used: int
+    cached_tokens: int
+    prompt_tokens: int
+    completion_tokens: int
+    requests: int
+    max_batch: int              # most sequences that shared one decode
+    tokens_per_second: float
+    idle_seconds: float
+
+
 class LoadedModel(BaseModel):
     model: str
-    profile: str | None
+    profile: str | None         # one that it serves, the selected one if it does
+    profiles: list[str]
     state: Literal["loading", "ready", "retiring", "crashed", "failed"]
+    selected: bool
+    n_ctx: int
+    parallel: int
+    in_use: int                 # answers that hold it now
+    restarts: int
+    reason: str | None          # why it crashed or failed
+    stats: RunnerStats | None
 
 
 class Models(BaseModel):

@@ -32,14 +32,16 @@ log = logging.getLogger("parley.web")
 PORT_IN_USE = 3             # exit status
 BIND_PATIENCE = 3.0         # seconds that a worker left behind by a killed predecessor may hold the port
 _MARGIN = 5                 # seconds between the last answer's cut and the kill
+_RELOAD_PAUSE = 1.0         # seconds before a worker that could not load is forked again
 
 
 class Application(BaseApplication):
-    """gunicorn's view of Parley. `stopping` is shared by the arbiter and its workers."""
+    """gunicorn's view of Parley. `stopping` and `announced` are shared by the arbiter and its workers."""
 
     def __init__(self, settings: Settings, control: str, authkey: bytes, listener: socket.socket) -> None:
         self.settings = settings
         self.stopping = SharedFlag()
+        self.announced = SharedFlag()
         self.drain = Drain()                # each worker's own, from its fork on
         self._control, self._authkey = control, authkey
         self._url = url_of(settings.host, listener)
@@ -66,16 +68,26 @@ class Application(BaseApplication):
             return create_app(self.settings, build_parts(self.settings, self._control, self._authkey), self.drain)
         except ParleyError as error:
             log.error("the web process cannot start: %s", error)
-            sys.exit(Arbiter.APP_LOAD_ERROR)
+            if not self.announced:
+                sys.exit(Arbiter.APP_LOAD_ERROR)        # which ends the arbiter too
+            time.sleep(_RELOAD_PAUSE)
+            sys.exit(1)                                 # which makes it try again, and leaves other workers alone
 
     def run(self) -> None:
-        Arbiter(self).run()
+        """Serve until a signal; ends in SystemExit."""
+        try:
+            Arbiter(self).run()
+        except SystemExit as end:
+            if end.code == Arbiter.WORKER_BOOT_ERROR:
+                sys.exit(Arbiter.APP_LOAD_ERROR)        # the other one is our PORT_IN_USE
+            raise
 
     def _watch_parent(self, _arbiter: Arbiter) -> None:
         threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
 
     def _announce(self, worker: Worker) -> None:
         if worker.age == 1:
+            self.announced.set()
             os.write(1, json.dumps({"listening": self._url}).encode() + b"\n")
 
 

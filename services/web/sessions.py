@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from flask import Response, g
+from collections.abc import Callable
+from typing import Any
 
+from flask import Response, g, request
+
+from services.chat.idempotency import digest_of
 from services.chat.sessions import parse_id
 from services.web import replies
 from services.web.bodies import ForkBody, NameBody, RewindBody
@@ -30,10 +34,19 @@ class Session(Endpoint):
 
 class Fork(Endpoint):
     @op("A new session with this one's turns so far", scope="answer", body=ForkBody, body_optional=True,
-        reply=replies.Session, errors=_CHANGES)
+        reply=replies.Session, errors=_CHANGES, retryable=True)
     def post(self, session_id: str, body: ForkBody | None) -> Response:
-        at = body.at if body else None
-        return json_response(self.parts.sessions.fork(g.key.id, parse_id(session_id), at))
+        owner, sid, at = g.key.id, parse_id(session_id), body.at if body else None
+        return json_response(self._once(f"/answer/{sid}/fork", lambda: self.parts.sessions.fork(owner, sid, at)))
+
+    def _once(self, path: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What `make` gives; with an `Idempotency-Key` what it gave the first time. It runs in another thread then."""
+        key = request.headers.get("Idempotency-Key")
+        if key is None:
+            return make()
+        digest = digest_of(request.method, path, g.raw_body)
+        events = self.parts.idempotency.run(g.key.id, key, digest, lambda: [{"done": True, "session": make()}])
+        return next(event["session"] for event in events if event.get("done"))
 
 
 class Rewind(Endpoint):

@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import struct
+import sys
 import threading
 import time
 import uuid
@@ -79,6 +80,13 @@ class Logger(glogging.Logger):
             logger.handlers.clear()
             logger.propagate = True
 
+    def exception(self, msg: Any, *args: Any, **kwargs: Any) -> None:
+        """A client that fell silent (see `Worker.enqueue_req`) is no failure of ours."""
+        if isinstance(sys.exc_info()[1], BlockingIOError):
+            self.error_log.info("a client was silent for %d s: closed", IDLE_SECONDS)
+        else:
+            super().exception(msg, *args, **kwargs)
+
 
 class Worker(gthread.ThreadWorker):
     """One web worker process; `app` is the `serve.Application` that it was forked from."""
@@ -123,6 +131,8 @@ class Worker(gthread.ThreadWorker):
     def init_signals(self) -> None:
         super().init_signals()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if self.app.stopping:       # our SIGTERM may have come to the arbiter's handler, which a fork inherits
+            sys.exit(0)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if not self.app.stopping:

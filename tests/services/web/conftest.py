@@ -70,9 +70,29 @@ READY = wire.Ready(model="one.gguf", architecture="llama", n_ctx=512, n_ctx_trai
 
 
 class FakeLease:
-    def __init__(self, engine: FakeEngine, spec: wire.RunnerSpec) -> None:
-        self.engine, self.spec = engine, spec
-        self.ready = READY
+    ready = READY
+
+    def __init__(self, engine: FakeEngine, spec: wire.RunnerSpec, select: bool) -> None:
+        self.engine, self.spec, self.select = engine, spec, select
+
+    def __enter__(self) -> FakeLease:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def arrived(self, timeout: float) -> bool:
+        error = self.engine.fail.get(Path(self.spec.model).name) or (self.engine.fail_select if self.select else None)
+        if error:
+            raise error
+        if self.spec not in self.engine.loaded:
+            self.engine.loaded.append(self.spec)
+        if self.select:
+            self.engine.selected = self.spec
+        return True
+
+    def close(self) -> None:
+        pass
 
     def count(self, prompts: list[list[str]]) -> list[int]:
         return [sum(len(segment.split()) for segment in prompt) for prompt in prompts]
@@ -108,16 +128,14 @@ class FakeEngine:
     cancelled: list[str] = field(default_factory=list)
     down: ParleyError | None = None
 
+    def begin(self, spec: wire.RunnerSpec, select: bool = False, keep: bool = False, beat: Any = None) -> FakeLease:
+        return FakeLease(self, spec, select)
+
     @contextlib.contextmanager
     def lease(self, spec: wire.RunnerSpec, select: bool = False, keep: bool = False, beat: Any = None) -> Iterator[Any]:
-        error = self.fail.get(Path(spec.model).name) or (self.fail_select if select else None)
-        if error:
-            raise error
-        if spec not in self.loaded:
-            self.loaded.append(spec)
-        if select:
-            self.selected = spec
-        yield FakeLease(self, spec)
+        with self.begin(spec, select) as lease:
+            assert lease.arrived(1.0)
+            yield lease
 
     def status(self) -> wire.StatusOf:
         if self.down:

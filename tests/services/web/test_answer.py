@@ -134,6 +134,7 @@ def test_a_draining_server_takes_nothing_new(scripted):
     assert (response.status_code, response.json["error"]["code"]) == (503, "draining")
     assert response.headers["Retry-After"] and scripted.parts.chat.asked == []
     assert scripted.call("GET", "/readyz").status_code == 503
+    assert scripted.call("GET", "/healthz").status_code == 200, "it still answers"
 
 
 @pytest.mark.parametrize("stream", [False, True])

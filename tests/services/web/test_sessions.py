@@ -51,6 +51,17 @@ def test_rename_fork_rewind_delete(talk):
     assert world.call("GET", f"/answer/{fork['session_id']}", key=a).status_code == 200
 
 
+def test_a_retried_fork_is_one_fork(talk):
+    world, a, _ = talk
+
+    def fork(key, **body):
+        return world.call("POST", "/answer/1/fork/", key=a, json=body, headers={"Idempotency-Key": key})
+    first, second = fork("f1", at=2), fork("f1", at=2)
+    assert first.json == second.json and len(world.call("GET", "/answer", key=a).json) == 2
+    assert fork("f2", at=2).json["session_id"] != first.json["session_id"]
+    assert fork("f1", at=4).status_code == 409
+
+
 @pytest.mark.parametrize("sid", ["..", ".", "a.b", "x" * 300, "%00", "a%20b", "１", "a%2fb", "%ff",
                                  "..%2f..%2fetc%2fpasswd", "1.0", "Active", "con"])
 @pytest.mark.parametrize("method, path, body", ROUTES)

@@ -15,7 +15,7 @@ function show(spec, key) {
     deepLinking: false,
     persistAuthorization: false,
     tryItOutEnabled: true,
-    onComplete: () => ui.preauthorizeApiKey("bearer", key),
+    onComplete: () => setTimeout(() => ui.preauthorizeApiKey("bearer", key)),
   });
 }
 
