@@ -69,6 +69,14 @@ def test_profile_switch_while_clients_stream(start):
     wait_for(lambda: len(server.children("fake-runner")) == 1)       # the old one is drained and gone
 
 
+def test_a_switch_where_one_model_may_be_loaded(start):
+    server = start(MAX_LOADED="1").ready()
+    switched = server.call("POST", "/models/model", json={"model": "other.gguf", "model_config": "two"})
+    assert switched.status_code == 200, switched.text
+    assert server.answer("hello").json()["model"] == "other.gguf"
+    wait_for(lambda: len(server.children("fake-runner")) == 1)
+
+
 # ---------------------------------------------------------------- stopping
 
 def test_sigterm_lets_running_answers_finish(start):
