@@ -253,7 +253,8 @@ DEFAULT = {
     SELECTED: "starter",
     "starter": {
         "model": "starter.gguf", "description": "the small model that ships with Parley: shows that everything works",
-        "n_ctx": 512, "temperature": 0, "max_tokens": 96, "top_p": 0.95, "top_k": 40, "repeat_penalty": 1.0,
+        "n_ctx": 512, "n_threads": 1, "temperature": 0, "max_tokens": 96, "top_p": 0.95, "top_k": 40,
+        "repeat_penalty": 1.0,
         "k": 5, "parallel": 4, "template": SEED_TEMPLATE,
     },
 }
