@@ -8,7 +8,10 @@ An unknown or malformed frame raises `WireError` and ends that connection only.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing import AuthenticationError
@@ -19,6 +22,7 @@ import msgspec
 
 MAX_FRAME = 64 * 1024 * 1024        # bytes; a longer frame is refused before it is read
 HANDSHAKE = 5.0                     # seconds that the other side gets to prove that it knows the authkey
+log = logging.getLogger("parley.wire")
 
 
 class WireError(Exception):
@@ -288,10 +292,11 @@ class _Impatient:
     def __init__(self, connection: Connection, patience: float) -> None:
         self.connection = connection
         self.patience = patience
+        self.deadline = time.monotonic() + patience
         self.send_bytes = connection.send_bytes
 
     def recv_bytes(self, limit: int) -> bytes:
-        if not self.connection.poll(self.patience):
+        if not self.connection.poll(max(0.0, self.deadline - time.monotonic())):
             raise AuthenticationError(f"no answer within {self.patience:g} s")
         return self.connection.recv_bytes(limit)
 
@@ -308,17 +313,6 @@ def _shake_hands(connection: Connection, authkey: bytes, patience: float, *, fir
         raise AuthenticationError(str(error)) from None
 
 
-class _Listener(Listener):
-    def __init__(self, address: str, authkey: bytes, backlog: int) -> None:
-        super().__init__(address, family="AF_UNIX", backlog=backlog)
-        self.key = authkey
-
-    def accept(self) -> Connection:
-        connection = super().accept()
-        _shake_hands(connection, self.key, HANDSHAKE, first=True)
-        return connection
-
-
 def connect(address: str, authkey: bytes, patience: float = HANDSHAKE) -> Channel:
     """A channel to the listener at `address`. `WireError` when there is none or it is silent for `patience` seconds."""
     try:
@@ -329,23 +323,47 @@ def connect(address: str, authkey: bytes, patience: float = HANDSHAKE) -> Channe
     return Channel(connection)
 
 
-def listen(address: str, authkey: bytes, backlog: int = 1024) -> Listener:
-    """A listener whose socket file has mode 0600. `accept_from` takes connections from it."""
-    if os.path.exists(address):
-        os.unlink(address)
-    listener = _Listener(address, authkey, backlog)
-    os.chmod(address, 0o600)
-    return listener
+class Door:
+    """A listening socket of mode 0600. Whoever connects shakes hands in a thread of its own: who is silent, or stops in
+    the middle of a word, holds up nobody else."""
 
+    def __init__(self, address: str, authkey: bytes, backlog: int = 1024) -> None:
+        if os.path.exists(address):
+            os.unlink(address)
+        self._address, self._authkey = address, authkey
+        self._listener = Listener(address, family="AF_UNIX", backlog=backlog)
+        self._closed = False
+        os.chmod(address, 0o600)
 
-def accept_from(listener: Listener, closed: Callable[[], bool] = lambda: False) -> Channel | None:
-    """The next connection that knows the authkey, or None once `closed()` says that the listener was closed."""
-    while True:
+    def serve(self, adopt: Callable[[Channel], None]) -> None:
+        """Take connections until `close`; `adopt` is called with each that knows the authkey, in that one's thread."""
         try:
-            return Channel(listener.accept())
-        except AuthenticationError:
-            pass
-        except (OSError, EOFError):
-            if closed():
-                return None
-            time.sleep(0.01)        # out of file descriptors, perhaps: they may come back
+            while not self._closed:
+                try:
+                    connection = self._listener.accept()
+                except (OSError, EOFError):
+                    time.sleep(0.01)        # out of file descriptors, perhaps: they may come back
+                else:
+                    self._greet(connection, adopt)
+        finally:
+            self._listener.close()
+
+    def close(self) -> None:
+        """From another thread: `serve` takes no more connections. Those that are open live as long as their owners."""
+        self._closed = True
+        with contextlib.suppress(OSError):
+            Client(self._address, family="AF_UNIX").close()     # wakes the accepting thread
+
+    def _greet(self, connection: Connection, adopt: Callable[[Channel], None]) -> None:
+        def talk() -> None:
+            try:
+                _shake_hands(connection, self._authkey, HANDSHAKE, first=True)
+            except AuthenticationError:
+                return
+            adopt(Channel(connection))
+
+        try:
+            threading.Thread(target=talk, name="talk", daemon=True).start()
+        except RuntimeError as error:       # no more threads: this caller is told off, the next may be luckier
+            log.error("a connection is refused: %s", error)
+            connection.close()

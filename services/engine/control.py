@@ -44,32 +44,18 @@ class ControlServer:
         self.authkey = authkey
         self.lender = lender
         self.admission = admission
-        self._closed = False
-        self._thread = threading.Thread(target=self._accept, name="control", daemon=True)
+        self._door: wire.Door | None = None
 
     def start(self) -> None:
-        self._listener = wire.listen(self.address, self.authkey)
+        self._door = wire.Door(self.address, self.authkey)
+        self._thread = threading.Thread(target=self._door.serve, args=(self._converse,), name="control", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Take no more connections. Those that are open live as long as their owners."""
-        if self._closed or not self._thread.is_alive():
-            return
-        self._closed = True
-        with contextlib.suppress(wire.WireError):
-            wire.connect(self.address, self.authkey).close()        # wakes the accepting thread
-        self._thread.join(2 * wire.HANDSHAKE)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while (channel := wire.accept_from(self._listener, lambda: self._closed)) and not self._closed:
-            try:
-                threading.Thread(target=self._converse, args=(channel,), name="control-talk", daemon=True).start()
-            except RuntimeError as error:       # no more threads: this caller is told off, the next may be luckier
-                log.error("a control connection is refused: %s", error)
-                channel.close()
-        if channel:
-            channel.close()
+        if self._door:
+            self._door.close()
+            self._thread.join()
 
     def _converse(self, channel: wire.Channel) -> None:
         with channel, contextlib.ExitStack() as held:

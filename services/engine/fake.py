@@ -315,10 +315,9 @@ def main() -> int:
     except ParleyError as error:
         say(failed_of(error))
         return 1
-    listener = wire.listen(parameters["address"], bytes.fromhex(parameters["authkey"]))
+    door = wire.Door(parameters["address"], bytes.fromhex(parameters["authkey"]))
     say(wire.Ready(model=os.path.basename(spec.model), architecture="fake", n_ctx=spec.n_ctx, n_ctx_train=spec.n_ctx,
                    n_slots=spec.parallel, n_vocab=0, n_threads=spec.n_threads or 1, chat_template=None, bos="", eos="",
                    special_tokens=[], load_ms=(time.monotonic() - begun) * 1000))
-    while channel := wire.accept_from(listener):
-        threading.Thread(target=fake.serve, args=(channel,), daemon=True).start()
+    door.serve(fake.serve)
     return 0

@@ -1,7 +1,8 @@
 """The runner process: one loaded model, answering over a local socket until its parent is gone.
 
-Threads: the main one runs the loop (decode, sample); `post` owns the sockets; `door` accepts connections; `lifeline`
-ends the process when standard input closes (the parent is gone) or SIGTERM comes, also in the middle of a decode.
+Threads: the main one runs the loop (decode, sample); `post` owns the sockets; `door` accepts connections, each of which
+shakes hands in a thread of its own; `lifeline` ends the process when standard input closes (the parent is gone) or
+SIGTERM comes, also in the middle of a decode.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from services.runner.post import Post
 from services.runner.scheduler import Event, Scheduler
 from services.runner.sequence import Sequence
 from services.runner.slots import Slots
-from services.wire import Count, Counted, Failed, Generate, Message, Ready, RunnerSpec, Stats, accept_from, listen
+from services.wire import Count, Counted, Door, Failed, Generate, Message, Ready, RunnerSpec, Stats
 
 log = logging.getLogger("parley.runner")
 
@@ -97,7 +98,8 @@ def main() -> int:
     runner = Runner(model, start.max_queue)
     runner.post.start()
     lifeline.farewell = runner.post.finish
-    _open_door(start, runner.post)
+    door = Door(start.address, bytes.fromhex(start.authkey))
+    threading.Thread(target=door.serve, args=(runner.post.adopt,), name="door", daemon=True).start()
     _say(stdout, _ready(model, start.spec, (time.monotonic() - began) * 1000))
     runner.run()
     return 0
@@ -131,16 +133,6 @@ class Lifeline:
             if 0 not in ready or not os.read(0, 4096):
                 self.farewell()
                 os._exit(0)
-
-
-def _open_door(start: Start, post: Post) -> None:
-    listener = listen(start.address, bytes.fromhex(start.authkey))
-
-    def accept() -> None:
-        while (channel := accept_from(listener)) is not None:
-            post.adopt(channel)
-
-    threading.Thread(target=accept, name="door", daemon=True).start()
 
 
 def _ready(model: Model, spec: RunnerSpec, load_ms: float) -> Ready:

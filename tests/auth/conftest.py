@@ -45,14 +45,9 @@ class Control:
 
     def __init__(self, address: str, limiter: Limiter) -> None:
         self.address, self.limiter = address, limiter
-        self._closed = False
-        self._listener = wire.listen(address, AUTHKEY)
-        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._door = wire.Door(address, AUTHKEY)
+        self._thread = threading.Thread(target=self._door.serve, args=(self._talk,), daemon=True)
         self._thread.start()
-
-    def _accept(self) -> None:
-        while (channel := wire.accept_from(self._listener, lambda: self._closed)) and not self._closed:
-            threading.Thread(target=self._talk, args=(channel,), daemon=True).start()
 
     def _talk(self, channel: wire.Channel) -> None:
         held: list[str] = []
@@ -76,10 +71,8 @@ class Control:
                 self.limiter.release(key)
 
     def close(self) -> None:
-        self._closed = True
-        wire.connect(self.address, AUTHKEY).close()
+        self._door.close()
         self._thread.join()
-        self._listener.close()
 
 
 @pytest.fixture
