@@ -26,7 +26,7 @@ SCHEMA = 1                  # raised when older programs would misread what newe
 NAME_LENGTH = 30            # characters of the first prompt that become the session's name
 
 Record = dict[str, Any]
-_OWNER = re.compile(r"[A-Za-z0-9_]{1,64}")
+_OWNER = re.compile(r"[A-Za-z0-9_-]{1,64}")      # what `auth.records` takes for a key's id
 _SID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # A word of the seed's file, and names that a copy on Windows could not hold.
 _RESERVED = re.compile(r"Active|(?i:con|prn|aux|nul|com[0-9]|lpt[0-9])")
@@ -93,10 +93,17 @@ def is_id(text: str) -> bool:
     return bool(_SID.fullmatch(text)) and not _RESERVED.fullmatch(text)
 
 
+def is_owner(text: str) -> bool:
+    """Whether `text` may be the id of a key, which is the name of its sessions' folder."""
+    return bool(_OWNER.fullmatch(text))
+
+
 def check_names(owner: str, sid: str) -> None:
     """The last guard before a name becomes part of a path; callers check with words for their users."""
-    if not _OWNER.fullmatch(owner) or not is_id(sid):
-        raise BadRequest(f"{owner[:80]!r}/{sid[:80]!r} cannot be the name of a session", code="bad_name")
+    if not is_owner(owner):
+        raise BadRequest(f"{owner[:80]!r} cannot be the id of a key, to which sessions belong", code="bad_name")
+    if not is_id(sid):
+        raise BadRequest(f"{sid[:80]!r} cannot be the name of a session", code="bad_name")
 
 
 def new_head(created: str, name: str | None = None, **more: Any) -> Record:
@@ -126,7 +133,8 @@ def describe(records: Sequence[Record]) -> Entry | None:
                 name = short_name(record["content"])
     if name is None and len(records) == 1:
         return None
-    return Entry(name=name or "", created=created, updated=records[-1].get("at", created), turns=turns)
+    updated = max(created, records[-1].get("at", created))      # a fork is younger than the turns it took along
+    return Entry(name=name or "", created=created, updated=updated, turns=turns)
 
 
 def short_name(text: str) -> str:

@@ -101,8 +101,9 @@ class Cipher:
                                           code="store_failed")
                     stored["keys"][owner] = _box(self._wrapping, os.urandom(32), owner.encode())
                     disk.write_atomic(self._path, _dump(stored))
-        except (FileNotFoundError, TimeoutError) as error:
-            raise Unavailable(f"{FILE} is gone or in use: restore it from a backup", code="store_failed") from error
+        except (FileNotFoundError, TimeoutError, ConfigError) as error:
+            raise Unavailable(f"{FILE} is gone, damaged or in use: restore it from a backup",
+                              code="store_failed") from error
         try:
             return _unbox(self._wrapping, stored["keys"][owner], owner.encode())
         except ValueError:

@@ -19,7 +19,19 @@ from pathlib import Path
 
 from services.errors import Conflict, Gone, ParleyError, Unavailable
 from services.store import appending, disk, lines
-from services.store.base import Entry, Log, Record, Store, busy, check_names, deleted, describe, not_found, numbered
+from services.store.base import (
+    Entry,
+    Log,
+    Record,
+    Store,
+    busy,
+    check_names,
+    deleted,
+    describe,
+    is_owner,
+    not_found,
+    numbered,
+)
 from services.store.crypto import Cipher
 from services.store.listing import SUFFIX, Listing
 
@@ -70,11 +82,11 @@ class FileLog(Log):
         """Removes a session that was made for a turn which then wrote nothing. Where that fails, no list shows it."""
         if not disk.same_file(self._fd, self._path):
             return
-        if self._tail == b"" and os.fstat(self._fd).st_size == self._good:
-            self._store.listing.put(self._owner, self._sid, self._fd, self.records)
         if describe(self.records) is None:
             with suppress(ParleyError, FileNotFoundError):
                 disk.unlink_durable(self._path)
+        elif self._tail == b"" and os.fstat(self._fd).st_size == self._good:
+            self._store.listing.put(self._owner, self._sid, self._fd, self.records)
 
 
 class _Ids(Collection[str]):
@@ -111,7 +123,8 @@ class FileStore(Store):
     def owners(self) -> list[str]:
         self.check_folder()
         with disk.told(self.folder):
-            return sorted(entry.name for entry in os.scandir(self.folder) if entry.is_dir(follow_symlinks=False))
+            return sorted(entry.name for entry in os.scandir(self.folder)
+                          if entry.is_dir(follow_symlinks=False) and is_owner(entry.name))
 
     def index(self, owner: str) -> dict[str, Entry]:
         folder = self._owner_folder(owner)
@@ -209,6 +222,7 @@ class FileStore(Store):
             disk.unlink_durable(self._path(owner, sid))
         except FileNotFoundError:
             raise not_found(sid) from None
+        self.listing.forget(owner, sid)
 
     # ------------------------------------------------------------ guards
 

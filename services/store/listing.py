@@ -86,6 +86,11 @@ class Listing:
         with self._lock:
             self._known.setdefault(owner, {})[sid] = known
 
+    def forget(self, owner: str, sid: str) -> None:
+        """A session is gone: memory must not grow with those that ever were."""
+        with self._lock:
+            self._known.get(owner, {}).pop(sid, None)
+
     def _before(self, owner: str, folder: Path) -> dict[str, _Known]:
         with self._lock:
             known, loaded = dict(self._known.get(owner, {})), owner in self._loaded

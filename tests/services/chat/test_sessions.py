@@ -166,6 +166,7 @@ def test_fork(sessions):
     whole = sessions.get("0", "1")
     fork = sessions.fork("0", "1")
     assert fork["session_id"] == 8 and fork["turns"] == whole["turns"] and fork["name"] == "a"
+    assert fork["updated"] >= fork["created"] >= whole["updated"]
     assert [turn["content"] for turn in sessions.fork("0", "1", 2)["turns"]] == ["a", "to a"]
     assert sessions.fork("0", "1", 1)["turns"][0]["interrupted"] is True
     talk(sessions, "8", "more")

@@ -38,8 +38,9 @@ class StoreContract:
     def test_owners_do_not_see_each_other(self, store):
         add(store, "0", "1", "mine")
         add(store, "kabcDEF12", "1", "yours")
+        add(store, "of-a-seed_1", "1", "theirs")
         assert contents(store, "0", "1") == ["mine"] and contents(store, "kabcDEF12", "1") == ["yours"]
-        assert store.owners() == ["0", "kabcDEF12"]
+        assert store.owners() == ["0", "kabcDEF12", "of-a-seed_1"]
         assert set(store.index("0")) == {"1"} and store.index("nobody") == {}
         with pytest.raises(NotFound):
             store.read("nobody", "1")

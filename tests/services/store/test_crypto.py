@@ -104,6 +104,14 @@ def test_an_owner_without_a_key_is_told(sealed, tmp_path):
     assert contents(store, "0", "1") == ["secret words"]
 
 
+def test_a_key_file_damaged_while_in_use_is_told_without_its_folder(sealed, tmp_path):
+    store = open_store(settings(tmp_path, KEY))
+    (tmp_path / crypto.FILE).write_text("{")
+    with pytest.raises(Unavailable, match="damaged") as caught:
+        store.read("k1", "1")
+    assert str(tmp_path) not in caught.value.message
+
+
 def test_keys_made_by_another_process_are_found(tmp_path):
     one, two = Cipher.open(tmp_path, KEY), Cipher.open(tmp_path, KEY)
     assert two.unseal("k9", "x", one.seal("k9", "x", b"text")) == b"text"

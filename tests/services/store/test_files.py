@@ -244,3 +244,10 @@ def test_a_session_left_by_a_crash_before_its_first_turn(store):
         store.open("0", "1", 1).__enter__()
     add(store, "0", "1", "x")
     assert contents(store, "0", "1") == ["x"]
+
+
+@pytest.mark.parametrize("name", ["old.backup", "lost+found", "two words", "x" * 65])
+def test_a_folder_of_somebody_else_is_passed_over(store, name):
+    add(store, "0", "1", "x")
+    (store.folder / name).mkdir()
+    assert store.owners() == ["0"]

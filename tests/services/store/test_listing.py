@@ -78,3 +78,12 @@ def test_a_disk_that_takes_no_index(store, monkeypatch):
         raise StorageFull("full")
     monkeypatch.setattr(disk, "write_atomic", full)
     assert len(store.index("0")) == 30
+
+
+def test_memory_does_not_grow_with_sessions_that_are_gone(store):
+    for number in range(20):
+        add(store, "0", f"gone{number}", "x")
+        store.delete("0", f"gone{number}")
+        with store.open("0", f"unused{number}", 1, new_head("2026")):
+            pass
+    assert store.listing._known == {"0": {}}
