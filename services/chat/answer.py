@@ -25,6 +25,7 @@ from services.chat.sessions import Sessions, Turn, TurnRecord
 from services.engine.client import Engine, Lease
 from services.errors import BadRequest, DeadlineExceeded, Forbidden, ParleyError, SessionBusy, TooLarge
 from services.settings import Settings
+from services.store.base import busy
 from services.wire import Done, Generate, RunnerSpec
 
 __all__ = ["Ask", "Beat", "Chat", "Delta", "Event", "Final"]
@@ -115,7 +116,8 @@ class _Answer:
         """Waits for the session's turn, at most `session_wait` seconds; its complete interactions."""
         if self.ask.session_id is None:
             return []
-        until = min(time.monotonic() + self.chat.settings.session_wait, self.deadline)
+        started = time.monotonic()
+        until = min(started + self.chat.settings.session_wait, self.deadline)
         while self.turn is None:
             left = max(0.0, until - time.monotonic())
             try:
@@ -123,9 +125,9 @@ class _Answer:
                     self.chat.sessions.turn(self.ask.owner, self.ask.session_id, min(BEAT, left)))
             except SessionBusy:
                 if left <= BEAT:
-                    raise
+                    raise busy(self.ask.session_id, round(time.monotonic() - started, 1)) from None
                 yield Beat()
-        return prompt.interactions(self.turn.history)
+        return prompt.interactions(self.turn.before(self.ask.idempotency))
 
     def _lease(self, held: ExitStack, spec: RunnerSpec, name: str, profile: Profile) -> Generator[Event, None, Lease]:
         """A ready runner; it may have to be loaded first."""

@@ -85,7 +85,10 @@ def unfold(records: Sequence[Record]) -> list[TurnRecord]:
         elif kind == "assistant":
             at = _answered(turns, record)
             if at is not None:
-                turns.append(turns.pop(at))     # an answer that came late, after a retry, brings its prompt to the end
+                prompt = turns.pop(at)
+                if at < len(turns) and turns[at].role == "assistant" and turns[at].interrupted:
+                    del turns[at]       # the part that a first try left, which this answer takes the place of
+                turns.append(prompt)    # an answer that came late, after a retry, brings its prompt to the end
             turns.append(_turn(record))
     answers = [*(turn.role == "assistant" for turn in turns[1:]), False]
     return [turn if turn.role == "assistant" or answered else replace(turn, interrupted=True)
@@ -122,17 +125,23 @@ class Turn:
         self.history = pairs(self.turns)        # complete interactions before this one
         self._prompt: TurnRecord | None = None
 
+    def before(self, request: str | None) -> list[TurnRecord]:
+        """`history` without what a cut first try of the request of this digest left in it."""
+        interactions = zip(self.history[::2], self.history[1::2], strict=True)
+        return [turn for prompt, answer in interactions if request is None or prompt.request != request
+                for turn in (prompt, answer)]
+
     def answered(self, request: str) -> TurnRecord | None:
-        """The answer that the session already holds to the request of this digest, when a first try was cut late."""
+        """The whole answer that the session already holds to the request of this digest: a first try was cut late."""
         return next((answer for prompt, answer in pairwise(self.turns)
-                     if prompt.request == request and answer.role == "assistant"), None)
+                     if prompt.request == request and answer.role == "assistant" and not answer.interrupted), None)
 
     def prompt(self, text: str, request: str | None = None, **meta: Any) -> TurnRecord:
         """Saves the prompt; durable on return. A retry of a cut request (same `request`) takes up its prompt again."""
         assert self._prompt is None, "one turn has one prompt"
         check_text(text, "prompt")
-        self._prompt = next((turn for turn in self.turns if request is not None and turn.request == request
-                             and turn.interrupted and turn.role == "user" and turn.content == text), None)
+        if request is not None and self.answered(request) is None:
+            self._prompt = next((turn for turn in self.turns if turn.request == request and turn.content == text), None)
         if self._prompt is None:
             record: Record = {"type": "user", "at": self._now(), "content": text, "extra": meta}
             if request is not None:

@@ -4,7 +4,8 @@ A record is a JSON object `{"n": running number, "type": …, …}`. The first i
 
     head       v (schema), id, owner, name (None: taken from the first prompt), created, further fields of its maker
     user       at, content, extra; `request`: digest of the Idempotency-Key it came with
-    assistant  at, content, extra, finish_reason, interrupted; `to`: number of the record that it answers
+    assistant  at, content, extra, finish_reason, interrupted; `to`: number of the record that it answers, where it
+               takes the place of an interrupted one
     rename     at, name
     rewind     at, to: how many turns (as listed) are kept
 

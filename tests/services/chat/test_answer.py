@@ -338,7 +338,7 @@ def test_a_session_is_one_at_a_time(house: House) -> None:
     with house.sessions.turn("k1", "1", 1):
         events = house.chat.answer(Ask(owner="k1", prompt="a", session_id="1"))
         assert next(events) == Beat()
-        with pytest.raises(SessionBusy):
+        with pytest.raises(SessionBusy, match=r"waited \d+(\.\d)? s"):
             list(events)
         assert house.ask("b", "2") and house.ask("c")
     assert isinstance(house.ask("a", "1")[-1], Final)
@@ -404,6 +404,23 @@ def test_a_retry_of_an_answered_request_gets_that_answer(house: House) -> None:
     assert again.body()["usage"] == first.body()["usage"] and deltas(events) == again.result == first.result
     assert again.context == first.context and len(house.turns()) == 2 and len(house.engine.asked) == 1
     assert len(house.ask("a", "1", idempotency="other")) and len(house.turns()) == 4
+
+
+def test_a_retry_of_a_request_whose_runner_died_is_asked_anew(house: House) -> None:
+    house.ask("earlier", "1")
+
+    def dies(_: wire.Generate) -> Iterator[Any]:
+        yield "half an"
+        raise RunnerCrashed("gone")
+    script, house.engine.script = house.engine.script, dies
+    with pytest.raises(RunnerCrashed):
+        house.ask("a", "1", idempotency="digest")
+    assert house.turns()[-1]["content"] == "half an"
+    house.engine.script = script
+    again = house.ask("a", "1", idempotency="digest")[-1]
+    assert (again.result, again.done.finish_reason) == ("You said: a", "stop")
+    assert [turn["content"] for turn in house.turns()] == ["earlier", "You said: earlier", "a", "You said: a"]
+    assert "half an" not in "".join(house.engine.asked[-1].prompt)
 
 
 def test_forged_special_tokens_are_cut_on_the_way_to_the_runner(house: House) -> None:

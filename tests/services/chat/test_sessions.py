@@ -242,6 +242,26 @@ def test_a_retry_takes_up_the_prompt_that_was_cut(sessions):
     assert said(sessions, "1")[-1] == "a" and len(said(sessions, "1")) == 5
 
 
+def test_a_retry_takes_the_place_of_the_part_that_was_cut(sessions):
+    talk(sessions, "1", "earlier")
+    with sessions.turn("0", "1", 1) as turn:
+        turn.prompt("never answered")
+    with sessions.turn("0", "1", 1) as turn:
+        turn.prompt("a", request="r1")
+        turn.answer("to", finish_reason="runner_crashed", interrupted=True)
+    talk(sessions, "1", "between")
+    for answered in (False, True):
+        with sessions.turn("0", "1", 1) as turn:
+            assert [said.content for said in turn.before("r1")] == ["earlier", "to earlier", "between", "to between"]
+            assert turn.before(None) == turn.history and len(turn.history) == 6
+            assert (turn.answered("r1") is not None) == answered
+            if not answered:
+                turn.prompt("a", request="r1")
+                turn.answer("to a", finish_reason="stop")
+    assert said(sessions, "1") == ["earlier", "to earlier", "never answered", "between", "to between", "a", "to a"]
+    assert said(sessions, str(sessions.fork("0", "1")["session_id"])) == said(sessions, "1")
+
+
 # A model of the conversation beside the real one: each step is a turn, a cut turn, a rewind or a fork.
 STEPS = st.lists(st.sampled_from(["turn", "cut", "lost", "rewind", "fork"]), max_size=12)
 
