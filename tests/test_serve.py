@@ -13,6 +13,7 @@ from pathlib import Path
 
 import requests
 
+from services.cli import serve
 from tests.conftest import MASTER, Server
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -129,6 +130,42 @@ def test_sighup_drops_no_answer(start):
         server.process.send_signal(signal.SIGHUP)
         assert all(finished(stream.result()) for stream in streams)
     assert server.answer("still here?").status_code == 200
+
+
+def test_sighup_during_the_start_is_not_the_end(home):
+    server = Server(home)
+    starting = threading.Thread(target=server.start)
+    starting.start()
+    wait_for(lambda: server.process and server.children("main.py web"))
+    server.process.send_signal(signal.SIGHUP)
+    starting.join()
+    assert server.ready().stop() == 0
+
+
+def test_a_signal_between_two_web_processes_is_not_lost(monkeypatch):
+    """The drain of a server without work is over before the next web process is there to be told."""
+    class Process:
+        def __init__(self):
+            self.ended = threading.Event()
+
+        def wait(self):
+            assert self.ended.wait(10), "nobody ended the web process"
+
+    server = object.__new__(serve.Server)
+    server.web, server.stopping, started = serve.Web("", b""), threading.Event(), []
+    server.web.listening.set()
+
+    def start():
+        if started:
+            server.stopping.set()       # SIGTERM, and a drain that finds no process
+        started.append(Process())
+        if len(started) == 1:
+            started[0].ended.set()      # this one has crashed
+        server.web.process = started[-1]
+
+    monkeypatch.setattr(server.web, "start", start)
+    monkeypatch.setattr(server.web, "signal", lambda number: started[-1].ended.set())
+    assert server.watch() == 0 and len(started) == 2
 
 
 # ---------------------------------------------------------------- deaths
@@ -285,6 +322,27 @@ def test_port_in_use(home):
         port = str(taken.getsockname()[1])
         said = one_line(home, PORT=port)
     assert port in said and "in use" in said
+
+
+def test_a_temporary_folder_with_too_long_a_path(home):
+    folder = home / ("long" * 30)
+    folder.mkdir()
+    assert one_line(home, TMPDIR=str(folder)).startswith(f"main.py: TMPDIR={str(folder)!r} is too long a path")
+
+
+def test_standard_output_that_cannot_be_written(home):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = Server(home, PORT=str(port))
+    server.url = f"http://127.0.0.1:{port}"
+    with open("/dev/full", "w") as full:
+        server.process = subprocess.Popen([sys.executable, str(ROOT / "main.py"), "serve"], env=server.environment,
+                                          stdout=full, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: alive(server))
+    server.ready().process.send_signal(signal.SIGTERM)
+    errors = server.process.communicate(timeout=45)[1]
+    assert f"Parley answers at {server.url}; standard output cannot be written" in errors
 
 
 def test_broken_config(home):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from services.errors import ConfigError, ParleyError
 from services.settings import ROOT, Settings, child_environment
 
 log = logging.getLogger("parley.serve")
-RESTART_PAUSES = (0.1, 0.5, 1.0, 2.0, 5.0)      # seconds before gunicorn is started again, then the last for ever
+RESTART_PAUSES = (0.1, 0.5, 1.0)    # seconds before gunicorn is started again, then the last for ever ...
+STEADY = 60.0                       # ... unless it lived so many seconds
+LONGEST_RUN_DIR = 80                # bytes of the sockets' folder: a socket's path must stay below 104
 
 
 class Web:
@@ -50,9 +53,18 @@ class Web:
         assert process.stdout is not None
         for line in process.stdout:
             self.address = json.loads(line)["listening"]
-            if not self.listening.is_set():
-                print(f"Parley answers at {self.address} (stop with Ctrl-C)", flush=True)
+            first = not self.listening.is_set()
             self.listening.set()
+            if first:
+                try:
+                    print(f"Parley answers at {self.address} (stop with Ctrl-C)", flush=True)
+                except OSError as error:
+                    log.warning("Parley answers at %s; standard output cannot be written: %s", self.address, error)
+
+    def reload(self) -> None:
+        """Have gunicorn take fresh workers. Before it first listened there is nothing to reload, and it would end."""
+        if self.listening.is_set():
+            self.signal(signal.SIGHUP)
 
     def signal(self, number: int) -> None:
         if self.process and self.process.poll() is None:
@@ -81,7 +93,7 @@ class Server:
         self.profiles = Profiles(ensure_default(settings.data_dir), settings)
         open_store(settings)                    # takes over a seed's sessions, refuses a wrong DATA_KEY
         show_master_key(Keys(settings.data_dir, settings).ensure_master(), settings)
-        self.run_dir = tempfile.TemporaryDirectory(prefix="parley-")
+        self.run_dir = make_run_dir()
         authkey = secrets.token_bytes(32)
         self.limiter = Limiter(settings.data_dir)
         self.supervisor = Supervisor(settings, Path(self.run_dir.name), authkey, self.limiter, precheck)
@@ -91,7 +103,7 @@ class Server:
     def run(self) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.on_stop)
-        signal.signal(signal.SIGHUP, lambda *_: self.web.signal(signal.SIGHUP))
+        signal.signal(signal.SIGHUP, lambda *_: self.web.reload())
         try:
             self.supervisor.start()
             threading.Thread(target=self.load_selected, name="load-selected", daemon=True).start()
@@ -107,6 +119,7 @@ class Server:
         if self.stopping.is_set():
             self.web.kill()
             self.supervisor.kill()
+            self.run_dir.cleanup()
             os._exit(128 + number)
         self.stopping.set()
         threading.Thread(target=self.drain, name="drain").start()
@@ -133,17 +146,32 @@ class Server:
     def watch(self) -> int:
         """Keep gunicorn alive until it is told to stop; the exit status."""
         attempt = 0
-        while True:
+        while not self.stopping.is_set():
+            began = time.monotonic()
             self.web.start()
+            if self.stopping.is_set():          # `drain` may have come too early to find this one
+                self.web.signal(signal.SIGTERM)
             assert self.web.process is not None
             status = self.web.process.wait()
             if self.stopping.is_set():
-                return 0
+                break
             if not self.web.listening.is_set():
                 return 1                        # it said why, the port in use for one
+            attempt = 0 if time.monotonic() - began > STEADY else attempt
             log.error("the web process ended with status %s; starting it again", status)
             self.stopping.wait(RESTART_PAUSES[min(attempt, len(RESTART_PAUSES) - 1)])
             attempt += 1
+        return 0
+
+
+def make_run_dir() -> tempfile.TemporaryDirectory[str]:
+    """A folder of mode 0700 for the sockets, whose path leaves room for their names."""
+    folder = tempfile.TemporaryDirectory(prefix="parley-")
+    if len(os.fsencode(folder.name)) > LONGEST_RUN_DIR:
+        folder.cleanup()
+        raise ConfigError(f"TMPDIR={tempfile.gettempdir()!r} is too long a path for local sockets: set TMPDIR to a "
+                          "shorter one, such as /tmp")
+    return folder
 
 
 def show_master_key(key: str | None, settings: Settings) -> None:

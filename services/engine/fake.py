@@ -237,6 +237,7 @@ class Fake:
             die(how)
         elif fault == "freeze":
             os.kill(os.getpid(), signal.SIGSTOP)
+            time.sleep(0.1)                     # the stop may reach another thread first
         elif fault == "hang":
             self.pause(channel, FOR_EVER)
         elif fault == "garbage":
