@@ -84,7 +84,8 @@ class Keys:
     def problem(self) -> str | None:
         """What is wrong with the file while the last good keys go on working, for /readyz; None when all is well."""
         self._refresh()
-        return self._problem
+        problem = self._problem
+        return problem and problem.replace(str(self._path), FILE_NAME)      # where it is, is for the log alone
 
     def list(self) -> list[Key]:
         """All keys, the revoked and expired too, in the order they were made."""

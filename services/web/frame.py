@@ -14,6 +14,7 @@ from typing import Any
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
+from auth.authentication import KEY_PATTERN
 from services import errors
 from services.errors import ParleyError
 from services.web.watch import ClientGone
@@ -88,7 +89,7 @@ def _finish(response: Response) -> Response:
 def _log_access(trace: Trace, method: str, path: str, received: int) -> None:
     elapsed = (time.monotonic() - trace.started) * 1000
     access.info("id=%s key=%s %s %s %d %.1fms in=%d out=%d", trace.id, trace.key, method,
-                path[:300], trace.status, elapsed, received, trace.sent)
+                KEY_PATTERN.sub("<key>", path)[:300], trace.status, elapsed, received, trace.sent)
 
 
 def error_response(error: ParleyError) -> Response:

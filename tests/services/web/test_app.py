@@ -144,10 +144,11 @@ def test_the_access_log_has_no_prompt_no_key_no_query_and_one_line(world, caplog
     with caplog.at_level(logging.INFO, logger="parley.access"):
         world.call("POST", "/answer?page=secret-in-query", json={"prompt": "secret-in-prompt"})
         world.call("GET", "/answer/a%0ab%1b[31m")
+        world.call("DELETE", f"/auth/keys/{(secret := world.make_key())}")      # where its id belongs
     lines = [record.getMessage() for record in caplog.records if record.name == "parley.access"]
-    assert "secret" not in caplog.text and "test-master-key" not in caplog.text
+    assert "secret" not in caplog.text and "test-master-key" not in caplog.text and secret not in caplog.text
     assert re.fullmatch(r"id=\S+ key=0 POST /answer 200 [0-9.]+ms in=\d+ out=\d+", lines[0])
-    assert len(lines) == 2
+    assert len(lines) == 3 and "DELETE /auth/keys/<key> 404" in lines[2]
 
 
 def test_docs_are_served_from_here_alone(world):
