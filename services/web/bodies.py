@@ -84,7 +84,7 @@ class Budget(Body):
 class KeyBody(Body):
     """What a new key may do; all fields may be left out."""
 
-    name: Name | None = None
+    name: Annotated[str, Field(min_length=1, max_length=80, pattern=r"\S")] | None = None
     scopes: list[Scope] | None = Field(None, min_length=1, max_length=len(SCOPES))
     profiles: list[Name] | None = Field(None, min_length=1, max_length=1000, description="default: all")
     expires_in: int | None = Field(None, ge=1, le=100 * 365 * 86400, description="seconds; default: never")

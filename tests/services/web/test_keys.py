@@ -27,7 +27,7 @@ def test_a_key_with_a_body(world):
 
 
 @pytest.mark.parametrize("body, param", [({"scopes": ["all"]}, "scopes"), ({"scopes": []}, "scopes"),
-                                         ({"name": 1}, "name"),
+                                         ({"name": 1}, "name"), ({"name": "n" * 81}, "name"),
                                          ({"expires_in": 0}, "expires_in"), ({"expires_in": "1"}, "expires_in"),
                                          ({"max_parallel": 0}, "max_parallel"), ({"owner": "x"}, "owner"),
                                          ({"weight": 2}, "weight"), ({"tokens_per_minute": 2}, "tokens_per_minute")])
