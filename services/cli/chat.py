@@ -27,6 +27,8 @@ def chat(url: str | None, key: str | None, session: str | None, profile: str | N
         raise click.UsageError("a key is needed: --key, or the environment variable PARLEY_API_KEY")
     if not key.isascii() or not key.isprintable():
         raise click.ClickException("the key holds characters that no key has; check --key or PARLEY_API_KEY")
+    for option, text in (("--session", session), ("--profile", profile)):
+        _check_text(text or "", option)
     import httpx
 
     given = session or f"chat-{secrets.token_hex(4)}"
@@ -86,8 +88,17 @@ def _questions(terminal: bool) -> Iterator[str]:
             raise click.ClickException(f"what was read is not {error.encoding} text") from None
         if not terminal and not line:
             return
+        _check_text(line, "what was read")
         if line.strip():
             yield line.rstrip("\r\n")
+
+
+def _check_text(text: str, what: str) -> None:
+    """Python hands over bytes that are no text as halves of surrogate pairs, which no request can carry."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise click.ClickException(f"{what} is not UTF-8 text") from None
 
 
 def _ask(client: httpx.Client, body: dict[str, Any]) -> None:

@@ -37,7 +37,7 @@ def list_sessions(owner: str | None, as_json: bool) -> None:
         return
     for key, entry in entries.items():
         told = f"PROBLEM: {entry.problem}" if entry.problem else f"{entry.turns:5} turns  {_plain(entry.name)}"
-        click.echo(f"{key:24} {entry.updated[:19]:19} {told}")
+        click.echo(f"{key:24} {_plain(entry.updated[:19]):19} {told}")
     click.echo(f"{len(entries)} sessions", err=True)
 
 
@@ -141,7 +141,7 @@ def _markdown(shape: dict[str, Any]) -> str:
     parts = [f"# {_plain(shape['name'])}\n"]
     for turn in shape["turns"]:
         cut = " (interrupted)" if turn.get("interrupted") else ""
-        parts.append(f"## {_SPEAKERS[turn['role']]}, {turn['at']}{cut}\n\n{_plain(turn['content'], LINES)}\n")
+        parts.append(f"## {_SPEAKERS[turn['role']]}, {_plain(turn['at'])}{cut}\n\n{_plain(turn['content'], LINES)}\n")
     return "\n".join(parts)
 
 

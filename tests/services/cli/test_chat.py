@@ -136,6 +136,16 @@ def test_what_goes_wrong_is_one_line(server: Server, text: str, message: str) ->
     assert result.exit_code == 1 and message in result.stderr and result.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("arguments", [[], ["--session", "\udcff"], ["--profile", "\udcff"]])
+def test_bytes_that_are_no_text_are_one_line(server: Server, arguments: list[str]) -> None:
+    """As Python hands them over where the locale is C or names UTF-8 mode."""
+    done = subprocess.run([sys.executable, "main.py", "chat", "--url", server.url, "--key", KEY, *arguments], cwd=ROOT,
+                          input=b"\xff\n", capture_output=True, env={**os.environ, "LC_ALL": "C"}, timeout=60,
+                          check=False)
+    assert done.returncode == 1 and server.bodies == []
+    assert done.stderr.decode().count("\n") == 1 and "is not UTF-8 text" in done.stderr.decode()
+
+
 def test_a_wrong_key_and_no_server_are_said(server: Server) -> None:
     wrong = run(server, "x\n", key="ply_wrong")
     assert wrong.exit_code == 1 and "does not know this key" in wrong.stderr and "ply_wrong" not in wrong.output
@@ -200,6 +210,7 @@ def test_at_a_terminal_ctrl_c_stops_an_answer_and_ctrl_d_ends(server: Server) ->
         terminal.type("busy\n")
         terminal.expect("Error: the session is busy")
         terminal.expect("> ")
+        time.sleep(0.3)         # input() begins to read a moment after its prompt; what comes between waits for a key
         terminal.type("\x03")
         terminal.expect("> ")
         terminal.type("Hello\n")

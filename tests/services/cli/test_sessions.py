@@ -78,6 +78,13 @@ def test_export_and_import(cli, sessions, tmp_path):
     assert sessions.get("0", "2")["name"] == sessions.get("0", "chat")["name"]
 
 
+def test_an_import_from_elsewhere_does_not_steer_the_terminal(cli, sessions, tmp_path):
+    turn = {"role": "user", "content": "x\x1b[31m", "at": "\x1b[31m2026"}
+    (tmp_path / "in.json").write_text(json.dumps({"session_id": "in", "name": "x\x1b[31m", "turns": [turn]}))
+    cli("import", tmp_path / "in.json", "--owner", "0")
+    assert "\x1b" not in cli("list") and "\x1b" not in cli("show", "0/in")
+
+
 @pytest.mark.parametrize(("content", "told"), [
     (b"", "is not JSON"), (b"\xff", "is not JSON"), (b"[" * 100_000, "is not JSON"), (b"[]", "no exported session"),
     (b'{"session_id": 1, "name": "x", "turns": 5}', "no exported session"),
@@ -100,7 +107,7 @@ def test_errors(cli, sessions, tmp_path):
     assert "expected OWNER/ID" in cli("show", "1", status=1)
     assert "is no session id" in cli("show", "0/../x", status=1)
     assert "there is no file" in cli("import", tmp_path / "none", "--owner", "0", status=1)
-    assert "cannot be the name" in cli("list", "--owner", "../x", status=1)
+    assert "cannot be the id of a key" in cli("list", "--owner", "../x", status=1)
 
 
 def test_delete_while_a_turn_runs(cli, sessions):
