@@ -1,8 +1,7 @@
 // Parley from JavaScript (Node 18 or newer, or a browser on the same origin): a streamed answer.
 //   API_KEY=ply_... node examples/answer.mjs "Hello" [session]
-const [prompt = "Hello", session] = process.argv.slice(2);
+const [prompt = "Hello", session_id = null] = process.argv.slice(2);
 const url = process.env.PARLEY_URL ?? "http://127.0.0.1:5000";
-const session_id = session === undefined ? null : /^-?\d+$/.test(session) ? Number(session) : session;
 
 const response = await fetch(`${url}/answer`, {
   method: "POST",

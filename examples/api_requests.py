@@ -97,8 +97,7 @@ def main() -> None:
     if not key:
         parser.error("set API_KEY in the environment or in .env")
     if arguments.prompt:
-        session = int(arguments.session) if (arguments.session or "").lstrip("-").isdigit() else arguments.session
-        for piece in AnswerRequest(key).stream_answer(prompt=arguments.prompt, session_id=session):
+        for piece in AnswerRequest(key).stream_answer(prompt=arguments.prompt, session_id=arguments.session):
             print(piece, end="", flush=True)
         print()
     shown = [(arguments.sessions, AnswerRequest(key).get_sessions), (arguments.models, ModelRequest(key).get_models),
