@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import Any, Protocol
 
 from flask import Response, g, request
@@ -16,11 +16,10 @@ from flask import Response, g, request
 from services.chat.events import Ask, Beat, Delta, Event
 from services.chat.idempotency import digest_of
 from services.chat.sessions import parse_id
-from services.errors import Unavailable
 from services.web import replies, sse, watch
 from services.web.bodies import AnswerBody
 from services.web.frame import json_response
-from services.web.routes import Endpoint, op
+from services.web.routes import Endpoint, op, taken
 from services.web.sse import Payload
 from services.web.watch import Watch
 
@@ -75,10 +74,11 @@ class Answers(Endpoint):
         return json_response(_folded(payloads))
 
     def _alone(self, ask: Ask) -> Generator[Payload, None, None]:
-        return self._payloads(ask, g.ticket, watch.of_request(self.room.drain))
+        return self._payloads(ask, g.ticket, watch.of_request(self.room.drain), self.room.places)
 
     def _shared(self, body: AnswerBody, key: str) -> Generator[Payload, None, None]:
-        """The events of the first request with this key. That one's thread is not ours, so it watches no client."""
+        """The events of the first request with this key. They come from a thread of their own, without a client to
+        watch; each request that follows them takes a place."""
         digest = digest_of(request.method, "/answer", g.raw_body)
         ask = _ask(body, idempotency=digest_of(g.key.id, key, digest))
         g.ticket = ticket = SharedTicket(g.ticket)
@@ -87,29 +87,23 @@ class Answers(Endpoint):
         def produce() -> Iterator[Payload]:
             ticket.share()
             with closing(ticket):
-                yield from self._payloads(ask, ticket, unwatched)
-        return _followed(self.parts.idempotency.run(g.key.id, key, digest, produce), mine)
+                yield from self._payloads(ask, ticket, unwatched, self.room.runs)
+        with taken(self.room.places):
+            for payload in self.parts.idempotency.run(g.key.id, key, digest, produce):
+                if not payload.get("done"):
+                    mine.check()
+                yield payload
 
-    def _payloads(self, ask: Ask, ticket: Ticket, over: Watch) -> Generator[Payload, None, None]:
+    def _payloads(self, ask: Ask, ticket: Ticket, over: Watch,
+                  places: threading.Semaphore) -> Generator[Payload, None, None]:
         """What the answer consists of, as a stream tells it. Takes a place first; closing this cancels the answer."""
-        with self._place(), closing(self.parts.chat.answer(ask)) as events:     # type: ignore[type-var]
+        with taken(places), closing(self.parts.chat.answer(ask)) as events:     # type: ignore[type-var]
             for event in events:
                 if isinstance(event, Delta | Beat):
                     over.check()
                 else:
                     ticket.charge(event.done.prompt_tokens, event.done.completion_tokens)
                 yield _payload(event)
-
-    @contextmanager
-    def _place(self) -> Iterator[None]:
-        """One of the worker's threads is this answer's; some are kept back, so a full house can still say so."""
-        if not self.room.places.acquire(blocking=False):
-            raise Unavailable("the server answers as many questions as it can at once; try again shortly", code="busy",
-                              retry_after=2)
-        try:
-            yield
-        finally:
-            self.room.places.release()
 
 
 def _ask(body: AnswerBody, idempotency: str | None = None) -> Ask:
@@ -135,10 +129,3 @@ def _folded(payloads: Generator[Payload, None, None]) -> Payload:
             last = payload
     assert last.get("done"), "an answer has an end"
     return {name: value for name, value in last.items() if name != "done"}
-
-
-def _followed(payloads: Iterator[Payload], over: Watch) -> Generator[Payload, None, None]:
-    for payload in payloads:
-        if not payload.get("done"):
-            over.check()
-        yield payload

@@ -24,7 +24,7 @@ from services.web import answer, docs, frame, health, keys, models, openapi, ses
 from services.web.drain import Drain
 from services.web.routes import PlainApi, Route, register
 
-SPARE_THREADS = 8       # never taken by answers, so that a full house can still say so
+SPARE_THREADS = 8       # never taken by what may wait for long, so that a full house can still say so
 
 ROUTES = (
     Route("/answer", answer.Answers, "answer"),
@@ -65,7 +65,8 @@ class Room:
 
     settings: Settings
     parts: Parts
-    places: threading.Semaphore                 # of answers at the same time
+    places: threading.Semaphore                 # of requests that may wait for long: answers, changes, switches
+    runs: threading.Semaphore                   # of answers that belong to an Idempotency-Key, beside its requests
     drain: Drain
 
     @functools.cached_property
@@ -90,7 +91,8 @@ def create_app(settings: Settings, parts: Parts, drain: Drain | None = None) -> 
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
-    room = Room(settings, parts, threading.Semaphore(max(1, settings.threads - SPARE_THREADS)), drain or Drain())
+    places = max(1, settings.threads - SPARE_THREADS)
+    room = Room(settings, parts, threading.Semaphore(places), threading.Semaphore(places), drain or Drain())
     app.extensions["parley"] = room
     frame.install(app)
     app.before_request(lambda: None if request.endpoint == "healthz" else room.drain.refuse_new())

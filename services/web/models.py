@@ -22,7 +22,7 @@ from services.store import disk
 from services.web import replies, watch
 from services.web.bodies import SwitchBody
 from services.web.frame import json_response
-from services.web.routes import Endpoint, op
+from services.web.routes import Endpoint, op, taken
 from services.web.watch import Watch
 
 _PROBE = wire.Sampling(temperature=0)
@@ -63,7 +63,7 @@ class Switch(Endpoint):
         if not _may_use(name):
             raise Forbidden(f"this key may not use the profile {name[:80]!r}", param="model_config")
         over = watch.of_request(self.room.drain)
-        with _one_at_a_time(self.room.settings.data_dir, over.check):
+        with taken(self.room.places), _one_at_a_time(self.room.settings.data_dir, over.check):
             self._switch(name, model, over)
         return json_response({"model_status": True, "model": model, "profile": name})
 

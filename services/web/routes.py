@@ -7,7 +7,9 @@ can differ from what is served. A route whose method has no `@op` does not start
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +17,7 @@ from flask import Response, g, request
 from flask_restful import Api, Resource
 from pydantic import BaseModel
 
+from services.errors import Unavailable
 from services.web.bodies import Body, validate
 from services.web.json_body import read_object
 
@@ -50,6 +53,18 @@ class Endpoint(Resource):
     def __init__(self, room: Room) -> None:
         self.room = room
         self.parts = room.parts
+
+
+@contextmanager
+def taken(places: threading.Semaphore) -> Iterator[None]:
+    """Holds one of `places`, `Unavailable` when there is none: what may wait for long never takes all threads."""
+    if not places.acquire(blocking=False):
+        raise Unavailable("the server has as many requests in hand as it can at once; try again shortly", code="busy",
+                          retry_after=2)
+    try:
+        yield
+    finally:
+        places.release()
 
 
 def op(summary: str, *, scope: str, **more: Any) -> Callable[[Handler], Handler]:

@@ -12,7 +12,7 @@ from services.chat.sessions import parse_id
 from services.web import replies
 from services.web.bodies import ForkBody, NameBody, RewindBody
 from services.web.frame import empty, json_response
-from services.web.routes import Endpoint, op
+from services.web.routes import Endpoint, op, taken
 
 _CHANGES = (409, 410, 507)
 
@@ -24,7 +24,8 @@ class Session(Endpoint):
 
     @op("Rename a session", scope="answer", body=NameBody, reply=replies.Session, errors=_CHANGES)
     def patch(self, session_id: str, body: NameBody) -> Response:
-        return json_response(self.parts.sessions.rename(g.key.id, parse_id(session_id), body.name))
+        with taken(self.room.places):
+            return json_response(self.parts.sessions.rename(g.key.id, parse_id(session_id), body.name))
 
     @op("Delete a session", scope="answer", status=204, errors=_CHANGES)
     def delete(self, session_id: str) -> Response:
@@ -37,7 +38,8 @@ class Fork(Endpoint):
         reply=replies.Session, errors=_CHANGES, retryable=True)
     def post(self, session_id: str, body: ForkBody | None) -> Response:
         owner, sid, at = g.key.id, parse_id(session_id), body.at if body else None
-        return json_response(self._once(f"/answer/{sid}/fork", lambda: self.parts.sessions.fork(owner, sid, at)))
+        with taken(self.room.places):
+            return json_response(self._once(f"/answer/{sid}/fork", lambda: self.parts.sessions.fork(owner, sid, at)))
 
     def _once(self, path: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What `make` gives; with an `Idempotency-Key` what it gave the first time. It runs in another thread then."""
@@ -52,4 +54,5 @@ class Fork(Endpoint):
 class Rewind(Endpoint):
     @op("Drop the turns after one", scope="answer", body=RewindBody, reply=replies.Session, errors=_CHANGES)
     def post(self, session_id: str, body: RewindBody) -> Response:
-        return json_response(self.parts.sessions.rewind(g.key.id, parse_id(session_id), body.to))
+        with taken(self.room.places):
+            return json_response(self.parts.sessions.rewind(g.key.id, parse_id(session_id), body.to))

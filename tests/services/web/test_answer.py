@@ -10,6 +10,7 @@ import pytest
 
 from services.chat.events import Beat, Delta
 from services.errors import BadRequest, DeadlineExceeded, RunnerCrashed, StorageFull, Unavailable
+from services.web.routes import taken
 from tests.services.web.conftest import FakeChat, final, make_world, wait_until
 
 ANSWER = [Delta("a"), Beat(), Delta("\n\nb"), final("a\n\nb", "7")]
@@ -158,6 +159,20 @@ def test_a_full_house_says_so(tmp_path):
     assert (inner[0].status_code, inner[0].json["error"]["code"]) == (503, "busy")
     world.parts.chat.events = [final("x")]
     assert ask(world).status_code == 200, "the place is free again"
+
+
+@pytest.mark.parametrize("method, path, body", [
+    ("POST", "/answer", {"prompt": "x"}), ("PATCH", "/answer/1", {"name": "n"}), ("POST", "/answer/1/fork", {}),
+    ("POST", "/answer/1/rewind", {"to": 0}), ("POST", "/models/model", {"model": "two.gguf", "model_config": "two"})])
+def test_what_may_wait_leaves_threads_for_the_rest(tmp_path, method, path, body):
+    world = make_world(tmp_path, threads=9)         # one place
+    ask(world, session_id=1)
+    with taken(world.app.extensions["parley"].places):
+        for headers in ({}, {"Idempotency-Key": "k"}):
+            response = world.call(method, path, json=body, headers=headers)
+            assert (response.status_code, response.json["error"]["code"]) == (503, "busy")
+        assert world.call("GET", "/answer/1").status_code == 200
+    assert world.call(method, path, json=body, headers={"Idempotency-Key": "k"}).status_code == 200
 
 
 # ---------------------------------------------------------------- Idempotency-Key
