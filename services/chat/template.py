@@ -7,6 +7,7 @@ formatted. `langchain_core` is imported when the first template is checked: it c
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from string import Formatter
 from typing import TYPE_CHECKING
@@ -38,6 +39,8 @@ def fields(template: str) -> list[str]:
 def _check(template: str) -> None:
     if len(template) > MAX_CHARS:
         raise ValueError(f"has {len(template)} characters; at most {MAX_CHARS} are accepted")
+    if re.search("[\ud800-\udfff]", template):
+        raise ValueError("holds half of a surrogate pair, which is no character")
     for _, field, spec, conversion in _parse(template):
         if field is None:
             continue

@@ -145,7 +145,7 @@ def test_every_number_has_a_range(tmp_path: Path, field: str, value: Any) -> Non
 @pytest.mark.parametrize("template", [
     "{input:>300000000}", "{input!r}", "{input.__class__}", "{input[0]}", "{} {input}", "{0} {input}",
     "{history}{input}", "{input} {", "} {input}", "{chat_history}", "{input} {chat_history:{input}}", "{{input}}",
-    "{input}" + "x" * 70_000,
+    "{input}" + "x" * 70_000, "\ud800{input}",
 ])
 def test_a_template_has_plain_fields_only(tmp_path: Path, template: str) -> None:
     with pytest.raises(ConfigError, match="profile 'a': template: "):
