@@ -25,6 +25,10 @@ class ParleyError(Exception):
         self.retry_after = retry_after      # seconds; becomes the header Retry-After, rounded up
         self.details = details              # further fields of `error`, e.g. token counts
 
+    def told(self) -> dict[str, Any]:
+        """What `from_code` takes beside code, message and retry_after: `details`, with `param` where there is one."""
+        return {**self.details, **({"param": self.param} if self.param else {})}
+
     def envelope(self) -> dict[str, Any]:
         """`{"message", "error": {"message", "type", "code", "param", ...}}`: the seed's shape and OpenAI's in one."""
         error = {"message": self.message, "type": self.type, "code": self.code, "param": self.param, **self.details}

@@ -11,4 +11,4 @@ def error_of(failed: Failed) -> ParleyError:
 
 
 def failed_of(error: ParleyError) -> Failed:
-    return Failed(code=error.code, message=error.message, retry_after=error.retry_after, details=error.details)
+    return Failed(code=error.code, message=error.message, retry_after=error.retry_after, details=error.told())

@@ -196,8 +196,8 @@ class Supervisor:
 
     def _drive(self, runner: Runner) -> None:
         if not runner.driven:
-            runner.driven = True
             threading.Thread(target=self._run, args=(runner,), name=f"runner {runner.name}", daemon=True).start()
+            runner.driven = True                # only now: there may be no more threads
 
     def _run(self, runner: Runner) -> None:
         while self._turn(runner):

@@ -153,7 +153,7 @@ class Post:
             return action()
         except ParleyError as error:
             return Failed(id=request, code=error.code, message=error.message, retry_after=error.retry_after,
-                          details={**error.details, **({"param": error.param} if error.param else {})})
+                          details=error.told())
         except Exception:
             log.exception("a request could not be prepared")
             return Failed(id=request, code="internal_error", message="the runner could not prepare this request")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from services.engine.supervisor import runner_command
-from services.errors import BadModel, NotFound, ParleyError, Unavailable
+from services.errors import BadModel, NotFound, ParleyError, Unavailable, Unprocessable
 from services.settings import Settings
 from services.wire import Piece
 from tests.services.engine.house import SOON, House, eventually, generate, gone, together
@@ -69,6 +69,30 @@ def test_the_precheck_refuses_before_anything_is_started(open_house: Any):
     assert house.spawns() == 1 and house.state(huge) is None
     state = house.state(small)
     assert state and state.selected and state.state == "ready"
+
+
+def test_what_the_precheck_says_of_a_field_arrives_whole(open_house: Any):
+    def precheck(_: Any) -> None:
+        raise Unprocessable("n_ctx is too large", param="n_ctx", most=7)
+
+    house = open_house(precheck=precheck)
+    with pytest.raises(Unprocessable) as caught:
+        house.say(house.spec())
+    assert (caught.value.param, caught.value.details) == ("n_ctx", {"most": 7})
+
+
+def test_without_threads_for_a_while_nobody_waits_for_ever(house: House, monkeypatch: pytest.MonkeyPatch):
+    def start(thread: threading.Thread) -> None:
+        if thread.name.startswith("runner "):
+            raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    begin, spec = threading.Thread.start, house.spec()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        with pytest.raises(ParleyError):
+            house.say(spec)
+    assert together(1, lambda _: house.say(spec)) == ["You said: hello"]
 
 
 def test_a_command_that_cannot_be_run_is_an_error(open_house: Any):
