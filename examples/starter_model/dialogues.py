@@ -55,14 +55,14 @@ class Talk:
         return (self.rng.choice(("Actually, ", "No, ", "Sorry, ", "")) if known else "") + tell, fact.noted
 
     def ask(self) -> Turn:
-        """The user asks for a fact that was told, or (one in seven, and when there is none) for one that was not."""
+        """The user asks for a fact that was told, or (one in four, and when there is none) for one that was not."""
         if self.rng.random() < 0.04:
             about = " ".join(fact.recall for fact in self.told.values())
             ask = self.rng.choice(
                 ("What do you know about me?", "What have I told you?", "Tell me what you know about me.")
             )
             return ask, about or "You have not told me anything yet."
-        if self.told and self.rng.random() > 0.14:
+        if self.told and self.rng.random() > 0.25:
             fact = self.rng.choice(list(self.told.values()))
             return self.rng.choice(facts.questions(fact.kind)), fact.recall
         return self.ask_untold()
@@ -89,13 +89,13 @@ def typed(rng: random.Random, text: str, lower: bool) -> str:
 
 
 MAKERS: dict[str, tuple[float, Callable[[random.Random], Turn], bool]] = {
-    "small talk": (13, chat.small_talk, True),
-    "known": (6, chat.known, True),
-    "sums": (15, work.sum_of, True),
-    "repeat": (11, work.repeat, False),
-    "count": (3, work.count, True),
-    "from text": (20, texts.from_text, False),
-    "meeting": (16, texts.about_meeting, False),
+    "small talk": (16, chat.small_talk, True),
+    "known": (8, chat.known, True),
+    "sums": (16, work.sum_of, True),
+    "repeat": (12, work.repeat, False),
+    "count": (4, work.count, True),
+    "from text": (90, texts.from_text, False),
+    "meeting": (12, texts.about_meeting, False),
     "json": (6, work.as_json, False),
     "else": (14, chat.anything_else, False),
 }
@@ -104,7 +104,7 @@ MAKERS: dict[str, tuple[float, Callable[[random.Random], Turn], bool]] = {
 def turn(talk: Talk) -> Turn:
     """Any turn that suits the talk so far."""
     pick = talk.rng.random()
-    if pick < 0.36:
+    if pick < 0.4:
         user, answer = talk.tell() if pick < 0.18 else talk.ask()
         return typed(talk.rng, user, talk.lower), answer
     return other_turn(talk)
@@ -122,7 +122,7 @@ def dialogue(rng: random.Random) -> list[Turn]:
     talk = Talk(rng, rng.random() < 0.15)
     size = rng.choices(range(1, 7), (34, 16, 14, 12, 12, 12))[0]
     turns = [turn(talk) for _ in range(size)]
-    if size > 2 and rng.random() < 0.25:
+    if size > 2 and rng.random() < 0.5:
         turns = [talk_turn for talk_turn in turns if len(talk_turn[0]) < 200] or turns
     return turns
 

@@ -67,8 +67,8 @@ def relation(rng: random.Random, pattern: tuple[str, str]) -> tuple[str, str]:
 def from_text(rng: random.Random, unknown: bool | None = None) -> tuple[str, str]:
     """A text with a question, and the sentence that answers it, or that the text does not say (one in six)."""
     unknown = rng.random() < 0.17 if unknown is None else unknown
-    size = rng.choice((1, 2, 3, 3, 4, 4, 5, 6, 8))
-    from_prose = rng.random() < 0.18
+    size = rng.choice((1, 2, 2, 3, 3, 4, 4, 5, 6, 8))
+    from_prose = rng.random() < 0.06
     lines, question = (about_prose if from_prose else about_things)(rng, size, unknown)
     answer = lines.pop() if unknown else lines[-1]
     rng.shuffle(lines)

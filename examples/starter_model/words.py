@@ -107,10 +107,10 @@ def article(word: str) -> str:
 
 @cache
 def prose() -> list[str]:
-    """Real English sentences, of 20 to 200 characters, from the texts that come with Python's help()."""
+    """Real English sentences, of 20 to 150 characters, from the texts that come with Python's help()."""
     text = re.sub(r"[*`_|\\]+", "", " ".join(topics[key] for key in sorted(topics)))
-    found = re.split(r"(?<=[a-z]\.)\s+(?=[A-Z])", re.sub(r"\s+", " ", text))
-    return [s for s in found if 20 <= len(s) <= 200 and s.isascii() and s.isprintable()]
+    found = map(str.strip, re.split(r"(?<=[a-z]\.)\s+(?=[A-Z])", re.sub(r"\s+", " ", text)))
+    return [s for s in found if 20 <= len(s) <= 150 and s.isascii() and not re.search(r"==|--|~~|\+-", s)]
 
 
 @cache

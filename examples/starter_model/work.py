@@ -12,9 +12,9 @@ def sum_of(rng: random.Random) -> tuple[str, str]:
     """A small sum, seldom a difference or a product, and the answer."""
     a, b = rng.randint(0, 20), rng.randint(0, 20)
     pick = rng.random()
-    if pick < 0.72:
+    if pick < 0.8:
         return added(rng, a, b)
-    if pick < 0.88:
+    if pick < 0.92:
         a, b = max(a, b), min(a, b)
         ask, answer = rng.choice(phrases("minus")), f"{a} - {b} = {a - b}."
     else:
