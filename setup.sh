@@ -5,7 +5,7 @@
 #   ./setup.sh serve    the same, then start the server
 #   ./setup.sh test     the same, then run the checks and the whole test-suite; further words go to pytest
 #
-# PYTHON=/path/to/python chooses the interpreter; CMAKE_ARGS reaches llama.cpp's build (CUDA: CMAKE_ARGS=-DGGML_CUDA=on).
+# PYTHON=/path/to/python chooses the interpreter; CMAKE_ARGS has llama.cpp built with it (CUDA: CMAKE_ARGS=-DGGML_CUDA=on).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 readonly LOG=.venv/setup.log
@@ -84,30 +84,44 @@ with_progress() {
     fi
 }
 
+PIP=(.venv/bin/python -m pip install -v --disable-pip-version-check --no-input --progress-bar off -c constraints.txt)
+
+wants_build() { [ -n "${CMAKE_ARGS:-}" ] && [ "$(cat .venv/built-with 2>/dev/null)" != "$CMAKE_ARGS" ]; }
+
+# pip takes the llama.cpp that is installed, or one from its cache, whatever CMAKE_ARGS it was built with.
+build_llama() {
+    say "llama.cpp is compiled with CMAKE_ARGS=$CMAKE_ARGS: 4 minutes or more, once"
+    with_progress "compiling llama.cpp" "${PIP[@]}" --no-cache-dir --force-reinstall --no-deps \
+        "$(grep '^llama-cpp-python' requirements.txt)"
+    echo "$CMAKE_ARGS" >.venv/built-with
+}
+
 fingerprint() { cat "$@" | cksum | tr -d ' '; }
 
 install_packages() {  # stamp, requirement files
     local stamp=.venv/$1 print
     shift
-    print="$(fingerprint constraints.txt "$@") $(.venv/bin/python --version) ${CMAKE_ARGS:-}"
+    print="$(fingerprint constraints.txt "$@") $(.venv/bin/python --version)"
     if [ "$(cat "$stamp" 2>/dev/null)" = "$print" ]; then return; fi
     local arguments=() file
     for file in "$@"; do arguments+=(-r "$file"); done
-    if ! .venv/bin/python -c 'import llama_cpp' 2>/dev/null; then
+    if ! [ -e .venv/built-with ] && ! .venv/bin/python -c 'import llama_cpp' 2>/dev/null; then
         say "llama.cpp is compiled for this machine's processor: 4 to 8 minutes on two cores, once"
     fi
-    with_progress "installing packages" .venv/bin/python -m pip install -v --disable-pip-version-check --no-input \
-        --progress-bar off -c constraints.txt "${arguments[@]}"
+    with_progress "installing packages" "${PIP[@]}" "${arguments[@]}"
     echo "$print" >"$stamp"
 }
 
 install() {  # "dev" for the test packages too
     local python
     python=$(find_python)
-    if [ ! -x .venv/bin/python ] || ! .venv/bin/python -c 'import llama_cpp' 2>/dev/null; then check_tools; fi
+    if wants_build || [ ! -x .venv/bin/python ] || ! .venv/bin/python -c 'import llama_cpp' 2>/dev/null; then
+        check_tools
+    fi
     mkdir -p .venv data models
     make_venv "$python"
     : >"$LOG"
+    if wants_build; then build_llama; fi
     install_packages installed requirements.txt
     if [ "${1:-}" = dev ]; then install_packages installed-dev requirements.txt requirements-dev.txt; fi
 }

@@ -72,6 +72,30 @@ def test_missing_tool_comes_with_its_command(folder, missing, said):
     assert "sudo apt-get install -y" in result.stderr
 
 
+def test_other_build_arguments_build_llama_again_once(folder):
+    for tool in ("c++", "make", "cmake", "python3"):
+        give(folder, tool, "exit 0")
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    calls = folder / "calls"
+    python = folder / ".venv" / "bin" / "python"
+    python.write_text(f'#!/bin/sh\necho "$CMAKE_ARGS: $*" >>{calls}\n')
+    python.chmod(0o755)
+
+    def builds(**environment):
+        calls.write_text("")
+        result = setup(folder, **environment)
+        assert result.returncode == 0, result.stderr
+        return [line for line in calls.read_text().splitlines() if "--force-reinstall" in line]
+
+    assert not builds() and "pip install" in calls.read_text()
+    cuda = builds(CMAKE_ARGS="-DGGML_CUDA=on")
+    assert len(cuda) == 1 and cuda[0].startswith("-DGGML_CUDA=on: ") and "llama-cpp-python==" in cuda[0]
+    assert "--no-cache-dir" in cuda[0]
+    assert not builds(CMAKE_ARGS="-DGGML_CUDA=on")
+    assert not builds(), "and without a word about it what is there stays"
+    assert builds(CMAKE_ARGS="-DGGML_CUDA=off")
+
+
 def test_old_python_is_told_by_main_too(tmp_path):
     """main.py must parse on old Pythons, so that its first lines can say what is wrong."""
     source = (ROOT / "main.py").read_text()
