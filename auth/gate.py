@@ -24,6 +24,7 @@ PUBLIC = "public"
 class _Rule:
     scope: str
     answer: bool
+    retryable: bool
 
 
 class Gate:
@@ -38,15 +39,16 @@ class Gate:
         app.after_request(self._leave)
         app.teardown_request(self._end)
 
-    def allow(self, endpoint: str, method: str, scope: str, *, answer: bool = False) -> None:
+    def allow(self, endpoint: str, method: str, scope: str, *, answer: bool = False, retryable: bool = False) -> None:
         """Opens `method` of `endpoint` to keys with `scope`: one of SCOPES, ANY_KEY, or PUBLIC for everybody.
 
-        HEAD follows GET. `answer` marks requests that count as answers in parallel.
+        HEAD follows GET. `answer` marks requests that count as answers in parallel; a `retryable` one that comes with
+        an Idempotency-Key does not: the route counts the answer itself, which retries share.
         """
         assert scope in (*SCOPES, ANY_KEY, PUBLIC), f"no scope: {scope}"
         assert method in ("GET", "POST", "PUT", "PATCH", "DELETE"), f"not a method to open by itself: {method}"
         assert (endpoint, method) not in self._rules, f"{method} {endpoint} is open already"
-        self._rules[endpoint, method] = _Rule(scope, answer)
+        self._rules[endpoint, method] = _Rule(scope, answer, retryable)
 
     def closed(self) -> list[tuple[str, str]]:
         """(path rule, method) of all routes that nobody opened: for the test that there is none by mistake."""
@@ -82,7 +84,8 @@ class Gate:
         known = request.routing_exception is None       # else Flask answers 404, 405 or a redirect after us
         if known and request.method != "OPTIONS":
             _check_scope(key, rule)
-        g.ticket = self._admissions.admit(key, place=known and rule is not None and rule.answer)
+        shared = rule is not None and rule.retryable and "Idempotency-Key" in request.headers
+        g.ticket = self._admissions.admit(key, place=known and rule is not None and rule.answer and not shared)
 
     def _rule(self) -> _Rule | None:
         method = "GET" if request.method == "HEAD" else request.method

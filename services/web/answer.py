@@ -9,10 +9,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any
 
 from flask import Response, g, request
 
+from auth.limits import Ticket
 from services.chat.events import Ask, Beat, Delta, Event
 from services.chat.idempotency import digest_of
 from services.chat.sessions import parse_id
@@ -24,37 +26,6 @@ from services.web.sse import Payload
 from services.web.watch import Watch
 
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty", "max_tokens", "seed")
-
-
-class Ticket(Protocol):
-    """The gate's admission of this request; holds one of the key's places until it is closed."""
-
-    headers: dict[str, str]
-
-    def charge(self, prompt_tokens: int, completion_tokens: int) -> None: ...
-    def close(self) -> None: ...
-
-
-class SharedTicket:
-    """A ticket with two holders, the request and an answer that may outlive it: closed when both have let go."""
-
-    def __init__(self, ticket: Ticket) -> None:
-        self._ticket = ticket
-        self._holders = 1
-        self._lock = threading.Lock()
-        self.headers = ticket.headers
-        self.charge = ticket.charge
-
-    def share(self) -> None:
-        with self._lock:
-            self._holders += 1
-
-    def close(self) -> None:
-        with self._lock:
-            self._holders -= 1
-            last = self._holders == 0
-        if last:
-            self._ticket.close()
 
 
 class Answers(Endpoint):
@@ -78,15 +49,14 @@ class Answers(Endpoint):
 
     def _shared(self, body: AnswerBody, key: str) -> Generator[Payload, None, None]:
         """The events of the first request with this key. They come from a thread of their own, without a client to
-        watch; each request that follows them takes a place."""
+        watch, and count as one answer in parallel; each request that follows them takes a place."""
         digest = digest_of(request.method, "/answer", g.raw_body)
         ask = _ask(body, idempotency=digest_of(g.key.id, key, digest))
-        g.ticket = ticket = SharedTicket(g.ticket)
+        counted = replace(g.key, requests_per_minute=None)      # as a request the gate has counted it already
         unwatched, mine = Watch(None, self.room.drain), watch.of_request(self.room.drain)
 
         def produce() -> Iterator[Payload]:
-            ticket.share()
-            with closing(ticket):
+            with self.parts.admissions.admit(counted, cost=0, place=True) as ticket:
                 yield from self._payloads(ask, ticket, unwatched, self.room.runs)
         with taken(self.room.places):
             for payload in self.parts.idempotency.run(g.key.id, key, digest, produce):

@@ -123,4 +123,5 @@ def register(api: Api, gate: Any, room: Room, routes: tuple[Route, ...]) -> None
     for route in routes:
         api.add_resource(route.resource, route.path, endpoint=route.endpoint, resource_class_args=(room,))
         for method, declared in route.ops().items():
-            gate.allow(route.endpoint, method.upper(), declared.scope, answer=declared.answer)
+            gate.allow(route.endpoint, method.upper(), declared.scope, answer=declared.answer,
+                       retryable=declared.retryable)

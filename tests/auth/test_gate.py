@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +21,7 @@ from auth.authentication import generate_api_key
 from auth.gate import ANY_KEY, PUBLIC, Gate
 from auth.keys import Keys
 from auth.limits import Admissions, Limiter
-from services.errors import ParleyError
+from services.errors import ParleyError, TooManyRequests
 
 SCOPE_OF = {"/answer": "answer", "/models": "models:read", "/auth": ANY_KEY, "/auth/keys": "keys", "/admin": "admin"}
 
@@ -62,7 +63,7 @@ def build(keys: Keys, admissions: Admissions) -> SimpleNamespace:
     gate.allow("/healthz", "GET", PUBLIC)
     for path, scope in SCOPE_OF.items():
         gate.allow(path, "GET", scope)
-    gate.allow("/answer", "POST", "answer", answer=True)
+    gate.allow("/answer", "POST", "answer", answer=True, retryable=True)
     gate.allow("/stream", "POST", "answer", answer=True)
     gate.allow("/broken", "POST", "answer", answer=True)
     gate.allow("/auth/key", "POST", "keys")
@@ -243,6 +244,17 @@ def test_a_stream_holds_its_place_until_it_is_closed(small: SimpleNamespace, key
     abandoned = small.client.post("/stream", headers={"Authorization": limited}, buffered=False)
     abandoned.close()
     assert places(limiter, 0)
+
+
+def test_a_retry_is_no_second_answer(small: SimpleNamespace, keys: Keys, admissions: Admissions) -> None:
+    limited, key = keys.create(max_parallel=1, requests_per_minute=4)
+    with admissions.admit(replace(key, requests_per_minute=None), cost=0, place=True):
+        assert call(small.client, "POST", "/answer", limited).status_code == 429
+        for path, status in (("/answer", 200), ("/stream", 429)):           # only where retries are known
+            assert call(small.client, "POST", path, limited, **{"Idempotency-Key": "k"}).status_code == status
+        with pytest.raises(TooManyRequests):
+            admissions.admit(replace(key, requests_per_minute=None), cost=0, place=True)
+    assert admissions.usage(key.id).requests == 1
 
 
 def test_an_error_gives_the_place_back(small: SimpleNamespace, keys: Keys, limiter: Limiter) -> None:

@@ -40,6 +40,12 @@ class FakeTicket:
     def close(self) -> None:
         self.open = False
 
+    def __enter__(self) -> FakeTicket:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 @dataclass
 class FakeAdmissions:
