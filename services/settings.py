@@ -6,6 +6,7 @@ The only reader of `os.environ`. A variable of the environment wins over the sam
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,12 +70,9 @@ def _bool(text: str) -> bool:
 
 def _int(low: int, high: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        if not text.strip().lstrip("-").isascii() or not text.strip().lstrip("-").isdigit():
+        if not re.fullmatch(r"\s*-?[0-9]{1,18}\s*", text) or not low <= int(text) <= high:
             raise ValueError(f"expected a whole number from {low} to {high}")
-        value = int(text)
-        if not low <= value <= high:
-            raise ValueError(f"expected a whole number from {low} to {high}")
-        return value
+        return int(text)
     return parse
 
 

@@ -1,0 +1,64 @@
+"""Settings: what is read, what wins, and how a wrong value is told."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from services.errors import ConfigError
+from services.settings import _VARIABLES, ROOT, Settings, load, runner_environment
+
+
+def test_nothing_set_is_the_defaults() -> None:
+    assert load({}, None) == Settings()
+    assert load({"PORT": "", "MASTER_KEY": " ", "DEBUG": ""}, None) == Settings()
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text("PORT=7000\nMAX_QUEUE=9\n# NUM_WORKERS=3\n")
+    settings = load({"PORT": "8000"}, file)
+    assert (settings.port, settings.max_queue, settings.workers) == (8000, 9, 1)
+
+
+def test_the_source_systems_names_count_when_ours_are_unset() -> None:
+    assert load({"LLM_CPU_THREADS": "3", "LLAMA_N_CTX": "512"}, None).runner_threads == 3
+    assert load({"LLM_CPU_THREADS": "3", "NUM_THREADS": "5"}, None).runner_threads == 5
+
+
+@pytest.mark.parametrize(("text", "value"), [("1", True), ("True", True), ("yes", True), ("ON", True), ("0", False),
+                                             ("false", False), ("No", False), ("off", False), ("", False)])
+def test_booleans(text: str, value: bool) -> None:
+    assert load({"DEBUG": text}, None).debug is value
+
+
+def test_relative_folders_lie_beside_main(tmp_path: Path) -> None:
+    assert load({"DATA_DIR": "elsewhere", "MODELS_DIR": str(tmp_path)}, None).data_dir == ROOT / "elsewhere"
+
+
+@pytest.mark.parametrize(("variable", "text"), [
+    ("PORT", "65536"), ("PORT", "-1"), ("PORT", "--5"), ("PORT", "5 0"), ("PORT", "٥"), ("PORT", "9" * 5000),
+    ("DEBUG", "maybe"), ("REQUEST_TIMEOUT", "nan"), ("REQUEST_TIMEOUT", "-1"), ("LOG_LEVEL", "loud"), ("RUNNER", "x")])
+def test_a_wrong_value_is_named_with_what_was_expected(variable: str, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load({variable: text}, None)
+    assert caught.value.message.startswith(f"{variable}={text[:80]!r}: expected ")
+
+
+@pytest.mark.parametrize("text", ["YOUR-API-KEY-HERE", "too short", "ü" * 40, "with a space" * 4])
+def test_a_wrong_secret_is_not_shown(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load({"MASTER_KEY": text}, None)
+    assert caught.value.message.startswith("MASTER_KEY=(not shown): ") and text not in caught.value.message
+
+
+def test_the_example_names_every_variable() -> None:
+    named = set(re.findall(r"[A-Z][A-Z_]{3,}", (ROOT / ".env.example").read_text()))
+    assert set(_VARIABLES) <= named
+
+
+def test_a_runner_sees_what_its_libraries_need_and_no_secret() -> None:
+    environ = {"PATH": "/bin", "OMP_NUM_THREADS": "2", "MASTER_KEY": "m", "HF_TOKEN": "t", "DATA_KEY": "d"}
+    assert runner_environment(environ) == {"PATH": "/bin", "OMP_NUM_THREADS": "2"}
