@@ -33,6 +33,7 @@ FORMATS = {"uuid", "date", "time", "date-time"}
 REF = "parley-ref-"         # name of every definition in the rewritten schema
 SAFE_PATTERN = re.compile(r"""(?x) \^ (?: [A-Za-z0-9\ _\-:/,@\#%&=~;!'] | \\[.+*?()\[\]{}|/dw-]
                               | \[ [A-Za-z0-9\ _:,.@+\#-]+ \] | [*+?|()] | \{\d{1,4}(,\d{0,4})?\} )* \$""")
+WORD = re.compile(r"(\[(?:\\.|[^\]\\])*\]|\{(?:\d+,)?(\d*)\}|.)")
 SETS = {"d": "[0-9]", "w": "[A-Za-z0-9_]"}
 # A JSON string's characters: no raw control characters, and no escaped half of a surrogate pair.
 CHAR = (r'[^"\\\x7F\x00-\x1F] | "\\" (["\\/bfnrt] | "u" ([0-9a-cA-CefEF] [0-9a-fA-F] | [dD] [0-7]) [0-9a-fA-F] '
@@ -227,23 +228,39 @@ def _pattern(pattern: Any, where: str) -> str:
 
 
 def _weight(pattern: str, where: str) -> int:
-    """The largest product of repeats inside one another; an endless one counts `ENDLESS`."""
-    groups, last = [1], 1
-    for word, most in re.findall(r"(\[(?:\\.|[^\]\\])*\]|\{(?:\d+,)?(\d*)\}|.)", pattern):
+    """The largest product of repeats inside one another; an endless one counts `ENDLESS`. What may be empty must not be
+    repeated: the ways to read it, all of which the grammar follows at once, would grow beyond any bound."""
+    groups, starts, last, empty = [1], [0], 1, False
+    for found in WORD.finditer(pattern):
+        word, most = found.groups()
         if word == "(":
             groups.append(1)
+            starts.append(found.start())
         elif word == ")":
-            last = groups.pop()
+            last, start = groups.pop(), starts.pop()
             if not groups:
                 break
+            empty = _may_be_empty(pattern[start:found.end()], where)
         elif word[0] in "*+{":
+            if empty:
+                raise _bad(where, "has a pattern that repeats something that may be empty")
             last *= int(most) if most else ENDLESS
-        elif word != "?":
-            last = 1
+            empty = word == "*" or word[:2] == "{0"
+        elif word == "?":
+            empty = True
+        else:
+            last, empty = 1, False
         groups[-1] = max(groups[-1], last)
     if len(groups) != 1:
         raise _bad(where, "has a pattern whose parentheses do not match")
     return groups[0]
+
+
+def _may_be_empty(pattern: str, where: str) -> bool:
+    try:
+        return re.fullmatch(pattern, "") is not None
+    except re.error as error:
+        raise _bad(where, f"has a pattern that is no regular expression: {error}") from None
 
 
 def _range(node: Schema, low: str, high: str, where: str) -> tuple[int, int | None]:
