@@ -28,11 +28,11 @@ def run(arguments: list[str]) -> int:
             from services.web.serve import main
             return main()
         from services.cli import main as command_line
+        return command_line(arguments)
     except ModuleNotFoundError as error:
         print("%s is not installed here: run ./setup.sh, then .venv/bin/python main.py" % error.name,  # noqa: UP031
               file=sys.stderr)
         return 1
-    return command_line(arguments)
 
 
 if __name__ == "__main__":

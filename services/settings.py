@@ -5,6 +5,7 @@ The only reader of `os.environ`. A variable of the environment wins over the sam
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 
 from services.errors import ConfigError
 
@@ -111,6 +112,12 @@ def _text(text: str) -> str:
     return text.strip()
 
 
+def _url(text: str) -> str:
+    if not text.strip().startswith(("http://", "https://")):
+        raise ValueError("expected an address that begins with http:// or https://")
+    return text.strip().rstrip("/")
+
+
 def _folder(text: str) -> Path:
     path = Path(_text(text)).expanduser()
     return path if path.is_absolute() else (ROOT / path)
@@ -142,7 +149,7 @@ _VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "REQUEST_TIMEOUT": ("request_timeout", _seconds),
     "STALL_TIMEOUT": ("stall_timeout", _seconds),
     "DRAIN_TIMEOUT": ("drain_timeout", _seconds),
-    "HF_ENDPOINT": ("hub_url", _text),
+    "HF_ENDPOINT": ("hub_url", _url),
     "HF_TOKEN": ("hub_token", _text),
     "RUNNER": ("runner", _choice("llama", "fake")),
 }
@@ -151,12 +158,7 @@ _MAY_BE_EMPTY = {"DEBUG"}       # an empty value of any other variable counts as
 
 def load(environ: Mapping[str, str] | None = None, env_file: Path | None = ROOT / ".env") -> Settings:
     """Settings from `environ` (default: the process's) over `env_file`; `ConfigError` names variable and value."""
-    source: dict[str, str] = {}
-    if env_file is not None and env_file.is_file():
-        try:
-            source.update({k: v for k, v in dotenv_values(env_file, interpolate=False).items() if v is not None})
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{env_file} cannot be read: {error}") from None
+    source = _env_file(env_file) if env_file is not None and env_file.is_file() else {}
     source.update(os.environ if environ is None else environ)
     values: dict[str, Any] = {}
     for variable, (field, parse) in _VARIABLES.items():
@@ -169,6 +171,26 @@ def load(environ: Mapping[str, str] | None = None, env_file: Path | None = ROOT 
             shown = "(not shown)" if parse is _secret else repr(text[:80])
             raise ConfigError(f"{variable}={shown}: {error}") from None
     return Settings(**values)
+
+
+def _env_file(path: Path) -> dict[str, str]:
+    """The variables of `path`. `ConfigError` names a line that is none, and a name that is nearly one of ours."""
+    try:
+        with path.open(encoding="utf-8") as stream:
+            bindings = list(parse_stream(stream))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    values = {}
+    for binding in bindings:
+        where = f"{path}, line {binding.original.line}"
+        if binding.error:
+            raise ConfigError(f"{where}: expected NAME=value, or # and a comment")
+        if binding.key and binding.key not in _VARIABLES and (near := difflib.get_close_matches(
+                binding.key, _VARIABLES, 1, 0.75)):
+            raise ConfigError(f"{where}: {binding.key} is no setting; is {near[0]} meant? .env.example lists them")
+        if binding.key and binding.value is not None:
+            values[binding.key] = binding.value
+    return values
 
 
 def no_tracing() -> None:

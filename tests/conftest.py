@@ -71,6 +71,19 @@ class Server:
             self.process.kill()
             raise AssertionError(f"the server did not stop within {wait} s:\n{self.log}") from None
 
+    def end(self) -> None:
+        """Stop without waiting for running answers."""
+        assert self.process is not None
+        for _ in range(40):
+            if self.process.poll() is not None:
+                return
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(0.5)
+            except subprocess.TimeoutExpired:
+                continue
+        raise AssertionError(f"the server did not end:\n{self.log}")
+
     def children(self, word: str) -> list[int]:
         """Process ids of this server's descendants whose command line has `word` (runner, fake-runner, web)."""
         return [pid for pid in descendants(self.process.pid if self.process else 0)
@@ -161,7 +174,4 @@ def start(home: Path) -> Iterator[Any]:
 
     yield begin
     for server in started:
-        if server.process and server.process.poll() is None:
-            server.process.send_signal(signal.SIGTERM)
-            server.process.send_signal(signal.SIGTERM)
-            server.process.wait(20)
+        server.end()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
 
@@ -28,7 +29,9 @@ class Verbs(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
-            return None
+            near = difflib.get_close_matches(cmd_name, VERBS, 1)
+            hint = f"is {near[0]!r} meant?" if near else f"there are: {', '.join(VERBS)}"
+            raise click.UsageError(f"no verb {cmd_name!r}; {hint}")
         command = getattr(importlib.import_module(f"services.cli.{cmd_name}"), cmd_name)
         assert isinstance(command, click.Command)
         return command
@@ -46,7 +49,8 @@ def parley(ctx: click.Context) -> int:
     Settings come from the environment or from .env beside main.py; .env.example lists them.
     """
     ctx.obj = ctx.obj or settings.load()
-    logs.setup(ctx.obj.log_level, ctx.obj.debug)
+    serving = ctx.invoked_subcommand in (None, "serve")
+    logs.setup(ctx.obj.log_level if serving or ctx.obj.debug else "WARNING", ctx.obj.debug)
     if ctx.invoked_subcommand is None:
         from services.cli.serve import serve
         return int(ctx.invoke(serve))

@@ -12,15 +12,22 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from services.errors import ConfigError, ParleyError
 from services.settings import ROOT, Settings, child_environment
 
+if TYPE_CHECKING:
+    from services.chat.profiles import Profile
+
 log = logging.getLogger("parley.serve")
+FOLLOW = 1.0                # seconds between two looks at config.json
+AT_ONCE = 3.0               # seconds between a second SIGTERM and the end
 RESTART_PAUSES = (0.1, 0.5, 1.0)    # seconds before gunicorn is started again, then the last for ever ...
 STEADY = 60.0                       # ... unless it lived so many seconds
 LONGEST_RUN_DIR = 80                # bytes of the sockets' folder: a socket's path must stay below 104
@@ -70,6 +77,12 @@ class Web:
         if self.process and self.process.poll() is None:
             self.process.send_signal(number)
 
+    def wait(self, seconds: float) -> None:
+        """Until it has ended, but at most so long."""
+        with suppress(subprocess.TimeoutExpired):
+            if self.process:
+                self.process.wait(seconds)
+
     def kill(self) -> None:
         """End the arbiter and its workers at once."""
         if self.process and self.process.poll() is None:
@@ -78,6 +91,8 @@ class Web:
 
 class Server:
     """Everything that `serve` starts. `stopping` is set by the first SIGTERM or SIGINT; a second one ends at once."""
+
+    status = 0              # what the process ends with after a signal
 
     def __init__(self, settings: Settings) -> None:
         from auth.keys import Keys
@@ -88,6 +103,7 @@ class Server:
         from services.store import disk
         from services.store.opening import open_store
         self.settings = settings
+        check_models_dir(settings.models_dir)
         disk.make_dirs(settings.data_dir)
         self.lock = disk.lock_data_folder(settings.data_dir)
         self.profiles = Profiles(ensure_default(settings.data_dir), settings)
@@ -106,7 +122,7 @@ class Server:
         signal.signal(signal.SIGHUP, lambda *_: self.web.reload())
         try:
             self.supervisor.start()
-            threading.Thread(target=self.load_selected, name="load-selected", daemon=True).start()
+            threading.Thread(target=self.follow_selection, name="follow-selection", daemon=True).start()
             return self.watch()
         finally:
             self.supervisor.stop(0)
@@ -116,13 +132,18 @@ class Server:
             self.lock.close()
 
     def on_stop(self, number: int, _frame: Any) -> None:
-        if self.stopping.is_set():
-            self.web.kill()
-            self.supervisor.kill()
-            self.run_dir.cleanup()
-            os._exit(128 + number)
+        target = self.drain if not self.stopping.is_set() else partial(self.end_now, 128 + number)
         self.stopping.set()
-        threading.Thread(target=self.drain, name="drain").start()
+        threading.Thread(target=target, name="stop", daemon=True).start()
+
+    def end_now(self, status: int) -> None:
+        """The runners end at once; gunicorn gets AT_ONCE seconds to tell the clients and to keep what was written."""
+        self.status = status
+        self.supervisor.kill()
+        for _ in range(2):
+            self.web.signal(signal.SIGTERM)
+            self.web.wait(AT_ONCE / 2)
+        self.web.kill()
 
     def drain(self) -> None:
         """New work gets 503 while running answers end; then gunicorn lets its last bytes out and ends."""
@@ -130,13 +151,22 @@ class Server:
         self.supervisor.stop(self.settings.drain_timeout)
         self.web.signal(signal.SIGTERM)
 
-    def load_selected(self) -> None:
-        """Load the selected profile's model before somebody asks. A failure is told here, in /readyz and by /answer.
+    def follow_selection(self) -> None:
+        """Load the selected profile's model before somebody asks, at the start and when config.json selects another.
 
-        Not before the port is ours: a start that fails there says so in one line and nothing else.
+        A failure is told here once, in /readyz and by /answer. Not before the port is ours: a start that fails there
+        says so in one line and nothing else.
         """
         self.web.listening.wait()
-        name, profile = self.profiles.current().get(None)
+        seen = None
+        while not self.stopping.is_set():
+            config = self.profiles.current()
+            if config.get() != seen:
+                seen = name, profile = config.get()
+                self.load(name, profile)
+            self.stopping.wait(FOLLOW)
+
+    def load(self, name: str, profile: Profile) -> None:
         try:
             self.supervisor.ensure(self.profiles.spec(profile, self.settings.models_dir), select=True)
             log.info("profile %s is ready: %s", name, profile.model)
@@ -161,7 +191,7 @@ class Server:
             log.error("the web process ended with status %s; starting it again", status)
             self.stopping.wait(RESTART_PAUSES[min(attempt, len(RESTART_PAUSES) - 1)])
             attempt += 1
-        return 0
+        return self.status
 
 
 def make_run_dir() -> tempfile.TemporaryDirectory[str]:
@@ -172,6 +202,13 @@ def make_run_dir() -> tempfile.TemporaryDirectory[str]:
         raise ConfigError(f"TMPDIR={tempfile.gettempdir()!r} is too long a path for local sockets: set TMPDIR to a "
                           "shorter one, such as /tmp")
     return folder
+
+
+def check_models_dir(path: Path) -> None:
+    if path == ROOT / "models":
+        path.mkdir(exist_ok=True)
+    if not path.is_dir():
+        raise ConfigError(f"MODELS_DIR={str(path)!r}: there is no such folder; make it or set another")
 
 
 def show_master_key(key: str | None, settings: Settings) -> None:

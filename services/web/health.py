@@ -53,12 +53,18 @@ class Readyz(Endpoint):
             return
         if status.draining:
             yield "the server is stopping"
-        selected = next((runner for runner in status.runners if runner.spec == spec), None)
-        if selected is None:
-            yield f"the model {profile.model} is not loaded yet"
-        elif selected.state not in ("ready", "retiring"):
-            why = f": {selected.reason}" if selected.reason else ""
-            yield f"the model {os.path.basename(selected.spec.model)} is {selected.state}{why}"
+        yield from _runner(status.runners, spec, profile.model)
+
+
+def _runner(runners: list[wire.RunnerState], spec: wire.RunnerSpec, model: str) -> Iterator[str]:
+    """A model that is being loaded beside another one is no reason: questions wait for it, nobody is turned away."""
+    selected = next((runner for runner in runners if runner.spec == spec), None)
+    if selected is None or selected.state == "loading":
+        if not any(runner.state in ("ready", "retiring") for runner in runners):
+            yield f"the model {model} is {'loading' if selected else 'not loaded yet'}"
+    elif selected.state not in ("ready", "retiring"):
+        why = f": {selected.reason}" if selected.reason else ""
+        yield f"the model {model} is {selected.state}{why}"
 
 
 def _store(data_dir: Path) -> Iterator[str]:
