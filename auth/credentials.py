@@ -15,6 +15,7 @@ from auth.records import MAX_SECRET_BYTES
 from services.errors import BadRequest, Unauthorized
 
 HOW = "send the key in the header Authorization: Bearer <key>"
+UNKNOWN = "this key is unknown, revoked or expired; `main.py keys list` on the server shows those there are"
 QUERY_NAMES = {"api_key", "apikey", "api-key", "x-api-key", "access_token", "authorization", "key", "token"}
 _BEARER = re.compile(r"\Abearer(?:[ \t]+|$)", re.IGNORECASE)
 
@@ -36,7 +37,7 @@ def credential(authorization: str | None, x_api_key: str | None) -> bytes | None
 
 def _checked(value: str) -> bytes:
     if not value or len(value) > MAX_SECRET_BYTES or not value.isascii() or not value.isprintable():
-        raise Unauthorized("Unauthorized")
+        raise Unauthorized("Unauthorized", hint=HOW)
     return value.encode("ascii")
 
 

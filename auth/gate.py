@@ -63,10 +63,10 @@ class Gate:
             secret = credentials.credential(request.environ.get("HTTP_AUTHORIZATION"),
                                             request.environ.get("HTTP_X_API_KEY"))
             if secret is None:
-                raise Unauthorized("Unauthorized", code="no_key")
+                raise Unauthorized("Unauthorized", code="no_key", hint=credentials.HOW)
             key = self._keys.authenticate(secret)
             if key is None:
-                raise Unauthorized("Unauthorized")
+                raise Unauthorized("Unauthorized", hint=credentials.UNKNOWN)
         except Unauthorized as error:
             if error.code != "no_key":      # a request without any key guesses nothing
                 self._admissions.admit_source(request.environ.get("REMOTE_ADDR") or "local")

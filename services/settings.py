@@ -46,6 +46,7 @@ class Settings:
     drain_timeout: float = 30.0             # seconds that running answers get on SIGTERM
     hub_url: str = "https://huggingface.co"
     hub_token: str | None = None
+    without_effect: tuple[str, ...] = ()    # set, understood by a source system, but not by this version
     runner: str = "llama"                   # "fake": scripted answers without a model, to test clients against
 
 
@@ -153,6 +154,10 @@ _VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "HF_TOKEN": ("hub_token", _text),
     "RUNNER": ("runner", _choice("llama", "fake")),
 }
+# The source systems' variables that mean nothing here yet. None of them opens a route: every one needs a key.
+_WITHOUT_EFFECT = ("BYPASS_AUTHORIZATION", "ENABLED_MODULES", "JOB_TIMEOUT", "LLAMA_PATH", "LLM_HUGGINGFACE_FILE",
+                   "LLM_HUGGINGFACE_REPO", "LLM_LIB", "LLM_MODEL_FILE", "LOAD_ON_FLY", "REDIS_HOST", "REDIS_PORT",
+                   "SUMMARY_MINIMUM_PAYLOAD_LENGTH")
 _MAY_BE_EMPTY = {"DEBUG"}       # an empty value of any other variable counts as unset
 
 
@@ -170,7 +175,8 @@ def load(environ: Mapping[str, str] | None = None, env_file: Path | None = ROOT 
         except ValueError as error:
             shown = "(not shown)" if parse is _secret else repr(text[:80])
             raise ConfigError(f"{variable}={shown}: {error}") from None
-    return Settings(**values)
+    unused = tuple(name for name in _WITHOUT_EFFECT if source.get(name, "").strip())
+    return Settings(**values, without_effect=unused)
 
 
 def _env_file(path: Path) -> dict[str, str]:
@@ -185,7 +191,7 @@ def _env_file(path: Path) -> dict[str, str]:
         where = f"{path}, line {binding.original.line}"
         if binding.error:
             raise ConfigError(f"{where}: expected NAME=value, or # and a comment")
-        if binding.key and binding.key not in _VARIABLES and (near := difflib.get_close_matches(
+        if binding.key and binding.key not in (*_VARIABLES, *_WITHOUT_EFFECT) and (near := difflib.get_close_matches(
                 binding.key, _VARIABLES, 1, 0.75)):
             raise ConfigError(f"{where}: {binding.key} is no setting; is {near[0]} meant? .env.example lists them")
         if binding.key and binding.value is not None:

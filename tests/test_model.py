@@ -112,6 +112,8 @@ def test_a_schema_is_complied_with(server):
     reply = server.answer("Give name and city as JSON: Ada lives in Oslo.", schema=schema, max_tokens=60).json()
     assert reply["finish_reason"] == "stop", reply
     assert set(json.loads(reply["result"])) == {"name", "city"}
+    cut = server.answer("x", schema={"type": "array", "items": {"type": "integer"}, "minItems": 200}, max_tokens=9)
+    assert cut.json()["finish_reason"] == "length" and "does not comply" in cut.json()["warnings"][0]
     bad = server.answer("x", schema={"$ref": "https://example.com/schema.json"})
     assert bad.status_code == 400 and bad.json()["error"]["code"] == "bad_schema"
 

@@ -73,7 +73,7 @@ class _Answer:
             chosen = self._window(profile, lease, history)
             self._store_question()
             done = yield from self._generate(lease, self._request(profile, lease, chosen.prompt))
-            self._tell_full_context(done, profile, lease)
+            self._tell_what_was_cut(done, profile, lease)
             final = Final(result=self.text.text, session_id=self.ask.session_id, profile=name, model=lease.ready.model,
                           done=done, warnings=tuple(self.warnings),
                           context={"window": lease.ready.n_ctx, "k": profile.k, "turns_used": chosen.used,
@@ -178,7 +178,10 @@ class _Answer:
             self._store_part(error)
             raise
 
-    def _tell_full_context(self, done: Done, profile: Profile, lease: Lease) -> None:
+    def _tell_what_was_cut(self, done: Done, profile: Profile, lease: Lease) -> None:
+        if done.finish_reason == "length" and self.ask.schema is not None:
+            self.warnings.append(f"the answer ended after {done.completion_tokens} tokens and does not comply with "
+                                 "the schema: raise max_tokens")
         if done.finish_reason == "length" and done.completion_tokens < min(profile.max_tokens, lease.ready.n_ctx):
             self.warnings.append(f"the context of {lease.ready.n_ctx} tokens was full after {done.completion_tokens} "
                                  f"of max_tokens {profile.max_tokens}: the prompt takes {done.prompt_tokens}")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import secrets
+import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -109,10 +112,10 @@ class Server:
         self.profiles = Profiles(ensure_default(settings.data_dir), settings)
         open_store(settings)                    # takes over a seed's sessions, refuses a wrong DATA_KEY
         show_master_key(Keys(settings.data_dir, settings).ensure_master(), settings)
-        self.run_dir = make_run_dir()
+        self.run_dir = make_run_dir(settings.data_dir)
         authkey = secrets.token_bytes(32)
         self.limiter = Limiter(settings.data_dir)
-        self.supervisor = Supervisor(settings, Path(self.run_dir.name), authkey, self.limiter, precheck)
+        self.supervisor = Supervisor(settings, self.run_dir, authkey, self.limiter, precheck)
         self.web = Web(self.supervisor.address, authkey)
         self.stopping = threading.Event()
 
@@ -128,7 +131,7 @@ class Server:
             self.supervisor.stop(0)
             self.web.kill()
             self.limiter.close()
-            self.run_dir.cleanup()
+            shutil.rmtree(self.run_dir, ignore_errors=True)
             self.lock.close()
 
     def on_stop(self, number: int, _frame: Any) -> None:
@@ -194,13 +197,22 @@ class Server:
         return self.status
 
 
-def make_run_dir() -> tempfile.TemporaryDirectory[str]:
-    """A folder of mode 0700 for the sockets, whose path leaves room for their names."""
-    folder = tempfile.TemporaryDirectory(prefix="parley-")
-    if len(os.fsencode(folder.name)) > LONGEST_RUN_DIR:
-        folder.cleanup()
+def make_run_dir(data_dir: Path) -> Path:
+    """An empty folder of mode 0700 for the sockets, the same for each start on `data_dir`: nothing is left behind by
+    a killed server. Its path leaves room for their names."""
+    name = hashlib.sha256(os.fsencode(data_dir.resolve())).hexdigest()[:12]
+    folder = Path(tempfile.gettempdir()) / f"parley-{os.getuid()}-{name}"
+    if len(os.fsencode(folder)) > LONGEST_RUN_DIR:
         raise ConfigError(f"TMPDIR={tempfile.gettempdir()!r} is too long a path for local sockets: set TMPDIR to a "
                           "shorter one, such as /tmp")
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise ConfigError(f"{folder} is not this user's folder: remove it, or set TMPDIR to another place")
+    folder.chmod(0o700)
+    for socket in folder.iterdir():
+        socket.unlink()
     return folder
 
 
@@ -231,6 +243,8 @@ def serve(settings: Settings) -> int:
 
     SIGTERM or Ctrl-C lets running answers finish (DRAIN_TIMEOUT seconds); a second one ends at once.
     """
+    for name in settings.without_effect:
+        log.warning("%s is set, but has no effect in this version", name)
     try:
         return Server(settings).run()
     except OSError as error:

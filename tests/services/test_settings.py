@@ -62,3 +62,23 @@ def test_the_example_names_every_variable() -> None:
 def test_a_runner_sees_what_its_libraries_need_and_no_secret() -> None:
     environ = {"PATH": "/bin", "OMP_NUM_THREADS": "2", "MASTER_KEY": "m", "HF_TOKEN": "t", "DATA_KEY": "d"}
     assert runner_environment(environ) == {"PATH": "/bin", "OMP_NUM_THREADS": "2"}
+
+
+def test_a_nearly_right_name_in_the_file_is_told(tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    path.write_text("# fine\nAPI_KEY=for the examples\nPROT=5107\n")
+    with pytest.raises(ConfigError, match=r"\.env, line 3: PROT is no setting; is PORT meant"):
+        load({}, path)
+    path.write_text("PORT=5107\nwhat is this\n")
+    with pytest.raises(ConfigError, match=r"\.env, line 2: expected NAME=value"):
+        load({}, path)
+
+
+def test_variables_of_source_systems_without_effect_are_known() -> None:
+    settings = load({"LLM_MODEL_FILE": "x.gguf", "BYPASS_AUTHORIZATION": "1", "REDIS_HOST": ""}, None)
+    assert settings.without_effect == ("BYPASS_AUTHORIZATION", "LLM_MODEL_FILE")
+
+
+def test_a_hub_has_a_scheme() -> None:
+    with pytest.raises(ConfigError, match="HF_ENDPOINT='foo': expected an address"):
+        load({"HF_ENDPOINT": "foo"}, None)
