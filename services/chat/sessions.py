@@ -53,10 +53,17 @@ def parse_id(value: object) -> str:
     elif isinstance(value, str):
         text = value
     if not base.is_id(text):
-        shown = repr(value)[:80] if isinstance(value, str | float | bool | None) else type(value).__name__
-        raise BadRequest(f"session_id {shown} is no session id: expected an integer of up to {_DIGITS} digits, or a "
-                         "name of up to 64 letters, digits, '-' and '_'", code="bad_session_id", param="session_id")
+        raise BadRequest(f"session_id {_shown(value)} is no session id: expected an integer of up to {_DIGITS} "
+                         "digits, or a name of up to 64 letters, digits, '-' and '_'", code="bad_session_id",
+                         param="session_id")
     return text
+
+
+def _shown(value: object) -> str:
+    """What was given for an id, for a message: short, whatever it is."""
+    if isinstance(value, str | float | bool | None):
+        return repr(value)[:80]
+    return f"of more than {_DIGITS} digits" if isinstance(value, int) else f"of type {type(value).__name__}"
 
 
 def shown_id(sid: str) -> int | str:
@@ -75,31 +82,10 @@ def check_text(text: str, param: str) -> None:
 
 def unfold(records: Sequence[Record]) -> list[TurnRecord]:
     """The turns that `records` amount to, in the order of the conversation."""
-    turns: list[TurnRecord] = []
-    for record in records:
-        kind = record["type"]
-        if kind == "rewind":
-            del turns[record["to"]:]
-        elif kind == "user":
-            turns.append(_turn(record))
-        elif kind == "assistant":
-            at = _answered(turns, record)
-            if at is not None:
-                prompt = turns.pop(at)
-                if at < len(turns) and turns[at].role == "assistant" and turns[at].interrupted:
-                    del turns[at]       # the part that a first try left, which this answer takes the place of
-                turns.append(prompt)    # an answer that came late, after a retry, brings its prompt to the end
-            turns.append(_turn(record))
+    turns = [_turn(record) for record in base.listed(records)]
     answers = [*(turn.role == "assistant" for turn in turns[1:]), False]
     return [turn if turn.role == "assistant" or answered else replace(turn, interrupted=True)
             for turn, answered in zip(turns, answers, strict=False)]
-
-
-def _answered(turns: list[TurnRecord], record: Record) -> int | None:
-    """Where the prompt is that the answer `record` belongs to: the one it names, else a prompt right before it."""
-    if "to" in record:
-        return next((at for at in reversed(range(len(turns))) if turns[at].n == record["to"]), None)
-    return len(turns) - 1 if turns and turns[-1].role == "user" else None
 
 
 def _turn(record: Record) -> TurnRecord:

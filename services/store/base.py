@@ -9,7 +9,8 @@ A record is a JSON object `{"n": running number, "type": …, …}`. The first i
     rename     at, name
     rewind     at, to: how many turns (as listed) are kept
 
-What the records mean as turns is `services.chat.sessions`' business; here is only what a list of sessions shows.
+Which of them are turns of the conversation as it stands is `listed`; what else they mean is `services.chat.sessions`'
+business.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Entry:
     name: str
     created: str = ""
     updated: str = ""
-    turns: int = 0          # user and assistant records, those rewound included
+    turns: int = 0          # as `listed` gives them
     problem: str | None = None
 
 
@@ -120,22 +121,47 @@ def numbered(owner: str, sid: str, records: Sequence[Record]) -> list[Record]:
     return result
 
 
+def listed(records: Sequence[Record]) -> list[Record]:
+    """The user and assistant records that the conversation amounts to, in its order: rewinds and retries applied."""
+    turns: list[Record] = []
+    for record in records:
+        kind = record["type"]
+        if kind == "rewind":
+            del turns[record["to"]:]
+        elif kind == "user":
+            turns.append(record)
+        elif kind == "assistant":
+            at = _answered(turns, record)
+            if at is not None:
+                prompt = turns.pop(at)
+                if at < len(turns) and turns[at]["type"] == "assistant" and turns[at].get("interrupted"):
+                    del turns[at]       # the part that a first try left, which this answer takes the place of
+                turns.append(prompt)    # an answer that came late, after a retry, brings its prompt to the end
+            turns.append(record)
+    return turns
+
+
+def _answered(turns: list[Record], record: Record) -> int | None:
+    """Where the prompt is that the answer `record` belongs to: the one it names, else a prompt right before it."""
+    if "to" in record:
+        return next((at for at in reversed(range(len(turns))) if turns[at]["n"] == record["to"]), None)
+    return len(turns) - 1 if turns and turns[-1]["type"] == "user" else None
+
+
 def describe(records: Sequence[Record]) -> Entry | None:
     """What a list shows of these records; None for a log that was made but never got a name or a turn."""
     head = records[0]
-    name, turns = head.get("name"), 0
+    name = head.get("name")
     created: str = head["created"]
     for record in records:
         if record["type"] == "rename":
             name = record["name"]
-        elif record["type"] in ("user", "assistant"):
-            turns += 1
-            if name is None and record["type"] == "user":
-                name = short_name(record["content"])
+        elif name is None and record["type"] == "user":
+            name = short_name(record["content"])
     if name is None and len(records) == 1:
         return None
     updated = max(created, records[-1].get("at", created))      # a fork is younger than the turns it took along
-    return Entry(name=name or "", created=created, updated=updated, turns=turns)
+    return Entry(name=name or "", created=created, updated=updated, turns=len(listed(records)))
 
 
 def short_name(text: str) -> str:

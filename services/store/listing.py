@@ -23,7 +23,8 @@ from services.store.base import Entry, Record, describe
 from services.store.crypto import Cipher
 
 SUFFIX = ".jsonl"
-INDEX = ".index.1"      # another number when what is in it changes
+INDEX = ".index.2"      # another number when what is in it changes
+OLD = (".index.1",)     # what earlier versions wrote, removed where a new one is written
 WORTH = 200             # newly read files that make it worth to write the index
 UNREADABLE = ("session_damaged", "newer_schema", "bad_name")    # errors of one session that a list goes on after
 
@@ -48,6 +49,14 @@ def _entry(owner: str, sid: str, mode: int, read: Read) -> Entry | None:
         if error.code not in UNREADABLE:
             raise
         return Entry("(damaged)", problem=error.message)
+
+
+def remove(folder: Path, names: Sequence[str]) -> None:
+    """Removes those of the index files `names` that are there."""
+    for name in names:
+        if os.path.lexists(folder / name):
+            with suppress(FileNotFoundError):       # another process was first
+                disk.unlink_durable(folder / name)
 
 
 class Listing:
@@ -78,6 +87,7 @@ class Listing:
         if fresh >= WORTH:
             with suppress(ParleyError):     # a full or read-only disk: the next start reads the files again
                 disk.write_atomic(folder / INDEX, self._packed(owner, now))
+                remove(folder, OLD)
         return {sid: entry for sid, (_, entry) in now.items() if entry is not None}
 
     def put(self, owner: str, sid: str, fd: int, records: Sequence[Record]) -> None:

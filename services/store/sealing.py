@@ -7,14 +7,13 @@ import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from services.errors import ConfigError
 from services.store import crypto, disk, lines
 from services.store.files import FileStore
-from services.store.listing import INDEX, SUFFIX
+from services.store.listing import INDEX, OLD, SUFFIX, remove
 
 log = logging.getLogger("parley.store")
 _BOXED = re.compile(rb'\{"n":0,"v":\d+,"box":')
@@ -69,8 +68,7 @@ def seal_plain(store: FileStore) -> int:
         return 0
     plain = [path for path in session_files(store.data_dir) if not _is_boxed(path)]
     for folder in {path.parent for path in plain}:
-        with suppress(FileNotFoundError):
-            disk.unlink_durable(folder / INDEX)
+        remove(folder, (INDEX, *OLD))
     with ThreadPoolExecutor(16) as pool:        # they wait for the disk, which takes many at once well
         sealed = sum(pool.map(partial(_seal, store), plain))
     if sealed:

@@ -43,6 +43,14 @@ def test_what_is_no_id(value):
     assert caught.value.code == "bad_session_id" and len(caught.value.message) < 300
 
 
+@pytest.mark.parametrize(("value", "shown"), [(10 ** 32, "of more than 32 digits"), ([1], "of type list"),
+                                              ("a b", "'a b'"), (True, "True")])
+def test_what_is_no_id_is_shown(value, shown):
+    with pytest.raises(BadRequest, match="expected an integer of up to 32 digits, or a name of up to 64") as caught:
+        parse_id(value)
+    assert caught.value.message.startswith(f"session_id {shown} is no session id")
+
+
 @given(st.text(max_size=80) | st.integers() | st.floats() | st.none() | st.booleans())
 def test_any_id_is_parsed_or_refused(value):
     try:
@@ -291,6 +299,7 @@ def test_any_series_of_steps(steps, data):
                     turn.answer(f"a{number}", finish_reason="stop", interrupted=step == "cut")
                     model.append(f"a{number}")
         assert said(sessions, sid) == model
+        assert sessions.entries("0")[f"0/{sid}"].turns == len(model)
 
 
 def test_answers_without_a_prompt_are_listed_but_no_history():

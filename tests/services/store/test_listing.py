@@ -51,6 +51,12 @@ def test_a_restart_reads_only_what_changed(store):
         assert b"secret" not in (store.folder / "0" / listing.INDEX).read_bytes()
 
 
+def test_an_index_of_an_earlier_version_is_replaced(store):
+    old = store.folder / "0" / ".index.1"
+    old.write_bytes(b"secret words 1")
+    assert len(store.index("0")) == 30 and not old.exists() and (store.folder / "0" / listing.INDEX).exists()
+
+
 @pytest.mark.parametrize("content", [b"", b"\n", b"x\n{}", os.urandom(500)])
 def test_a_damaged_index_is_made_again(store, content):
     index = store.index("0")
