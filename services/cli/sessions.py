@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 FORMAT = "parley-session"
 VERSION = 1
+SHOWN = 20             # ids that a message names
 LINES = "\n\t"         # control characters that a text may hold
 _SPEAKERS = {"user": "User", "assistant": "Assistant"}
 
@@ -36,9 +37,13 @@ def list_sessions(owner: str | None, as_json: bool) -> None:
         click.echo(json.dumps({key: vars(entry) for key, entry in entries.items()}, indent=2))
         return
     for key, entry in entries.items():
-        told = f"PROBLEM: {entry.problem}" if entry.problem else f"{entry.turns:5} turns  {_plain(entry.name)}"
+        told = f"PROBLEM: {entry.problem}" if entry.problem else f"{_turns_of(entry.turns)}  {_plain(entry.name)}"
         click.echo(f"{key:24} {_plain(entry.updated[:19]):19} {told}")
-    click.echo(f"{len(entries)} sessions", err=True)
+    click.echo(f"{len(entries)} session{'' if len(entries) == 1 else 's'}", err=True)
+
+
+def _turns_of(number: int) -> str:
+    return f"{number:5} turn{' ' if number == 1 else 's'}"
 
 
 @sessions.command()
@@ -70,11 +75,13 @@ def export(session: str, form: str, output: Path | None) -> None:
 
 @sessions.command("import")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--owner", required=True, help="The key id that the session will belong to.")
+@click.option("--owner", default="0", show_default=True,
+              help="The id of the key that the session will belong to; 0 is the master key.")
 @click.option("--new-id", is_flag=True, help="Give it the next free integer as its id instead of its own.")
 def import_session(file: Path, owner: str, new_id: bool) -> None:
     """Read a session that `export` wrote as JSON."""
     from services.chat.sessions import parse_id
+    _check_owner(owner)
     shape = _read(file)
     sid = None if new_id else parse_id(shape["session_id"])
     made = _sessions(create=True).add(owner, sid, shape["name"], _turns(file, shape["turns"]))
@@ -96,6 +103,16 @@ def _sessions(create: bool = False) -> Sessions:
     if not create and not settings.data_dir.is_dir():
         raise ConfigError(f"there is no data folder {settings.data_dir}: check DATA_DIR, or start the server once")
     return Sessions(open_store(settings, prepare=False))
+
+
+def _check_owner(owner: str) -> None:
+    """NotFound, naming those there are, for what is no key's id: nobody could ever read a session of that owner."""
+    from auth.keys import MASTER_ID, Keys
+    settings = click.get_current_context().obj
+    there = [MASTER_ID, *(key.id for key in Keys(settings.data_dir, settings).list() if key.id != MASTER_ID)]
+    if owner not in there:
+        shown = ", ".join(there[:SHOWN]) + (", …; `main.py keys list` shows all" if len(there) > SHOWN else "")
+        raise NotFound(f"--owner {owner[:80]!r} is no key's id; there are: {shown} (0 is the master key)")
 
 
 def _parse(session: str) -> tuple[str, str]:

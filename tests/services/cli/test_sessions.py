@@ -5,6 +5,7 @@ import stat
 
 import pytest
 
+from auth.keys import Keys
 from services.chat.sessions import Sessions
 from services.cli import main, parley
 from services.settings import Settings
@@ -47,6 +48,15 @@ def test_list(cli, sessions, settings):
     assert json.loads(cli("list", "--json"))["0/1"]["name"] == "hello\nyou"
 
 
+def test_list_counts_the_turns_that_are_shown(cli, sessions):
+    with sessions.turn("0", "1", 1) as turn:
+        turn.prompt("cut")
+    assert " 3 turns  hello" in cli("list")
+    sessions.rewind("0", "1", 1)
+    assert " 1 turn   hello" in cli("list", "--owner", "0")
+    assert json.loads(cli("list", "--json"))["0/1"]["turns"] == cli("show", "0/1").count("\n## ") == 1
+
+
 def test_damaged_ones_are_listed_and_deleted(cli, sessions, settings):
     (settings.data_dir / "sessions/0/1.jsonl").write_bytes(b"broken\n")
     assert "PROBLEM: session 1 is damaged" in cli("list")
@@ -68,14 +78,27 @@ def test_show_and_export(cli, sessions, tmp_path):
     assert "exists" in cli("export", "0/chat", "-o", target, status=1)
 
 
-def test_export_and_import(cli, sessions, tmp_path):
+def test_export_and_import(cli, sessions, settings, tmp_path):
     file = tmp_path / "out.json"
     cli("export", "0/chat", "-o", file)
-    assert cli("import", file, "--owner", "kabcDEF12") == "kabcDEF12/chat\n"
-    assert sessions.get("kabcDEF12", "chat")["turns"] == sessions.get("0", "chat")["turns"]
-    assert "session chat exists" in cli("import", file, "--owner", "0", status=1)
-    assert cli("import", file, "--owner", "0", "--new-id") == "0/2\n"
+    _, key = Keys(settings.data_dir, settings).create(name="hers")
+    assert cli("import", file, "--owner", key.id) == f"{key.id}/chat\n"
+    assert sessions.get(key.id, "chat")["turns"] == sessions.get("0", "chat")["turns"]
+    assert "session chat exists" in cli("import", file, status=1)
+    assert cli("import", file, "--new-id") == "0/2\n"
     assert sessions.get("0", "2")["name"] == sessions.get("0", "chat")["name"]
+
+
+def test_an_owner_is_a_keys_id(cli, sessions, settings, tmp_path):
+    file = tmp_path / "out.json"
+    cli("export", "0/chat", "-o", file)
+    assert "'nosuch' is no key's id; there are: 0 (0 is the master key)" in cli("import", file, "--owner", "nosuch",
+                                                                                status=1)
+    _, key = Keys(settings.data_dir, settings).create()
+    assert f"there are: 0, {key.id} (" in cli("import", file, "--owner", "nosuch", status=1)
+    assert not (settings.data_dir / "sessions/nosuch").exists()
+    cli("delete", "0/chat")
+    assert cli("import", file) == "0/chat\n"
 
 
 def test_an_import_from_elsewhere_does_not_steer_the_terminal(cli, sessions, tmp_path):
