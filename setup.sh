@@ -112,6 +112,15 @@ install_packages() {  # stamp, requirement files
     echo "$print" >"$stamp"
 }
 
+# llama.cpp's AMX kernels crash on quantised weights (ggml-org/llama.cpp#20824): it is built without them.
+build_without_amx() {
+    local flags=(-mno-amx-tile -mno-amx-int8 -mno-amx-bf16) compiler
+    compiler=$(command -v c++ || command -v g++ || command -v clang++) || return 0
+    if [ "$(uname -m)" = x86_64 ] && "$compiler" "${flags[@]}" -E -x c++ /dev/null >/dev/null 2>&1; then
+        export CFLAGS="${CFLAGS:-} ${flags[*]}" CXXFLAGS="${CXXFLAGS:-} ${flags[*]}"
+    fi
+}
+
 install() {  # "dev" for the test packages too
     local python
     python=$(find_python)
@@ -121,6 +130,7 @@ install() {  # "dev" for the test packages too
     mkdir -p .venv data models
     make_venv "$python"
     : >"$LOG"
+    build_without_amx
     if wants_build; then build_llama; fi
     install_packages installed requirements.txt
     if [ "${1:-}" = dev ]; then install_packages installed-dev requirements.txt requirements-dev.txt; fi
