@@ -15,6 +15,7 @@ from auth.grants import Wish
 from auth.records import MASTER_ID, SCOPES, Key, Record, Rotation
 from services.errors import ConfigError, Conflict, NotFound
 
+MAX_OLD = 100       # secrets of before that may still work, of one key
 Records = list[Record]
 
 
@@ -42,10 +43,21 @@ def rotate(found: Records, key_id: str, secret: str, grace: float, by: Key | Non
     if now >= record.not_after():
         raise Conflict(f"key {key_id} is revoked or expired; make a new one")
     grants.require_cover(by, records.key_of(record), now)
-    old = Rotation(hash=record.hash, until=records.moment(now + grace)) if grace else None
-    found[at] = msgspec.structs.replace(record, hash=records.digest_of(secret), rotation=old,
-                                        prefix4=records.prefix_of(secret))
+    old = _old_secrets(record, grace, now)
+    found[at] = msgspec.structs.replace(record, hash=records.digest_of(secret), prefix4=records.prefix_of(secret),
+                                        rotation=(old if len(old) > 1 else old[0]) if old else None)
     return found[at]
+
+
+def _old_secrets(record: Record, grace: float, now: float) -> list[Rotation]:
+    """What still works after a rotation: with `grace` the secret of now and those whose time is not over."""
+    if not grace:
+        return []
+    running = [old for old in record.old_secrets() if old.until.timestamp() > now]
+    if len(running) >= MAX_OLD:
+        raise Conflict(f"key {record.id} has {len(running)} old secrets that still work; rotate it without grace, "
+                       "which ends them all, or wait")
+    return [Rotation(hash=record.hash, until=records.moment(now + grace)), *running]
 
 
 def has_master(found: Records) -> bool:
@@ -64,7 +76,7 @@ def adopt_master(found: Records, given: str, now: float) -> bool:
         raise ConfigError(f"MASTER_KEY=(not shown): expected at most {records.MAX_SECRET_BYTES} characters")
     wanted = bytes.fromhex(records.digest_of(given))
     for record in found:
-        hashes = [record.hash] + ([record.rotation.hash] if record.rotation else [])
+        hashes = [record.hash, *(old.hash for old in record.old_secrets())]
         if any(hmac.compare_digest(bytes.fromhex(known), wanted) for known in hashes):
             if record.id == MASTER_ID:
                 return False

@@ -127,6 +127,7 @@ class Keys:
     def rotate(self, key_id: str, grace_seconds: float = 0, by: Key | None = None) -> tuple[str, Key]:
         """A new secret for a key, whose old one works for `grace_seconds` more.
 
+        So do those of earlier rotations until the end that was promised; without grace all of them end at once.
         Conflict for the master's or a key that has ended, Forbidden unless `by` could have made such a key.
         """
         if isinstance(grace_seconds, bool) or not isinstance(grace_seconds, (int, float)) \
@@ -136,7 +137,8 @@ class Keys:
             raise Conflict("the master key is not rotated over the API; use `main.py keys master` on the server")
         secret, now = generate_api_key(), self._now()
         key = records.key_of(self._change(lambda found: edits.rotate(found, key_id, secret, grace_seconds, by, now)))
-        log.info("key %s was rotated by %s: the old secret works for %g s more", key.id, _name(by), grace_seconds)
+        log.info("key %s was rotated by %s: the old secret works for %g s more, and so many of before it: %d", key.id,
+                 _name(by), grace_seconds, max(len(key.old_secrets) - 1, 0))
         return secret, key
 
     # ------------------------------------------------------------ the master
@@ -246,10 +248,8 @@ class Keys:
 def _entries(record: Record) -> list[_Entry]:
     key, end = records.key_of(record), record.not_after()
     found = [_Entry(bytes.fromhex(record.hash), key, end)]
-    if record.rotation is not None:
-        until = min(end, record.rotation.until.timestamp())
-        found.append(_Entry(bytes.fromhex(record.rotation.hash), key, until))
-    return found
+    return found + [_Entry(bytes.fromhex(old.hash), key, min(end, old.until.timestamp()))
+                    for old in record.old_secrets()]
 
 
 def _name(by: Key | None) -> str:

@@ -32,7 +32,7 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Rotation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The secret before the last rotation, valid `until` then."""
+    """A secret before a rotation, valid `until` then."""
 
     hash: Digest
     until: Moment
@@ -52,12 +52,18 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     requests_per_minute: Positive | None = None
     max_parallel: Positive | None = None
     revoked_at: Moment | None = None
-    rotation: Rotation | None = None
+    rotation: Rotation | list[Rotation] | None = None       # a list, newest first, where several may still work
     tokens_per_minute: None = None      # from here on: places of a later version
     token_budget: None = None
     weight: None = None
     networks: None = None
     parent: None = None
+
+    def old_secrets(self) -> list[Rotation]:
+        """The secrets of before, the newest first; those whose time has ended may be among them."""
+        if self.rotation is None:
+            return []
+        return self.rotation if isinstance(self.rotation, list) else [self.rotation]
 
     def not_after(self) -> float:
         """Unix time from which the secret is refused."""
@@ -85,7 +91,8 @@ class Key:
     requests_per_minute: int | None
     max_parallel: int | None
     revoked_at: str | None
-    old_secret_until: str | None        # set by a rotation with grace
+    old_secret_until: str | None        # set by a rotation with grace: the last end of those in `old_secrets`
+    old_secrets: tuple[str, ...] = ()   # until when each of the secrets of before works, the newest first
 
     @property
     def is_master(self) -> bool:
@@ -110,12 +117,13 @@ def key_of(record: Record) -> Key:
     """What `record` lets its holder do. The master has every scope and profile whatever its record says."""
     master = record.id == MASTER_ID
     profiles = None if master or record.profiles is None else tuple(record.profiles)
+    old = [secret.until for secret in record.old_secrets()]
     return Key(id=record.id, name=record.name, prefix=record.prefix4, profiles=profiles,
                scopes=SCOPES if master else tuple(record.scopes),
                created=_iso(record.created), expires_at=_iso_or_none(record.expires_at),
                requests_per_minute=record.requests_per_minute, max_parallel=record.max_parallel,
                revoked_at=_iso_or_none(record.revoked_at),
-               old_secret_until=_iso_or_none(record.rotation.until if record.rotation else None))
+               old_secret_until=_iso_or_none(max(old, default=None)), old_secrets=tuple(_iso(until) for until in old))
 
 
 def digest_of(secret: str | bytes) -> str:
@@ -173,7 +181,7 @@ def _seed(value: dict[str, Any], text: str, path: Path) -> dict[str, str]:
 
 def _check_unique(document: Document, path: Path) -> None:
     ids = [record.id for record in document.keys]
-    rotated = [record.rotation.hash for record in document.keys if record.rotation]
+    rotated = [secret.hash for record in document.keys for secret in record.old_secrets()]
     for what, values in (("id", ids), ("hash", [record.hash for record in document.keys] + rotated)):
         if len(set(values)) < len(values):
             raise ConfigError(f"{path}: two keys have the same {what}; take one of them out")

@@ -213,6 +213,34 @@ def test_old_and_new_secret_work_during_the_grace(keys: Keys, clock: list[float]
             keys.rotate(key.id, grace)  # type: ignore[arg-type]
 
 
+def test_a_second_rotation_keeps_what_the_first_promised(data: Path, keys: Keys, clock: list[float],
+                                                          open_keys: Open) -> None:
+    first, key = keys.create()
+    second, _ = keys.rotate(key.id, 3600)
+    third, turned = keys.rotate(key.id, 60)
+    assert all(who(open_keys(), secret) == key.id for secret in (first, second, third))
+    assert turned.old_secret_until == turned.old_secrets[1] == "2027-01-15T09:00:00Z"
+    assert turned.old_secrets[0] == "2027-01-15T08:01:00Z"
+    clock[0] += 61
+    assert who(keys, second) is None and who(keys, first) == key.id
+    fourth, turned = keys.rotate(key.id, 10)
+    assert len(turned.old_secrets) == 2         # the one that ended is forgotten
+    fifth, turned = keys.rotate(key.id)
+    assert [who(keys, secret) for secret in (first, third, fourth, fifth)] == [None, None, None, key.id]
+    assert turned.old_secret_until is None and turned.old_secrets == ()
+    assert json.loads((data / "api_keys.json").read_text())["keys"][-1]["rotation"] is None
+
+
+def test_old_secrets_are_counted(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("auth.edits.MAX_OLD", 2)
+    _, key = keys.create()
+    keys.rotate(key.id, 60)
+    keys.rotate(key.id, 60)
+    with pytest.raises(Conflict, match="2 old secrets that still work; rotate it without grace"):
+        keys.rotate(key.id, 60)
+    keys.rotate(key.id)
+
+
 def test_no_request_fails_while_a_key_turns(keys: Keys, open_keys: Open) -> None:
     current, key = keys.create()
     worker = open_keys()
