@@ -12,18 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from services.errors import ParleyError
+
 if TYPE_CHECKING:
     from auth.keys import Key, Keys
 
+MASTER = "0"
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def duration(text: str) -> int:
     """Text like `90s`, `12h`, `30d`, as seconds."""
-    found = re.fullmatch(r"([0-9]{1,10})([smhdw]?)", text.strip())
+    found = re.fullmatch(r"([0-9]{1,10})([smhdw])", text.strip())
     if not found:
-        raise click.BadParameter(f"{text!r}: expected a number and s, m, h, d or w, for example 12h or 30d")
-    return int(found[1]) * _UNITS[found[2] or "s"]
+        raise click.BadParameter(f"{text!r}: expected a number and its unit, s, m, h, d or w: for example 30s, 12h or "
+                                 "30d")
+    return int(found[1]) * _UNITS[found[2]]
 
 
 @click.group()
@@ -45,6 +49,7 @@ def create(name: str, scopes: tuple[str, ...], profiles: tuple[str, ...], expire
            parallel: int | None) -> None:
     """Make a key and print it: this is the only time it can be seen."""
     chosen: dict[str, Any] = {"scopes": scopes} if scopes else {}
+    _warn_of_unknown(profiles)
     secret, key = _keys().create(name=name, profiles=profiles or None, expires_in=expires_in,
                                  requests_per_minute=rpm, max_parallel=parallel, **chosen)
     click.echo(f"made key {key.id} ({', '.join(key.scopes)}); it is shown this once:", err=True)
@@ -77,18 +82,22 @@ def show(key_id: str) -> None:
 @click.argument("key_id", metavar="ID")
 def revoke(key_id: str) -> None:
     """End a key, at once and for good."""
-    key = _keys().revoke(key_id)
-    click.echo(f"key {key.id} is revoked")
+    found = _keys()
+    before = None if key_id == MASTER else found.get(key_id).revoked_at
+    key = found.revoke(key_id)
+    click.echo(f"key {key.id} was revoked already, at {before}" if before else f"key {key.id} is revoked")
 
 
 @keys.command()
 @click.argument("key_id", metavar="ID")
 @click.option("--grace", type=duration, default="0s", metavar="TIME",
-              help="How long the old secret still works. Default: not at all.")
+              help="How long the old secret still works. Default: not at all, nor those of earlier rotations.")
 def rotate(key_id: str, grace: int) -> None:
     """Give a key a new secret and print it: this is the only time it can be seen."""
     secret, key = _keys().rotate(key_id, grace)
-    until = f"works until {key.old_secret_until}" if key.old_secret_until else "no longer works"
+    until = f"works until {key.old_secrets[0]}" if key.old_secrets else "no longer works"
+    if key.old_secrets[1:]:
+        until += f" (and of those before it, until {', '.join(key.old_secrets[1:])}; rotating without --grace ends all)"
     click.echo(f"key {key.id} has a new secret, the old one {until}; it is shown this once:", err=True)
     click.echo(secret)
 
@@ -106,6 +115,24 @@ def _keys() -> Keys:
 
     settings = click.get_current_context().obj
     return Keys(settings.data_dir, settings)
+
+
+def _warn_of_unknown(profiles: tuple[str, ...]) -> None:
+    """On stderr, for names that config.json does not have now: the key is made, since they may come later."""
+    from services.chat.profiles import Profiles
+
+    settings = click.get_current_context().obj
+    path = settings.data_dir / "config.json"
+    if not profiles or not path.exists():
+        return
+    try:
+        known = Profiles(path, settings).current().profiles
+    except ParleyError as error:
+        click.echo(f"warning: whether there are such profiles is not known: {error.message}", err=True)
+        return
+    for name in profiles:
+        if name not in known:
+            click.echo(f"warning: config.json has no profile {name!r} now; there are: {', '.join(known)}", err=True)
 
 
 def _row(key: Key) -> tuple[str, ...]:

@@ -70,6 +70,35 @@ def test_revoke_and_rotate(run: Run, settings: Settings) -> None:
     assert who(settings, third) is None
 
 
+def test_a_second_rotation_says_what_still_works(run: Run, settings: Settings) -> None:
+    first = run("create").stdout
+    key_id = who(settings, first)
+    run("rotate", key_id, "--grace", "1h")
+    told = run("rotate", key_id, "--grace", "1m")
+    assert who(settings, first) == key_id and "(and of those before it, until 20" in told.stderr
+    assert "the old one no longer works; it" in run("rotate", key_id).stderr and who(settings, first) is None
+
+
+def test_a_second_revoke_says_so(run: Run, settings: Settings) -> None:
+    key_id = who(settings, run("create").stdout)
+    run("revoke", key_id)
+    again = run("revoke", key_id)
+    assert again.exit_code == 0 and f"key {key_id} was revoked already, at 20" in again.stdout
+
+
+@pytest.mark.parametrize(("config", "warned"), [
+    (None, ""), ('{"SelectedModel": "one", "one": {"model": "x.gguf"}}', "no profile 'nosuch' now; there are: one\n"),
+    ("{", "is not known: ")])
+def test_a_profile_that_is_not_there_is_told(run: Run, settings: Settings, config: str | None, warned: str) -> None:
+    settings.data_dir.mkdir()
+    if config is not None:
+        (settings.data_dir / "config.json").write_text(config)
+    result = run("create", "--profile", "nosuch")
+    assert result.exit_code == 0 and looks_like_key(result.stdout.strip())
+    assert warned in result.stderr and ("warning: " in result.stderr) == bool(warned)
+    assert "warning" not in run("create").stderr
+
+
 def test_master_is_the_way_back(run: Run, settings: Settings) -> None:
     lost = Keys(settings.data_dir, settings).ensure_master() or ""
     found = run("master").stdout
@@ -79,9 +108,10 @@ def test_master_is_the_way_back(run: Run, settings: Settings) -> None:
 def test_errors_are_parleys_own(run: Run, settings: Settings) -> None:
     assert isinstance(run("revoke", "0").exception, Conflict)
     assert isinstance(run("show", "kNobody").exception, NotFound)
-    for words in (("create", "--expires-in", "soon"), ("create", "--rpm", "x"), ("rotate",), ("nonsense",)):
+    for words in (("create", "--expires-in", "soon"), ("create", "--expires-in", "30"), ("rotate", "k", "--grace", "5"),
+                  ("create", "--rpm", "x"), ("rotate",), ("nonsense",)):
         assert run(*words).exit_code == 2
-    assert "12h or 30d" in run("create", "--expires-in", "soon").output
+    assert "for example 30s, 12h or 30d" in " ".join(run("create", "--expires-in", "30").output.split())
     assert not settings.data_dir.exists() or not list(settings.data_dir.glob("*.json"))
 
 
