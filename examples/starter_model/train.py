@@ -1,7 +1,7 @@
 """Train the starter model on the CPU, saving as it goes.
 
-python train.py --out build --minutes 75            a run of that wall-clock time, on all cores
-python train.py --out build --minutes 75 --resume   go on from the last save
+python train.py --out build --minutes 90            a run of that wall-clock time, on all cores
+python train.py --out build --minutes 90 --resume   go on from the last save
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("build"), help="where the tokenizer and the saves go")
     parser.add_argument(
-        "--minutes", type=float, default=75, help="length of the run; the learning rate falls to 0 at its end"
+        "--minutes", type=float, default=90, help="length of the run; the learning rate falls to 0 at its end"
     )
     parser.add_argument("--rate", type=float, default=0.015, help="peak learning rate of the inner matrices")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
