@@ -12,16 +12,16 @@ import re
 import shutil
 import signal
 import socket
-import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from services.errors import ParleyError
+from services.cli.doctor_data import Finding, config, data_folder, keys, sessions
+from services.errors import ConfigError, ParleyError
 from services.settings import ROOT, Settings
 
 LOW_DISK = 1 << 30          # bytes
@@ -31,16 +31,6 @@ llama_cpp.llama_backend_init()
 print(json.dumps({"version": llama_cpp.__version__, "gpu": bool(llama_cpp.llama_supports_gpu_offload()),
                   "system": llama_cpp.llama_print_system_info().decode()}))
 """
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report. `state`: "ok", "note" (works, but look at it) or "broken"."""
-
-    what: str
-    state: str
-    told: str
-    mend: str | None = None
 
 
 @click.command()
@@ -65,7 +55,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
 def examine(settings: Settings) -> Iterator[Finding]:
     """All findings. A check that fails in a way that it does not know is a finding itself."""
     checks: list[Callable[[Settings], Iterator[Finding]]] = [
-        python, packages, llama, machine, data_folder, config, keys, running, models_folder, selected_model]
+        python, packages, llama, machine, data_folder, config, keys, sessions, running, models_folder, selected_model]
     for check in checks:
         try:
             yield from check(settings)
@@ -154,49 +144,7 @@ def machine(settings: Settings) -> Iterator[Finding]:
                       None if room >= LOW_DISK else f"make room where {folder} lies, or move it ({variable})")
 
 
-# ---------------------------------------------------------------- the data
-
-def data_folder(settings: Settings) -> Iterator[Finding]:
-    folder = settings.data_dir
-    if not folder.exists():
-        yield Finding("data folder", "ok", f"{folder} will be made at the first start")
-        return
-    mode = stat.S_IMODE(folder.stat().st_mode)
-    if not folder.is_dir() or not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-        yield Finding("data folder", "broken", f"{folder} cannot be written by this user",
-                      f"chown -R {os.getuid()} '{folder}', or set DATA_DIR")
-    elif mode & 0o022:
-        yield Finding("data folder", "note", f"{folder} can be written by other users (mode {mode:o})",
-                      f"chmod 700 '{folder}'")
-    else:
-        yield Finding("data folder", "ok", f"{folder} (mode {mode:o})")
-
-
-def config(settings: Settings) -> Iterator[Finding]:
-    from services.chat.profiles import Profiles
-    path = settings.data_dir / "config.json"
-    if not path.exists():
-        yield Finding("config.json", "ok", "will be made at the first start, with the starter model")
-        return
-    try:
-        current = Profiles(path, settings).current()
-    except ParleyError as error:
-        yield Finding("config.json", "broken", error.message, f"edit {path}")
-        return
-    yield Finding("config.json", "ok", f"selected {current.selected!r} of {', '.join(current.profiles)}")
-
-
-def keys(settings: Settings) -> Iterator[Finding]:
-    for name in ("api_keys.json", "data_keys.json", "master_key.txt"):
-        path = settings.data_dir / name
-        if not path.exists():
-            continue
-        mode = stat.S_IMODE(path.stat().st_mode)
-        if mode & 0o077:
-            yield Finding(name, "broken", f"can be read by other users (mode {mode:o})", f"chmod 600 '{path}'")
-        else:
-            yield Finding(name, "ok", f"mode {mode:o}")
-
+# ---------------------------------------------------------------- the server
 
 def running(settings: Settings) -> Iterator[Finding]:
     """Who holds the data folder, and who the port."""
@@ -251,8 +199,15 @@ def _is_parley(settings: Settings) -> bool:
 # ---------------------------------------------------------------- the models
 
 def models_folder(settings: Settings) -> Iterator[Finding]:
+    from services.cli.serve import check_models_dir
     from services.engine import catalog, gguf
     folder, bad = settings.models_dir, 0
+    if folder != ROOT / "models":       # which a start makes
+        try:
+            check_models_dir(folder)
+        except ConfigError as error:
+            yield Finding("models", "broken", error.message, f"mkdir -p '{folder}', or set MODELS_DIR")
+            return
     names = catalog.list_models(folder)
     for name in names:
         try:
@@ -265,7 +220,7 @@ def models_folder(settings: Settings) -> Iterator[Finding]:
             yield Finding("models", "note", f"{name!r} is not listed: it {why}")
     for part in sorted(folder.glob("*.part")) if folder.is_dir() else []:
         yield Finding("models", "note", f"{part.name} is a download that did not end",
-                      f"run the same `models pull` again, or rm '{part}'")
+                      f"run the same `main.py models pull` again, or rm '{part}'")
     good = len(names) - bad
     yield Finding("models", "ok" if good else "broken", f"{good} in {folder}",
                   None if good else "main.py models pull OWNER/REPO [FILE], or put a .gguf file there")

@@ -69,13 +69,7 @@ class Cipher:
                 stored = _load(path)
             except FileNotFoundError:
                 stored = _fresh(path, data_key)
-        wrapping = _wrapping_key(data_key, base64.b64decode(stored["salt"]))
-        try:
-            _unbox(wrapping, stored["check"], b"check")
-        except ValueError:
-            raise ConfigError(f"DATA_KEY is not the one that {path} was made with: set the DATA_KEY used before "
-                              "(sessions are encrypted with it and cannot be read without it)") from None
-        return cls(path, wrapping)
+        return cls(path, _checked(path, stored, data_key))
 
     def seal(self, owner: str, context: str, data: bytes) -> str:
         """`data` as base64 that only opens for the same owner and context."""
@@ -109,6 +103,22 @@ class Cipher:
         except ValueError:
             raise Unavailable(f"the key of owner {owner} in {FILE} does not open: restore the file from a backup",
                               code="store_failed") from None
+
+
+def check(path: Path, data_key: str) -> None:
+    """ConfigError unless `data_key` opens the key file `path`, which is there. Changes nothing, takes no lock."""
+    _checked(path, _load(path), data_key)
+
+
+def _checked(path: Path, stored: dict[str, Any], data_key: str) -> bytes:
+    """The wrapping key. ConfigError for a wrong DATA_KEY."""
+    wrapping = _wrapping_key(data_key, base64.b64decode(stored["salt"]))
+    try:
+        _unbox(wrapping, stored["check"], b"check")
+    except ValueError:
+        raise ConfigError(f"DATA_KEY is not the one that {path} was made with: set the DATA_KEY used before "
+                          "(sessions are encrypted with it and cannot be read without it)") from None
+    return wrapping
 
 
 def _fresh(path: Path, data_key: str) -> dict[str, Any]:

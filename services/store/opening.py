@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 from services.errors import ConfigError, ParleyError
 from services.settings import Settings
 from services.store import sealing, takeover
@@ -13,15 +18,30 @@ def open_store(settings: Settings, prepare: bool = True) -> FileStore:
 
     ConfigError for a wrong or missing DATA_KEY, or a sessions.json that cannot be read: never an empty store.
     """
-    try:
+    with _told(settings.data_dir):
         store = FileStore(settings.data_dir, sealing.open_cipher(settings.data_dir, settings.data_key, make=prepare))
         if prepare:
             sealing.seal_plain(store)
             takeover.take_over(store)
+        return store
+
+
+def check_store(settings: Settings) -> None:
+    """The ConfigError that `open_store` at a start would end with. Changes nothing, also beside a running server."""
+    with _told(settings.data_dir):
+        sealing.check_key(settings.data_dir, settings.data_key)
+        if os.path.lexists(settings.data_dir / "sessions"):
+            FileStore(settings.data_dir)
+        takeover.check(settings.data_dir)
+
+
+@contextmanager
+def _told(data_dir: Path) -> Iterator[None]:
+    try:
+        yield
     except ConfigError:
         raise
     except TimeoutError as error:
-        raise ConfigError(f"{settings.data_dir} is in use by another process: {error}") from None
+        raise ConfigError(f"{data_dir} is in use by another process: {error}") from None
     except ParleyError as error:
-        raise ConfigError(f"the sessions in {settings.data_dir} cannot be used: {error.message}") from error
-    return store
+        raise ConfigError(f"the sessions in {data_dir} cannot be used: {error.message}") from error

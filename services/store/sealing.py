@@ -25,17 +25,29 @@ def open_cipher(data_dir: Path, data_key: str | None, make: bool = True) -> cryp
     `make`: begin to encrypt a folder that was plain so far, else that is a ConfigError, too.
     """
     path = data_dir / crypto.FILE
+    _check_files(data_dir, data_key)
+    if data_key is None:
+        return None
+    if not make and not path.exists():
+        raise ConfigError(f"DATA_KEY is set, but {data_dir} is not encrypted yet: start the server once, which does it")
+    return crypto.Cipher.open(data_dir, data_key)
+
+
+def check_key(data_dir: Path, data_key: str | None) -> None:
+    """ConfigError where a start would refuse the key. Changes nothing."""
+    _check_files(data_dir, data_key)
+    if data_key is not None and (data_dir / crypto.FILE).exists():
+        crypto.check(data_dir / crypto.FILE, data_key)
+
+
+def _check_files(data_dir: Path, data_key: str | None) -> None:
+    path = data_dir / crypto.FILE
     if data_key is None and path.exists():
         raise ConfigError(f"DATA_KEY is not set, but {path} says that the sessions are encrypted: set the DATA_KEY "
                           "used before (or remove that file, if no session is to be kept)")
     if not path.exists() and any(_is_boxed(file) for file in session_files(data_dir)):
         raise ConfigError(f"{path} is missing, but there are encrypted sessions: restore it from a backup "
                           "(they cannot be decrypted without it)")
-    if data_key is None:
-        return None
-    if not make and not path.exists():
-        raise ConfigError(f"DATA_KEY is set, but {data_dir} is not encrypted yet: start the server once, which does it")
-    return crypto.Cipher.open(data_dir, data_key)
 
 
 def session_files(data_dir: Path) -> Iterator[Path]:

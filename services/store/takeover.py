@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -36,10 +37,8 @@ def take_over(store: FileStore) -> int:
         raw = disk.read_bytes(path)
     except FileNotFoundError:
         return 0
-    when = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc).isoformat(timespec="milliseconds")
     source = hashlib.sha256(raw).hexdigest()[:16]
-    sessions = [(key, _records(path, key, value, when, source)) for key, value in _load(path, raw).items()
-                if key != "Active"]         # "Active" named the one that the seed had open for everybody
+    sessions = _sessions(path, raw, source)
     done = _taken(store, source)
     left = [(_chooser(key), records) for key, records in sessions if _clean(key) not in done]
     for at in range(0, len(left), BATCH):
@@ -51,6 +50,20 @@ def take_over(store: FileStore) -> int:
     disk.failpoint("after_backup")
     log.warning("%d sessions of %s were taken over; the original is kept as %s", len(sessions), FILE, backup.name)
     return len(sessions)
+
+
+def check(data_dir: Path) -> None:
+    """ConfigError where `take_over` would not read `sessions.json`. Changes nothing."""
+    path = data_dir / FILE
+    with suppress(FileNotFoundError):
+        _sessions(path, disk.read_bytes(path), "")
+
+
+def _sessions(path: Path, raw: bytes, source: str) -> list[tuple[str, list[Record]]]:
+    """The seed's ids and the records that they become. "Active" named the one that was open for everybody."""
+    when = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc).isoformat(timespec="milliseconds")
+    return [(key, _records(path, key, value, when, source)) for key, value in _load(path, raw).items()
+            if key != "Active"]
 
 
 def _load(path: Path, raw: bytes) -> dict[str, Any]:

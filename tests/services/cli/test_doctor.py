@@ -16,10 +16,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from auth.keys import Keys
+from services.chat.sessions import Sessions
 from services.cli import doctor as module
 from services.cli.doctor import Finding, doctor, examine
 from services.engine import catalog
+from services.errors import ConfigError
 from services.settings import Settings
+from services.store.opening import open_store
 from tests.tiny_gguf import write_tiny
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -57,6 +61,90 @@ def test_what_is_broken_comes_with_its_remedy(settings):
     assert result.exit_code == 1 and "need mending" in result.stdout
     assert "config.json, line 1" in found(settings, "config.json").told
     assert found(settings, "api_keys.json").mend == f"chmod 600 '{settings.data_dir / 'api_keys.json'}'"
+
+
+def told_of(settings: Settings, what: str) -> str:
+    """What the report says of a broken `what`; the data folder is as it was, to the byte and the mode."""
+    def state() -> dict[Path, object]:
+        return {path: (path.lstat().st_mode, path.read_bytes() if path.is_file() else None)
+                for path in settings.data_dir.rglob("*")}
+    before = state()
+    result = CliRunner().invoke(doctor, ["--json"], obj=settings)
+    assert state() == before and result.exit_code == 1, result.output
+    finding = next(finding for finding in json.loads(result.stdout)["findings"] if finding["what"] == what)
+    assert finding["state"] == "broken" and finding["mend"], finding
+    return f"{finding['told']} -> {finding['mend']}"
+
+
+def refusal(settings: Settings) -> str:
+    with pytest.raises(ConfigError) as caught:
+        open_store(settings)
+    return caught.value.message
+
+
+def test_a_data_key_that_a_start_would_refuse_is_told(settings):
+    sealed = replace(settings, data_key="k" * 32)
+    assert found(sealed, "sessions").told == "in the clear; the next start encrypts them with DATA_KEY"
+    with Sessions(open_store(sealed)).turn("0", "1", 1) as turn:
+        turn.prompt("secret")
+    assert found(sealed, "sessions").told == "encrypted with DATA_KEY"
+    assert CliRunner().invoke(doctor, [], obj=sealed).exit_code == 0
+    for wrong in (settings, replace(settings, data_key="o" * 32)):
+        told = told_of(wrong, "sessions")
+        assert told.startswith(refusal(wrong)) and "-> set DATA_KEY" in told
+    path = settings.data_dir / "data_keys.json"
+    path.write_text("{")
+    assert told_of(sealed, "sessions").startswith(refusal(sealed))
+    path.unlink()
+    told = told_of(sealed, "sessions")
+    assert told.startswith(refusal(sealed)) and f"-> put a copy of '{path}' back" in told
+
+
+def test_sessions_that_a_start_would_refuse_are_told(settings, tmp_path):
+    (settings.data_dir / "sessions.json").write_text("{")
+    assert told_of(settings, "sessions").startswith(refusal(settings))
+    (settings.data_dir / "sessions.json").unlink()
+    (settings.data_dir / "sessions").rmdir()
+    (settings.data_dir / "sessions").symlink_to(tmp_path)
+    assert "mend or move away" in told_of(settings, "sessions")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"version": 1}', '{"version": 1, "keys": [{"id": "a b"}]}',
+                                     '{"0": 5}'])
+@pytest.mark.parametrize("mode", [0o600, 0o644])
+def test_api_keys_that_a_start_would_refuse_are_told(settings, content, mode):
+    path = settings.data_dir / "api_keys.json"
+    path.write_text(content)
+    path.chmod(mode)
+    told = told_of(settings, "API keys")
+    with pytest.raises(ConfigError) as caught:
+        Keys(settings.data_dir, settings)
+    assert told.startswith(caught.value.message) and f"-> edit '{path}'" in told
+
+
+def test_api_keys(settings):
+    path = settings.data_dir / "api_keys.json"
+    path.write_text('{"0": "an-old-plain-key-of-the-seed"}')
+    path.chmod(0o600)
+    assert "which the next start takes over" in found(settings, "API keys").told
+    assert "plain-key" in path.read_text()
+    secret, _ = Keys(settings.data_dir, settings).create()
+    assert found(settings, "API keys").told.startswith("2 in the list")
+    assert "MASTER_KEY=(not shown)" in told_of(replace(settings, master_key=secret), "API keys")
+    path.rename(path.with_name("other"))
+    path.symlink_to(path.with_name("other"))
+    assert "no link" in told_of(settings, "API keys")
+
+
+def test_a_master_key_that_still_lies_there_is_told(settings):
+    path = settings.data_dir / "master_key.txt"
+    path.write_text("ply_x\n")
+    path.chmod(0o600)
+    result = CliRunner().invoke(doctor, [], obj=settings)
+    assert result.exit_code == 0 and "in the clear: note it and delete it" in result.stdout
+    assert "ply_x" not in result.stdout and found(settings, "master_key.txt").state == "note"
+    path.chmod(0o644)
+    assert CliRunner().invoke(doctor, [], obj=settings).exit_code == 1
 
 
 def test_packages(settings, monkeypatch, tmp_path):
@@ -159,6 +247,9 @@ def test_models(settings):
     assert "is empty" in told[0] and "rename it" in told[1] and "did not end" in told[2]
     assert found(settings, "starter model").state == "ok"
     empty = replace(settings, models_dir=settings.models_dir / "none")
+    finding, = module.models_folder(empty)
+    assert finding.state == "broken" and "MODELS_DIR='" in finding.told and "mkdir -p" in (finding.mend or "")
+    empty.models_dir.mkdir()
     assert found(empty, "starter model").state == "note"
     assert [finding.state for finding in module.models_folder(empty)] == ["broken", "note"]
 
