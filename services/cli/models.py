@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from services.errors import ParleyError
+from services.errors import NotFound, ParleyError
 from services.settings import Settings
 
 if TYPE_CHECKING:
@@ -77,7 +77,9 @@ def select(settings: Settings, profile: str, file: str | None) -> None:
     from services.chat.profiles import Profiles, ensure_default
     from services.engine import catalog
     profiles = Profiles(ensure_default(settings.data_dir), settings)
-    spec = profiles.spec(profiles.candidate(profile, file), settings.models_dir)
+    candidate = profiles.candidate(profile, file)
+    _resolve(settings, candidate.model)
+    spec = profiles.spec(candidate, settings.models_dir)
     catalog.precheck(spec)
     profiles.select(profile, file)
     click.echo(f"selected profile {profile!r} with {Path(spec.model).name}; a running server changes over at its next "
@@ -93,7 +95,7 @@ def check(settings: Settings, file: str) -> None:
     from services.engine.machine import available_memory, in_words
     from services.wire import RunnerSpec
     elsewhere = "/" in file or (file not in catalog.list_models(settings.models_dir) and Path(file).exists())
-    path = Path(file) if elsewhere else catalog.resolve(settings.models_dir, file)
+    path = Path(file) if elsewhere else _resolve(settings, file)
     info = gguf.inspect(path)
     _table([(name, text) for name, text in _facts(info) if text])
     spec = RunnerSpec(model=str(path), n_ctx=min(settings.context_window, info.n_ctx_train),
@@ -102,6 +104,18 @@ def check(settings: Settings, file: str) -> None:
     needed, free = catalog.needed_memory(info, spec, spec.parallel), available_memory()
     click.echo(f"needs {in_words(needed)} of memory for {spec.parallel} slots of {spec.n_ctx} tokens"
                + (f"; {in_words(free)} are free" if free is not None else ""))
+
+
+def _resolve(settings: Settings, name: str) -> Path:
+    """The path of the model `name`. NotFound with the whole folder, which is for whoever sits at this machine."""
+    from services.engine import catalog
+    try:
+        return catalog.resolve(settings.models_dir, name)
+    except NotFound:
+        there = ", ".join(catalog.list_models(settings.models_dir))
+        told = f"those there are: {there}" if there else "it holds none; get one with: main.py models pull " \
+            "OWNER/REPO [FILE]"
+        raise NotFound(f"there is no model {name!r} in {settings.models_dir}; {told}", param="model") from None
 
 
 def _facts(info: ModelInfo) -> list[tuple[str, str]]:

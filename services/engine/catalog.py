@@ -41,7 +41,7 @@ def resolve(models_dir: Path, name: str) -> Path:
             raise
         raise BadRequest(f"model {name!r} {problem}", code=error.code, param=error.param) from None
     if path.suffix != ".gguf" or not path.exists():
-        there = ", ".join(list_models(models_dir)) or "none; `models pull` gets one"
+        there = ", ".join(list_models(models_dir)) or "none; `main.py models pull` gets one"
         raise NotFound(f"there is no model {name!r} in {models_dir.name}/; those there are: {there}", param="model")
     return path
 

@@ -89,6 +89,11 @@ def test_check_says_what_is_wrong(settings, monkeypatch):
     assert "the download was cut" in failed(settings, "check", "cut.gguf")
     assert "not a regular file" in failed(settings, "check", "fifo.gguf")
     assert "those there are: a.gguf" in failed(settings, "check", "absent.gguf")
+    assert f"no model 'absent.gguf' in {settings.models_dir}; " in failed(settings, "check", "absent.gguf")
+    nowhere = replace(settings, models_dir=settings.models_dir / "nosuch")
+    assert failed(nowhere, "check", "absent.gguf").endswith(
+        f"{nowhere.models_dir}; it holds none; get one with: main.py models pull OWNER/REPO [FILE]")
+    assert f"no model 'a.gguf' in {nowhere.models_dir}; " in failed(nowhere, "select", "one")
     assert "no file absent.gguf" in failed(settings, "check", "/nowhere/absent.gguf")
     assert "for 4 slots of 256 tokens" in call(replace(settings, context_window=256), "check", "a.gguf").stdout
     monkeypatch.setattr(catalog, "available_memory", lambda: 1000)
