@@ -249,14 +249,13 @@ def _written(values: dict[str, Any], before: str) -> bytes:
     return (text + "\n").encode()
 
 
+_STARTER = {"model": "starter.gguf", "n_ctx": 1024, "n_threads": 1, "temperature": 0, "max_tokens": 128, "top_p": 0.95,
+            "top_k": 40, "repeat_penalty": 1.0, "k": 5, "parallel": 4}
 DEFAULT = {
     SELECTED: "starter",
-    "starter": {
-        "model": "starter.gguf", "description": "the small model that ships with Parley: shows that everything works",
-        "n_ctx": 512, "n_threads": 1, "temperature": 0, "max_tokens": 96, "top_p": 0.95, "top_k": 40,
-        "repeat_penalty": 1.0,
-        "k": 5, "parallel": 4, "template": SEED_TEMPLATE,
-    },
+    "starter": {"description": "the small model that ships with Parley: shows that everything works", **_STARTER,
+                "template": SEED_TEMPLATE},
+    "starter-chat": {"description": "the same model with its own chat template", **_STARTER, "chat_format": "model"},
 }
 
 

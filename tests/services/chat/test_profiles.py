@@ -251,7 +251,7 @@ def test_the_default_file_is_written_once(tmp_path: Path) -> None:
     path = ensure_default(tmp_path)
     assert json.loads(path.read_text()) == DEFAULT
     name, profile = Profiles(path, SETTINGS).current().get()
-    assert (name, profile.model, profile.n_ctx, profile.temperature) == ("starter", "starter.gguf", 512, 0)
+    assert (name, profile.model, profile.n_ctx, profile.temperature) == ("starter", "starter.gguf", 1024, 0)
     path.write_text(TWO)
     assert ensure_default(tmp_path).read_text() == TWO
 
