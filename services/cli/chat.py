@@ -14,19 +14,21 @@ if TYPE_CHECKING:
     import httpx
 
 HINT = "Type a question and Enter. Ctrl-C stops an answer, Ctrl-D ends."
+WHERE_KEY = "--key, or PARLEY_API_KEY or API_KEY in the environment"
 
 
 @click.command()
-@click.option("--url", help="The server.  [default: this machine's, from HOST and PORT]")
-@click.option("--key", envvar="PARLEY_API_KEY", show_envvar=True, help="The API key.")
+@click.option("--url", envvar="PARLEY_URL", show_envvar=True,
+              help="The server. Without it this machine's, from HOST and PORT.")
+@click.option("--key", envvar=["PARLEY_API_KEY", "API_KEY"], show_envvar=True, help="The API key.")
 @click.option("--session", help="Go on with this session.  [default: a new one]")
 @click.option("--profile", help="The profile that answers.  [default: the selected one]")
 def chat(url: str | None, key: str | None, session: str | None, profile: str | None) -> None:
     """Talk to a running server. Answers appear as they are written; questions may also come through a pipe."""
     if not key:
-        raise click.UsageError("a key is needed: --key, or the environment variable PARLEY_API_KEY")
+        raise click.UsageError(f"a key is needed: {WHERE_KEY}")
     if not key.isascii() or not key.isprintable():
-        raise click.ClickException("the key holds characters that no key has; check --key or PARLEY_API_KEY")
+        raise click.ClickException(f"the key holds characters that no key has; check {WHERE_KEY}")
     for option, text in (("--session", session), ("--profile", profile)):
         _check_text(text or "", option)
     import httpx
@@ -41,7 +43,7 @@ def chat(url: str | None, key: str | None, session: str | None, profile: str | N
                           trust_env=False) as client:
             _talk(client, body)
     except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-        raise click.ClickException(f"--url {url} cannot be used: {error}") from None
+        raise click.ClickException(f"the address {url} of --url or PARLEY_URL cannot be used: {error}") from None
 
 
 def _is_integer(text: str) -> bool:
@@ -114,8 +116,8 @@ def _ask(client: httpx.Client, body: dict[str, Any]) -> None:
     except httpx.UnsupportedProtocol:
         raise
     except (httpx.ConnectError, httpx.ConnectTimeout):
-        raise _fatal(f"no server answers at {client.base_url}; start one with `main.py serve`, or name it with --url"
-                     ) from None
+        raise _fatal(f"no server answers at {client.base_url}; start one with `main.py serve`, or name it with "
+                     "--url or PARLEY_URL") from None
     except httpx.HTTPError as error:
         raise click.ClickException(f"the answer broke off: {error or type(error).__name__}") from None
     if not complete:
@@ -156,7 +158,7 @@ def _refused(status: int, text: str) -> click.ClickException:
     except (ValueError, KeyError, TypeError):
         return _fatal(f"what answers there is no Parley server (HTTP {status})")
     if status == 401:
-        return _fatal("the server does not know this key; check --key or PARLEY_API_KEY")
+        return _fatal(f"the server does not know this key; check {WHERE_KEY}")
     return click.ClickException(message)
 
 

@@ -162,10 +162,27 @@ def test_a_wrong_key_and_no_server_are_said(server: Server) -> None:
 
 def test_key_and_url_have_defaults(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PARLEY_API_KEY", raising=False)
+    monkeypatch.delenv("API_KEY", raising=False)
+    monkeypatch.delenv("PARLEY_URL", raising=False)
     assert CliRunner().invoke(chat, [], input="x\n").exit_code == 2
     monkeypatch.setenv("PARLEY_API_KEY", KEY)
     result = CliRunner().invoke(chat, [], input="x\n", obj=Settings(host="0.0.0.0", port=server.server_port))
     assert result.stdout == "You said: x\n"
+
+
+def test_the_examples_variables_serve_as_well(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PARLEY_API_KEY", raising=False)
+    monkeypatch.setenv("API_KEY", KEY)
+    monkeypatch.setenv("PARLEY_URL", server.url)
+    elsewhere = Settings(port=1)
+    assert CliRunner().invoke(chat, [], input="x\n", obj=elsewhere).stdout == "You said: x\n"
+    monkeypatch.setenv("PARLEY_API_KEY", "ply_wrong")
+    assert "check --key, or PARLEY_API_KEY or API_KEY" in CliRunner().invoke(chat, [], input="x\n").stderr
+    assert run(server, "x\n").stdout == "You said: x\n"
+    monkeypatch.setenv("PARLEY_URL", "nowhere")
+    assert "the address nowhere of --url or PARLEY_URL" in CliRunner().invoke(chat, ["--key", KEY], input="x\n").stderr
+    told = CliRunner().invoke(chat, ["--help"]).stdout
+    assert "[env var: PARLEY_URL]" in told and "PARLEY_API_KEY, API_KEY" in " ".join(told.split())
 
 
 class Terminal:
