@@ -17,6 +17,8 @@ FILE_TYPES = {
     40: "Q1_0", 41: "Q2_0",
 }
 MICRO_BATCH = 512           # tokens that a runner computes at once: llama.cpp's n_ubatch
+PAD = 256                   # llama.cpp rounds a sequence's context up to this
+MOST_SCORES = 256 << 20     # bytes of attention scores up to which a runner on the CPU does without flash attention
 MAX_LAYERS = 512            # llama.cpp's own limit: beyond it, it aborts
 F16, F32 = 2, 4             # bytes
 PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf(\.part)?")
@@ -61,12 +63,14 @@ class ModelInfo:
         return parallel * (n_ctx * self.kv_bytes_per_token + self.state_bytes)
 
     def compute_bytes(self, n_ctx: int, parallel: int) -> int:
-        """What llama.cpp sets aside to compute one micro-batch, with flash attention: logits, widest layers, the mask.
-
-        Measured on two shapes and four contexts it is 5 to 90 % above what llama.cpp then takes.
-        """
+        """What llama.cpp sets aside to compute one micro-batch: logits, widest layers, masks, and attention's scores
+        where the runner does without flash attention. An upper bound of what llama.cpp reports."""
+        cells = -(-n_ctx // PAD) * PAD
+        masked = cells + (min(cells, self.n_swa + MICRO_BATCH + PAD) if self.n_swa else 0)
+        scores = MICRO_BATCH * cells * self.n_head * F32
+        attention = scores + MICRO_BATCH * masked * F32 if scores <= MOST_SCORES else MICRO_BATCH * masked * F16
         width = self.n_vocab + 6 * self.n_embd + 2 * self.n_ff
-        return MICRO_BATCH * (width * F32 + n_ctx * F16) + parallel * self.n_vocab * F32
+        return MICRO_BATCH * width * F32 + attention + parallel * self.n_vocab * F32
 
     def memory(self, n_ctx: int, parallel: int) -> int:
         """Bytes that a runner needs, estimated: weights, caches and compute buffers."""

@@ -10,6 +10,7 @@ import ctypes
 import logging
 import math
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ SchemaConverter: Any = llama_cpp.llama_grammar.SchemaConverter
 BATCH = 512                     # tokens that one decode may carry
 SELF_TEST = 16                  # tokens of the decode that proves a loaded model
 PAD = 256                       # llama.cpp rounds a sequence's context up to this
+MOST_SCORES = 256 << 20         # bytes of attention scores; services/engine/gguf.py reckons with the same
+FLASH_ROWS = 64                 # tokens of one sequence from which flash attention on the CPU is fast
 CONTROL = lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_UNKNOWN      # parsed only where special tokens are
 LEVELS = {3: logging.WARNING, 4: logging.ERROR}     # of ggml's log; the rest is chatter
 
@@ -74,6 +77,7 @@ class Model:
         self._refuse_what_does_not_write()
         self.n_ctx_train = lib.llama_model_n_ctx_train(self._model)
         self.n_batch = max(min(BATCH, _padded(n_ctx)), n_slots)
+        self.flash = not self._scores_fit(n_gpu_layers)
         self.context = self._open()
         self._memory = lib.llama_get_memory(self.context)
         self._batch = lib.llama_batch_init(self.n_batch, 0, 1)
@@ -107,6 +111,8 @@ class Model:
         params.n_batch = params.n_ubatch = self.n_batch
         params.n_outputs_max = self.n_slots     # a decode samples each slot once: no logits for prompt tokens
         params.n_threads = params.n_threads_batch = self.n_threads
+        if not self.flash:
+            params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.kv_unified = False
         params.swa_full = False
         params.no_perf = True
@@ -115,6 +121,13 @@ class Model:
             raise LoadFailed(f"{Path(self.path).name} has no room for {self.n_slots} x {self.n_ctx} tokens of context: "
                              f"{last_error() or 'not enough memory'}")
         return context
+
+    def _scores_fit(self, n_gpu_layers: int) -> bool:
+        """Whether to do without flash attention: on the CPU it is several times slower for the small doses of prompt
+        that go beside answers (and hardly faster for large ones), but it needs no room for scores."""
+        on_cpu = n_gpu_layers == 0 or not lib.llama_supports_gpu_offload()
+        heads = max(map(int, re.findall(r"\d+", self._meta(f"{self.architecture}.attention.head_count"))), default=0)
+        return on_cpu and heads * _padded(self.n_ctx) * BATCH * 4 <= MOST_SCORES
 
     def _self_test(self) -> None:
         """Decode a few tokens, as a prompt does: a file that loads may still be broken."""
@@ -136,7 +149,7 @@ class Model:
 
     @property
     def architecture(self) -> str:
-        return self._meta(b"general.architecture")
+        return self._meta("general.architecture")
 
     @property
     def chat_template(self) -> str | None:
@@ -162,9 +175,14 @@ class Model:
         return not (lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model)
                     or lib.llama_model_n_swa(self._model) > 0)
 
-    def _meta(self, key: bytes) -> str:
-        buffer = ctypes.create_string_buffer(256)
-        size = lib.llama_model_meta_val_str(self._model, key, buffer, len(buffer))
+    @property
+    def n_least(self) -> int:
+        return FLASH_ROWS if self.flash else 1
+
+    def _meta(self, key: str) -> str:
+        """A value of the file's header as text, "" when it is not there; of an array all its numbers."""
+        buffer = ctypes.create_string_buffer(8192)
+        size = lib.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
         return buffer.value.decode("utf-8", "replace") if size >= 0 else ""
 
     def _text_or_nothing(self, token: int) -> str:

@@ -1,7 +1,7 @@
 """How much prompt a step may carry beside running answers, and how fast the runner is: learnt from finished steps.
 
-A step with prompt tokens beside k running answers takes about quiet(k) + fixed + slope x tokens: llama.cpp computes the
-prompt's tokens in a pass of their own (fixed), and each has its price (slope). Every eighth dose is as small as can be
+A step with prompt tokens beside k running answers takes about quiet(k) + fixed + slope x tokens: the prompt's tokens
+are computed in a pass of their own (fixed), and each has its price (slope). Every eighth dose is as small as can be
 and so measures the fixed part; the others measure the slope.
 """
 
@@ -9,22 +9,29 @@ from __future__ import annotations
 
 from math import exp
 
-STRETCH = 2.7       # a step beside running answers may take this many times what it takes without prompt tokens
+STRETCH = 2.4       # a step beside running answers may take this many times what it takes without prompt tokens
 BLEND = 0.3         # weight of the newest measurement
-PROBE_ROOM = 2      # prompt tokens of a dose that measures the fixed part
-LEAST_ROOM = 4      # of any other: a prompt always gets on
+PROBE_ROOM = 1      # prompt tokens of a dose that measures the fixed part
+LEAST_ROOM = 3      # of any other: a prompt always gets on
 UNKNOWN_ROOM = 8    # of one before anything was measured
-AMORTISED_ROOM = 16  # at most, where the fixed part alone stretches a step too far
+AMORTISED_ROOM = 16  # at most, where the fixed part alone stretches a step too far: as many tokens as add
+AMORTISED = 0.25    # of it
 PROBE = 8           # of so many doses one measures the fixed part
 REMEASURE = 16      # doses in a row, after which a step goes without: what is quiet changes as answers grow
+SPAN = 1.0          # seconds that a step without answers takes at most: then a cancel is heard, and progress shows
+FIRST_ROOM = 16     # prompt tokens of the first such step
+LEAST_ALONE = 8     # of any
 WINDOW = 5.0        # seconds of work after which a step counts little for `tokens_per_second`
 
 
 class Pace:
     """Measurements of one runner. All durations are seconds of whole steps (decode, sampling, text)."""
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, budget: int, least: int = 1) -> None:
+        """`least`: prompt tokens below which a step without answers would pay much more for each."""
         self.budget = budget                    # tokens that one batch may carry
+        self._least = max(LEAST_ALONE, least)
+        self._alone = float(FIRST_ROOM)         # prompt tokens that a step without answers computes within SPAN
         self._quiet: dict[int, float] = {}      # running answers in a step -> seconds of a step with nothing else
         self._doses = 0                         # steps with prompt tokens since the last without
         self._fixed: float | None = None        # seconds that any prompt tokens add to a step beside answers
@@ -36,7 +43,7 @@ class Pace:
         """Prompt tokens that the next step may carry beside `decoding` running answers."""
         free = self.budget - decoding
         if not decoding:
-            return free
+            return min(free, max(self._least, int(self._alone)))
         if self._doses >= REMEASURE:
             return 0
         return min(free, self._dose(self._quiet_for(decoding)))
@@ -47,7 +54,7 @@ class Pace:
         if self._fixed is None or self._slope is None:
             return UNKNOWN_ROOM
         spare = (STRETCH - 1) * quiet - self._fixed
-        dose = spare / self._slope if spare > 0 else min(AMORTISED_ROOM, self._fixed / self._slope)
+        dose = spare / self._slope if spare > 0 else min(AMORTISED_ROOM, AMORTISED * self._fixed / self._slope)
         return max(LEAST_ROOM, int(dose))
 
     def step_done(self, seconds: float, decoding: int, prompt_tokens: int, sampled: int) -> None:
@@ -58,6 +65,8 @@ class Pace:
             self._quiet[decoding] = _blend(self._quiet.get(decoding), seconds)
         elif prompt_tokens:
             self._learn(max(0.0, seconds - self._quiet_for(decoding)), prompt_tokens, alone=not decoding)
+            if not decoding:
+                self._learn_span(prompt_tokens * SPAN / max(seconds, 1e-9), overrun=seconds > SPAN)
 
     def _learn(self, extra: float, tokens: int, alone: bool) -> None:
         """What `tokens` prompt tokens added to a step. Alone in it they only give a first idea of the slope."""
@@ -68,6 +77,11 @@ class Pace:
             self._fixed = _blend(self._fixed, extra)
         else:
             self._slope = _blend(self._slope, slope)
+
+    def _learn_span(self, fits: float, overrun: bool) -> None:
+        """A step without answers was such that `fits` prompt tokens fit into SPAN. One of few tokens pays a step's
+        fixed price for them, so it says no more than that at least `fits` do; one that took too long knows better."""
+        self._alone = fits if overrun else max(self._alone, fits)
 
     def request_done(self, seconds: float) -> None:
         self._request = _blend(self._request or None, seconds)

@@ -41,6 +41,10 @@ class Backend(Memory, Protocol):
     n_ctx: int
     n_batch: int
 
+    @property
+    def n_least(self) -> int:
+        """Tokens of a prompt below which a step computes them at a much higher price each; 1 when there is no such."""
+
     def decode(self, chunks: list[Chunk]) -> list[int]:
         """Decode one batch; the batch row of each chunk's last token. `DecodeFailed` when it cannot."""
 
@@ -64,7 +68,7 @@ class Scheduler:
         self.backend, self.slots, self.max_queue, self.clock = backend, slots, max_queue, clock
         self.waiting: OrderedDict[str, deque[Sequence]] = OrderedDict()
         self.running: list[Sequence] = []
-        self.pace = Pace(backend.n_batch)
+        self.pace = Pace(backend.n_batch, backend.n_least)
         self.prompt_tokens = self.completion_tokens = self.requests = self.max_batch = 0
         self.progress = clock()
 
@@ -110,24 +114,25 @@ class Scheduler:
         return events
 
     def step(self) -> list[Event]:
-        """Decode one batch and sample what follows; what to tell."""
-        began, admitted = self.clock(), self.admit()
-        chunks = self.plan()
-        if not chunks:
-            return admitted
-        decoding = sum(chunk.sequence.decoding for chunk in chunks)
-        processed = sum(chunk.count for chunk in chunks) - decoding
-        try:
-            rows = self.backend.decode(chunks)
-        except DecodeFailed as error:
-            return admitted + [event for chunk in chunks for event in self._fail(
-                chunk.sequence, "internal_error", f"the model could not process this: {error}", wipe=True)]
-        sampled = [(chunk.sequence, row) for chunk, row in zip(chunks, rows, strict=True) if chunk.samples]
-        for chunk in chunks:
-            chunk.sequence.past += chunk.count
-        events = [event for sequence, row in sampled for event in self._sample(sequence, row)]
-        self._count(began, len(chunks), decoding, processed, len(sampled))
-        return admitted + events
+        """Decode one batch and sample what follows; what to tell.
+
+        Answers and prompts are decoded apart: llama.cpp's attention goes over as many cells for each sequence of a
+        pass as the longest of them holds, so an answer would pay for the length of the prompt beside it.
+        """
+        began, events = self.clock(), self.admit()
+        chunks, counted = self.plan(), (self.prompt_tokens, self.completion_tokens)
+        answers = [chunk for chunk in chunks if chunk.sequence.decoding]
+        prompts = [chunk for chunk in chunks if not chunk.sequence.decoding]
+        decoding = 0
+        if answers and self._decode(answers, events):
+            decoding = len(answers)
+        if prompts and self._decode(prompts, events):
+            self.prompt_tokens += sum(chunk.count for chunk in prompts)
+        self.max_batch = max(self.max_batch, len(chunks))
+        processed, sampled = self.prompt_tokens - counted[0], self.completion_tokens - counted[1]
+        if decoding or processed:
+            self.pace.step_done(self.clock() - began, decoding, processed, sampled)
+        return events
 
     def plan(self) -> list[Chunk]:
         """The next batch: a token of every running answer, then prompt tokens as the pace allows."""
@@ -153,6 +158,22 @@ class Scheduler:
         queued = [sequence for queue in self.waiting.values() for sequence in queue]
         assert all(sequence.slot is None and not sequence.past for sequence in queued)
         assert not any(sequence.ended for sequence in [*self.running, *queued])
+
+    def _decode(self, chunks: list[Chunk], events: list[Event]) -> bool:
+        """Decode a part of a step, sample, and add what to tell to `events`; False when it ended them as failed."""
+        try:
+            rows = self.backend.decode(chunks)
+        except DecodeFailed as error:
+            events += [event for chunk in chunks for event in self._fail(
+                chunk.sequence, "internal_error", f"the model could not process this: {error}", wipe=True)]
+            return False
+        sampled = [(chunk.sequence, row) for chunk, row in zip(chunks, rows, strict=True) if chunk.samples]
+        for chunk in chunks:
+            chunk.sequence.past += chunk.count
+        events += [event for sequence, row in sampled for event in self._sample(sequence, row)]
+        self.completion_tokens += len(sampled)
+        self.progress = self.clock()
+        return True
 
     def _sample(self, sequence: Sequence, row: int) -> list[Event]:
         try:
@@ -191,13 +212,6 @@ class Scheduler:
             self.waiting[sequence.owner].remove(sequence)
             if not self.waiting[sequence.owner]:
                 del self.waiting[sequence.owner]
-
-    def _count(self, began: float, batch: int, decoding: int, processed: int, sampled: int) -> None:
-        self.progress = self.clock()
-        self.max_batch = max(self.max_batch, batch)
-        self.prompt_tokens += processed
-        self.completion_tokens += sampled
-        self.pace.step_done(self.progress - began, decoding, processed, sampled)
 
 
 def _say(sequence: Sequence, text: str) -> list[Event]:

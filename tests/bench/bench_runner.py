@@ -1,5 +1,5 @@
 """Speed of a runner through its wire: tokens per second at 1, 4 and 16 requests at once, what a long prompt costs the
-answers that stream beside it, and how much of a step is Python.
+answer that streams beside it (gaps as multiples of its quiet gap), and how much of a step is Python.
 
     python tests/bench/bench_runner.py models/starter.gguf
 """
@@ -23,9 +23,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from services.wire import Channel, Done, Generate, Piece, Sampling, connect  # noqa: E402
+from services.wire import Channel, Count, Counted, Done, Generate, Piece, Sampling, connect  # noqa: E402
 
 KEY = b"bench"
+QUIET = 100             # gaps that say what is quiet
 WORDS = "one two three four five six seven eight nine ten "
 
 
@@ -91,39 +92,63 @@ def throughput(address: str, arguments: argparse.Namespace) -> None:
               f"{seconds:7.2f}")
 
 
-def stall(address: str, arguments: argparse.Namespace) -> None:
-    """Gaps between pieces of one answer: alone, and while a prompt of half the context comes in."""
-    with connect(address, KEY) as talker, connect(address, KEY) as newcomer:
-        heard: list[float] = []
-        talker.send(Generate(id="t", owner="talker", prompt=[WORDS], max_tokens=arguments.ctx,
-                             sampling=Sampling(temperature=1.5, top_k=0)))
-
-        stop = threading.Event()
-
-        def listen() -> None:
-            while not stop.is_set() and not isinstance(message := talker.receive(0.1), Done):
-                if message:
-                    heard.append(time.monotonic())
-
-        listener = threading.Thread(target=listen)
-        listener.start()
-        while len(heard) < 50 and listener.is_alive():
-            time.sleep(0.01)
+def stall(address: str, tokens: int) -> str:
+    """What a prompt of about `tokens` tokens costs the answer that streams beside it, and what the answer costs it."""
+    with connect(address, KEY) as channel:
+        words = 10 * tokens // words_of(channel)
+        alone = ask(channel, words, 1, f"alone {time.monotonic()}")[0]
+    with connect(address, KEY) as channel, talker(address) as heard:
         began = time.monotonic()
-        done, _ = ask(newcomer, arguments.ctx // 12, 1, "newcomer")
+        done = ask(channel, words, 1, f"beside {began}")[0]
         ended = time.monotonic()
-        stop.set()
-        listener.join()
     gaps = [(b, b - a) for a, b in pairwise(heard)]
     quiet = [gap for at, gap in gaps if at < began]
-    beside = [gap for at, gap in gaps if began < at < ended]
-    if not quiet or len(beside) < 5:
-        print("\nthe answer was too short to measure what a long prompt costs it")
-        return
-    beside.sort()
-    print(f"\na prompt of {done.processed_tokens} tokens came in within {ended - began:.2f} s; gap between two tokens "
-          f"beside it: quiet {median(quiet) * 1e3:.1f} ms, median {median(beside) * 1e3:.1f} ms "
-          f"({median(beside) / median(quiet):.1f} x), 95 % {beside[int(len(beside) * 0.95)] * 1e3:.1f} ms")
+    beside = sorted(gap for at, gap in gaps if began < at < ended)
+    if len(quiet) < QUIET // 2 or len(beside) < 5:
+        return "the answer was too short to measure what a long prompt costs it"
+    usual = median(quiet)
+    ratios = [gap / usual for gap in (median(beside), beside[int(len(beside) * 0.95)], beside[-1])]
+    return (f"{done.processed_tokens:13} | {alone.prefill_ms / 1e3:7.2f} | {done.prefill_ms / 1e3:8.2f} | "
+            f"{usual * 1e3:12.1f} | " + " | ".join(f"{ratio:7.1f}x" for ratio in ratios))
+
+
+def words_of(channel: Channel) -> int:
+    """How many tokens ten words are."""
+    counted = channel.ask(Count(prompts=[[WORDS], [WORDS * 11]]))
+    assert isinstance(counted, Counted)
+    return (counted.tokens[1] - counted.tokens[0]) // 10
+
+
+@contextmanager
+def talker(address: str) -> Iterator[list[float]]:
+    """An answer that goes on; when each of its pieces came. It has settled when this begins."""
+    heard: list[float] = []
+    stop = threading.Event()
+
+    def listen(channel: Channel) -> None:
+        while not stop.is_set() and not isinstance(message := channel.receive(0.1), Done):
+            if message:
+                heard.append(time.monotonic())
+
+    with connect(address, KEY) as channel:
+        channel.send(Generate(id="t", owner="talker", prompt=[WORDS], max_tokens=1 << 20,
+                              sampling=Sampling(temperature=1.5, top_k=0)))
+        listener = threading.Thread(target=listen, args=(channel,))
+        listener.start()
+        while len(heard) < QUIET and listener.is_alive():
+            time.sleep(0.01)
+        yield heard
+        stop.set()
+        listener.join()
+
+
+def stalls(arguments: argparse.Namespace) -> None:
+    """`stall`, on a runner of its own whose context holds the prompt, and the answer beside it."""
+    spec = argparse.Namespace(**{**vars(arguments), "ctx": 2 * arguments.stall + 1024, "slots": 2})
+    with runner(spec) as address:
+        print("prompt tokens | alone s | beside s | quiet gap ms |  median |    95 % |     max, gap beside the prompt")
+        for _ in range(arguments.rounds):
+            print(stall(address, arguments.stall))
 
 
 def overhead(arguments: argparse.Namespace) -> None:
@@ -169,12 +194,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="default: all cores")
     parser.add_argument("--prompt", type=int, default=100, help="words of each prompt (default %(default)s)")
     parser.add_argument("--tokens", type=int, default=64, help="tokens of each answer (default %(default)s)")
-    parser.add_argument("--concurrent", type=int, nargs="+", default=[1, 4, 16], help="default 1 4 16")
+    parser.add_argument("--concurrent", type=int, nargs="*", default=[1, 4, 16],
+                        help="default 1 4 16; none: only what a long prompt costs")
+    parser.add_argument("--stall", type=int, default=4000,
+                        help="tokens of the long prompt beside an answer, 0: none (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=2, help="of that measurement (default %(default)s)")
     arguments = parser.parse_args()
-    with runner(arguments) as address:
-        throughput(address, arguments)
-        stall(address, arguments)
-    overhead(arguments)
+    if arguments.concurrent:
+        with runner(arguments) as address:
+            throughput(address, arguments)
+        overhead(arguments)
+    if arguments.stall:
+        stalls(arguments)
 
 
 if __name__ == "__main__":

@@ -85,6 +85,13 @@ def test_a_model_is_described(tmp_path):
     assert info.memory(512, 4) == info.size + 4 * 512 * info.kv_bytes_per_token + info.compute_bytes(512, 4)
 
 
+def test_attention_scores_count_where_the_runner_holds_them(tmp_path):
+    info = inspect(write_tiny(tmp_path / "t.gguf"))         # 4 heads: 8 KB of scores for each token of context
+    most = 32 * 1024
+    assert info.compute_bytes(most, 1) > 256 << 20 > info.compute_bytes(most + 1, 1)
+    assert info.compute_bytes(1025, 1) == info.compute_bytes(1280, 1)
+
+
 def test_recurrent_and_sliding_window_models(tmp_path):
     mamba, gemma = (inspect(write_tiny(tmp_path / f"{arch}.gguf", arch)) for arch in ("mamba", "gemma2"))
     assert mamba.kv_bytes_per_token == 0 and mamba.state_bytes == 2 * (3 * 128 + 8 * 128) * 4

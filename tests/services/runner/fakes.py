@@ -41,6 +41,7 @@ class FakeBackend:
 
     def __init__(self, slots: int = 4, n_ctx: int = 64, n_batch: int = 16, rewindable: bool = True) -> None:
         self.n_ctx, self.n_batch, self.rewindable = n_ctx, n_batch, rewindable
+        self.n_least = 1
         self.memory: list[list[int]] = [[] for _ in range(slots)]
         self.rows: list[list[int]] = []
         self.batches: list[list[tuple[Sequence, int, bool]]] = []

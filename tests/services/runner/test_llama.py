@@ -1,11 +1,14 @@
 """The real llama.cpp on tiny models: tokens, loading, and greedy text that is the same with every kind of reuse."""
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from services.engine.gguf import inspect
+from services.runner import llama
 from services.runner.llama import LoadFailed, Model
 from services.runner.sampler import Chain
 from services.runner.scheduler import Scheduler
@@ -125,6 +128,24 @@ def test_the_context_can_be_filled_to_its_last_token(model: Model) -> None:
     assert len(prompt) == 290
     tokens, end = Talk(model).ask(prompt, count=10)[0]
     assert len(tokens) == 10 or end.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("n_ctx", [100, 300, 3000, 40_000])
+def test_flash_attention_is_left_out_where_there_is_room_for_scores(path: Path, model: Model, n_ctx: int,
+                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    """What llama.cpp reports to have set aside is within what the memory check expects."""
+    said: list[bytes] = []
+    ours = llama._log.callback
+    callback = llama.lib.llama_log_callback(lambda _level, text, _data: said.append(text))
+    monkeypatch.setattr(llama._log, "callback", callback)
+    try:
+        large = Model(str(path), n_ctx=n_ctx, n_slots=2, n_threads=1)
+        assert large.flash is (n_ctx == 40_000 and model.architecture != "mamba")
+        large.close()
+    finally:
+        llama.lib.llama_log_set(ours, None)
+    report = re.findall(rb"compute buffer size = *([0-9.]+) MiB", b"".join(said))
+    assert 0 < sum(map(float, report)) * 2**20 <= inspect(path).compute_bytes(n_ctx, 2)
 
 
 def test_a_boundary_keeps_text_from_forging_a_special_token(plain: Model) -> None:

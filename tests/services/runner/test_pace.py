@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.runner.pace import AMORTISED_ROOM, LEAST_ROOM, PROBE_ROOM, Pace
+from services.runner.pace import AMORTISED_ROOM, FIRST_ROOM, LEAST_ALONE, LEAST_ROOM, PROBE_ROOM, STRETCH, Pace
 
 
 def run(pace: Pace, quiet: float, fixed: float, slope: float, steps: int = 200) -> list[tuple[int, float]]:
@@ -16,8 +16,39 @@ def run(pace: Pace, quiet: float, fixed: float, slope: float, steps: int = 200) 
     return done
 
 
-def test_without_running_answers_a_prompt_gets_the_whole_batch() -> None:
-    assert Pace(512).room(0) == 512
+def alone(pace: Pace, fixed: float, slope: float, steps: int = 50) -> list[tuple[int, float]]:
+    """A long prompt and nothing else: (tokens, seconds) of each step."""
+    done = []
+    for _ in range(steps):
+        room = pace.room(0)
+        done.append((room, fixed + slope * room))
+        pace.step_done(done[-1][1], 0, room, 0)
+    return done
+
+
+@pytest.mark.parametrize(("fixed", "slope"), [(0, 0.001), (0.1, 0.001), (0.05, 0.0001)])
+def test_without_running_answers_a_fast_machine_gets_whole_batches(fixed: float, slope: float) -> None:
+    pace = Pace(512)
+    assert all(room == 512 for room, _ in alone(pace, fixed, slope)[4:])
+    pace.step_done(fixed + slope, 0, 1, 1)
+    assert pace.room(0) == 512, "a short prompt, which pays a step's fixed price alone, changes nothing"
+
+
+@pytest.mark.parametrize(("fixed", "slope"), [(0.2, 0.01), (0.5, 0.05), (0, 0.1), (0.01, 0.005)])
+def test_without_running_answers_a_step_takes_about_a_second_at_most(fixed: float, slope: float) -> None:
+    pace = Pace(512)
+    steps = alone(pace, fixed, slope)
+    assert all(seconds <= max(1.001, fixed + FIRST_ROOM * slope) for _, seconds in steps)
+    assert all(seconds > 0.8 for _, seconds in steps[20:]), "and no more steps are made than that takes"
+    slower = alone(pace, 4 * fixed, 4 * slope)
+    assert all(seconds <= max(1.001, 4 * (fixed + LEAST_ALONE * slope)) for _, seconds in slower[5:])
+    assert alone(pace, fixed, slope)[-1][1] > 0.8, "a machine that was busy for a while is found to be quick again"
+
+
+def test_where_a_second_is_out_of_reach_steps_are_worth_their_price() -> None:
+    assert {room for room, _ in alone(Pace(512), 2.0, 0.1)[1:]} == {LEAST_ALONE}
+    assert {room for room, _ in alone(Pace(512, least=64), 2.0, 0.1)} == {64}
+    assert {room for room, _ in alone(Pace(32, least=64), 2.0, 0.1)} == {32}
 
 
 @pytest.mark.parametrize(("fixed", "slope"), [(0, 0.0005), (0.005, 0.0005), (0.010, 0.0005), (0.012, 0.00005)])
@@ -27,7 +58,7 @@ def test_a_step_stays_under_three_times_its_quiet_time(fixed: float, slope: floa
         pace.step_done(0.010, 1, 0, 1)
     steps = run(pace, 0.010, fixed, slope)[40:]
     assert all(seconds < 0.030 for _, seconds in steps)
-    most = (0.017 - fixed) / slope
+    most = ((STRETCH - 1) * 0.010 - fixed) / slope
     assert sum(room for room, _ in steps) / len(steps) > 0.5 * min(most, 512 - 1), "and no room is wasted"
 
 

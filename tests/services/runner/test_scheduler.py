@@ -43,12 +43,27 @@ def test_running_answers_are_in_every_batch_while_a_long_prompt_comes_in() -> No
     newcomer = desk.ask([2, 3] * 1500, max_tokens=1)
     quiet = sum(desk.backend.cost)
     while newcomer not in desk.ends:
-        before = desk.backend.clock.now
+        before, made = desk.backend.clock.now, len(desk.backend.batches)
         desk.step()
-        batch = desk.backend.batches[-1]
-        assert any(sequence is talker and count == 1 for sequence, count, _ in batch)
+        answers, *prompts = desk.backend.batches[made:]
+        assert answers == [(talker, 1, True)], "apart: the prompt's length is no burden to it"
+        assert all(not decoding for batch in prompts for _, _, decoding in batch)
         assert desk.backend.clock.now - before <= 3 * quiet or len(desk.backend.batches) < 8
     assert desk.texts[newcomer] == completion([2, 3] * 1500, 1)
+
+
+def test_a_prompt_alone_comes_in_by_steps_of_about_a_second() -> None:
+    desk = Desk(FakeBackend(n_ctx=4096, n_batch=512))
+    desk.backend.cost = (0.1, 0.05)
+    asked = desk.ask([2, 3] * 500, max_tokens=1)
+    for _ in range(20):
+        before = desk.backend.clock.now
+        desk.step()
+        assert desk.backend.clock.now - before < 1.1
+        assert desk.scheduler.stats().idle_seconds == 0
+    assert not asked.decoding and asked.past > 250
+    desk.take(desk.scheduler.cancel(asked))
+    assert not desk.scheduler.runnable
 
 
 def test_a_short_prompt_passes_a_long_one() -> None:
@@ -107,6 +122,18 @@ def test_a_failed_decode_ends_those_in_it_and_forgets_their_memory() -> None:
     desk.run()
     end = desk.ends[later]
     assert isinstance(end, Done) and end.cached_tokens == 0
+
+
+def test_a_failed_decode_of_answers_spares_the_prompt_beside_them() -> None:
+    desk = Desk(FakeBackend(n_ctx=256))
+    talker = desk.ask([1, 2, 3])
+    desk.step()
+    newcomer = desk.ask([4, 5] * 40, max_tokens=3)
+    desk.backend.fails = 1
+    desk.run()
+    assert isinstance(desk.ends[talker], Failed) and isinstance(desk.ends[newcomer], Done)
+    assert desk.texts[newcomer] == completion([4, 5] * 40, 3)
+    assert desk.scheduler.stats().prompt_tokens == 83
 
 
 def test_a_sampler_without_a_choice_ends_its_own_request_only() -> None:
