@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExce
 
 
 def connect(house: House) -> wire.Channel:
-    return wire.connect(house.supervisor.address, AUTHKEY, SOON)
+    return wire.connect(house.supervisor.address, AUTHKEY)
 
 
 def leases(house: House, spec: wire.RunnerSpec) -> int:
@@ -119,8 +119,9 @@ def test_strangers_get_nothing_and_break_nothing(house: House, raw: bytes):
 
 
 def test_a_wrong_key_is_refused(house: House):
-    with pytest.raises(wire.WireError):
-        wire.connect(house.supervisor.address, b"another key")
+    for key in (b"another key", b"", AUTHKEY[:-1], b"x" * 5000):
+        with wire.connect(house.supervisor.address, key) as stranger, pytest.raises(wire.WireError):
+            stranger.ask(wire.Status())
     assert isinstance(house.engine.status(), wire.StatusOf)
 
 

@@ -293,8 +293,8 @@ def test_garbage_ends_its_own_connection_only(tiny: Child) -> None:
             with pytest.raises(WireError):
                 confused.receive(SOON)
         assert answer(bystander)[0] == expected
-    with pytest.raises(WireError):
-        connect(tiny.address, b"another key")
+    with connect(tiny.address, b"another key") as stranger, pytest.raises(WireError):
+        stranger.ask(GetStats())
     assert one(tiny, ask("hello there"))[0] == expected
 
 
