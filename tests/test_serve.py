@@ -14,6 +14,7 @@ from pathlib import Path
 import requests
 
 from services.cli import serve
+from services.settings import Settings
 from tests.conftest import MASTER, Server
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -125,6 +126,16 @@ def self_ending(server):
         return []
 
 
+def test_a_hail_of_signals_stops_it_all_the_same(home):
+    """A signal may come in the middle of the handling of another one."""
+    for _ in range(3):
+        server = Server(home).start()
+        for _ in range(300):
+            if server.process.poll() is None:
+                server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(15) in (0, 128 + signal.SIGTERM)
+
+
 def test_sighup_drops_no_answer(start):
     server = start().ready()
     with ThreadPoolExecutor(4) as pool:
@@ -155,7 +166,7 @@ def test_a_signal_between_two_web_processes_is_not_lost(monkeypatch):
             assert self.ended.wait(10), "nobody ended the web process"
 
     server = object.__new__(serve.Server)
-    server.web, server.stopping, started = serve.Web("", b""), threading.Event(), []
+    server.web, server.stopping, started = serve.Web(Settings(), "", b""), threading.Event(), []
     server.web.listening.set()
 
     def start():

@@ -9,16 +9,17 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -39,14 +40,15 @@ LONGEST_RUN_DIR = 80                # bytes of the sockets' folder: a socket's p
 class Web:
     """The gunicorn child: started, watched, started again."""
 
-    def __init__(self, control: str, authkey: bytes) -> None:
+    def __init__(self, settings: Settings, control: str, authkey: bytes) -> None:
+        self.folders = {"DATA_DIR": str(settings.data_dir), "MODELS_DIR": str(settings.models_dir)}
         self.parameters = json.dumps({"control": control, "authkey": authkey.hex()})
         self.process: subprocess.Popen[bytes] | None = None
         self.address: str | None = None
         self.listening = threading.Event()      # set once it was seen to listen
 
     def start(self) -> None:
-        environment = child_environment(("",))
+        environment = {**child_environment(("",)), **self.folders}      # those of the lock, whatever .env says by now
         if self.address:                        # again on the port of before, also when PORT=0 chose it
             environment["PORT"] = self.address.rpartition(":")[2]
         self.process = subprocess.Popen([sys.executable, str(ROOT / "main.py"), "web"], stdin=subprocess.PIPE,
@@ -92,6 +94,31 @@ class Web:
             os.killpg(self.process.pid, signal.SIGKILL)
 
 
+class Signals(threading.Thread):
+    """SIGTERM, SIGINT and SIGHUP, acted on in a thread of their own.
+
+    A Python handler runs in the middle of whatever the main thread does, also of taking a lock that it would need
+    itself; so the handlers do nothing, and the interpreter writes each signal's number to a socket that is read here.
+    """
+
+    NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+    def __init__(self, act: Callable[[int], None]) -> None:
+        super().__init__(name="signals", daemon=True)
+        self._act = act
+        self._arrived, self._wake = socket.socketpair()
+        self._wake.setblocking(False)
+        signal.set_wakeup_fd(self._wake.fileno())
+        for number in self.NUMBERS:
+            signal.signal(number, lambda *_: None)
+
+    def run(self) -> None:
+        while True:
+            for number in self._arrived.recv(64):
+                if number in self.NUMBERS:
+                    self._act(number)
+
+
 class Server:
     """Everything that `serve` starts. `stopping` is set by the first SIGTERM or SIGINT; a second one ends at once."""
 
@@ -116,13 +143,11 @@ class Server:
         authkey = secrets.token_bytes(32)
         self.limiter = Limiter(settings.data_dir)
         self.supervisor = Supervisor(settings, self.run_dir, authkey, self.limiter, precheck)
-        self.web = Web(self.supervisor.address, authkey)
+        self.web = Web(settings, self.supervisor.address, authkey)
         self.stopping = threading.Event()
 
     def run(self) -> int:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self.on_stop)
-        signal.signal(signal.SIGHUP, lambda *_: self.web.reload())
+        Signals(self.on_signal).start()
         try:
             self.supervisor.start()
             threading.Thread(target=self.follow_selection, name="follow-selection", daemon=True).start()
@@ -134,10 +159,15 @@ class Server:
             shutil.rmtree(self.run_dir, ignore_errors=True)
             self.lock.close()
 
-    def on_stop(self, number: int, _frame: Any) -> None:
-        target = self.drain if not self.stopping.is_set() else partial(self.end_now, 128 + number)
-        self.stopping.set()
-        threading.Thread(target=target, name="stop", daemon=True).start()
+    def on_signal(self, number: int) -> None:
+        """SIGHUP: fresh web workers. The others: the first one drains, the second one ends at once."""
+        if number == signal.SIGHUP:
+            self.web.reload()
+        elif self.stopping.is_set():
+            self.end_now(128 + number)
+        else:
+            self.stopping.set()
+            threading.Thread(target=self.drain, name="drain", daemon=True).start()
 
     def end_now(self, status: int) -> None:
         """The runners end at once; gunicorn gets AT_ONCE seconds to tell the clients and to keep what was written."""
@@ -211,8 +241,8 @@ def make_run_dir(data_dir: Path) -> Path:
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         raise ConfigError(f"{folder} is not this user's folder: remove it, or set TMPDIR to another place")
     folder.chmod(0o700)
-    for socket in folder.iterdir():
-        socket.unlink()
+    for left in folder.iterdir():
+        left.unlink()
     return folder
 
 

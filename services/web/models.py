@@ -41,7 +41,8 @@ class Models(Endpoint):
             "loaded": [self._loaded(runner, config) for runner in runners]})
 
     def _loaded(self, runner: wire.RunnerState, config: Config) -> dict[str, Any]:
-        names = [name for name, profile in config.profiles.items() if self._spec_of(profile) == runner.spec]
+        names = [name for name, profile in config.profiles.items()
+                 if _may_use(name) and self._spec_of(profile) == runner.spec]
         first = config.selected if config.selected in names else next(iter(names), None)
         return {"model": os.path.basename(runner.spec.model), "profile": first, "profiles": names,
                 "state": runner.state, "selected": runner.selected, "n_ctx": runner.spec.n_ctx,
