@@ -2,8 +2,8 @@
 
 The first call runs in a thread of its own to its end, whoever listens; later ones in this process follow its events,
 those in other processes wait for its file lock and replay what it left in `<folder>/<owner>/<sha256 of the key>.json`.
-An error that may pass (5xx, 429, busy) is not kept. After a crash nothing is kept: the retry runs anew, and the session
-knows the request by its digest (`Turn.prompt(request=…)`, `Turn.answered`).
+Of errors only those of the request itself are kept, none that may pass (busy, no such profile, a full disk). After a
+crash nothing is kept: the retry runs anew, and the session knows the request by its digest (`Turn.prompt(request=…)`, `Turn.answered`).
 """
 
 from __future__ import annotations
@@ -230,8 +230,8 @@ def _remove(path: Path) -> None:
 
 
 def _lasting(error: ParleyError) -> bool:
-    """Whether trying again would bring the same error."""
-    return error.status < 500 and error.status != 429 and error.retry_after is None
+    """Whether trying again would bring the same error: what is wrong in the request, not what it did not find."""
+    return error.status in (400, 413, 415) and error.retry_after is None
 
 
 def _mismatch() -> Conflict:

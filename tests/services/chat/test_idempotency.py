@@ -113,7 +113,7 @@ def test_the_last_event_is_told_only_once_it_is_kept(kept, monkeypatch):
 
 
 @pytest.mark.parametrize(("error", "lasting"), [
-    (BadRequest("bad", code="bad_unicode", param="prompt"), True), (NotFound("no"), True),
+    (BadRequest("bad", code="bad_unicode", param="prompt"), True), (NotFound("no"), False),
     (SessionBusy("busy", retry_after=2.0), False), (Unavailable("full"), False), (StorageFull("full"), False),
     (ConfigError("wrong"), False)])
 def test_errors(kept, error, lasting):
