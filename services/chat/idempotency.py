@@ -3,7 +3,8 @@
 The first call runs in a thread of its own to its end, whoever listens; later ones in this process follow its events,
 those in other processes wait for its file lock and replay what it left in `<folder>/<owner>/<sha256 of the key>.json`.
 Of errors only those of the request itself are kept, none that may pass (busy, no such profile, a full disk). After a
-crash nothing is kept: the retry runs anew, and the session knows the request by its digest (`Turn.prompt(request=…)`, `Turn.answered`).
+crash nothing is kept: the retry runs anew, and the session knows the request by its digest (`Turn.prompt(request=…)`,
+`Turn.answered`).
 """
 
 from __future__ import annotations
