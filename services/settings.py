@@ -205,6 +205,6 @@ def no_tracing() -> None:
         os.environ[variable] = "false"
 
 
-def child_environment(keep: tuple[str, ...]) -> dict[str, str]:
-    """The variables of this process whose names begin with one of `keep`: what a child may see."""
-    return {name: value for name, value in os.environ.items() if name.startswith(keep)}
+def environment_with(changes: Mapping[str, str]) -> dict[str, str]:
+    """This process's whole environment with `changes`, for a child that reads its settings itself."""
+    return {**os.environ, **changes}

@@ -58,6 +58,7 @@ class _Answer:
         self.turn: Turn | None = None       # the session's, locked; None without a session
         self.text = Trimmed()
         self.warnings: list[str] = []
+        self.selected = False               # whether the profile is the one that config.json selects
         self.deadline = time.monotonic() + chat.settings.request_timeout
 
     def events(self) -> Iterator[Event]:
@@ -69,7 +70,7 @@ class _Answer:
                 yield from self._replay(Final.replayed(known, self.ask.session_id or "", name, profile.model))
                 return
             spec = self.chat.profiles.spec(profile, self.chat.settings.models_dir)
-            lease = yield from self._lease(held, spec, name, profile)
+            lease = yield from self._lease(held, spec, profile.keep_loaded)
             chosen = self._window(profile, lease, history)
             self._store_question()
             done = yield from self._generate(lease, self._request(profile, lease, chosen.prompt))
@@ -106,6 +107,7 @@ class _Answer:
             raise Forbidden(f"this key may not use the profile {wanted[:80]!r}; it may use: {', '.join(allowed)}",
                             code="profile_forbidden", param="profile")
         name, profile = config.get(wanted)
+        self.selected = name == config.selected
         changes: dict[str, Any] = {field: getattr(self.ask, field) for field in OVERRIDES}
         stop = None if self.ask.stop is None else list(self.ask.stop)
         return name, profile.overridden(**changes, stop=stop)
@@ -129,10 +131,9 @@ class _Answer:
                 yield Beat()
         return prompt.interactions(self.turn.before(self.ask.idempotency))
 
-    def _lease(self, held: ExitStack, spec: RunnerSpec, name: str, profile: Profile) -> Generator[Event, None, Lease]:
+    def _lease(self, held: ExitStack, spec: RunnerSpec, keep: bool) -> Generator[Event, None, Lease]:
         """A ready runner; it may have to be loaded first."""
-        selected = name == self.chat.profiles.current().selected
-        lease = held.enter_context(self.chat.engine.begin(spec, select=selected, keep=profile.keep_loaded))
+        lease = held.enter_context(self.chat.engine.begin(spec, select=self.selected, keep=keep))
         while not lease.arrived(BEAT):
             self._check_time()
             yield Beat()

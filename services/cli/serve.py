@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import click
 
 from services.errors import ConfigError, ParleyError
-from services.settings import ROOT, Settings, child_environment
+from services.settings import ROOT, Settings, environment_with
 
 if TYPE_CHECKING:
     from services.chat.profiles import Profile
@@ -41,18 +41,17 @@ class Web:
     """The gunicorn child: started, watched, started again."""
 
     def __init__(self, settings: Settings, control: str, authkey: bytes) -> None:
-        self.folders = {"DATA_DIR": str(settings.data_dir), "MODELS_DIR": str(settings.models_dir)}
+        # What stays as it is for as long as this process lives, whatever .env says by the next start.
+        self.fixed = {"DATA_DIR": str(settings.data_dir), "MODELS_DIR": str(settings.models_dir)}
         self.parameters = json.dumps({"control": control, "authkey": authkey.hex()})
         self.process: subprocess.Popen[bytes] | None = None
         self.address: str | None = None
         self.listening = threading.Event()      # set once it was seen to listen
 
     def start(self) -> None:
-        environment = {**child_environment(("",)), **self.folders}      # those of the lock, whatever .env says by now
-        if self.address:                        # again on the port of before, also when PORT=0 chose it
-            environment["PORT"] = self.address.rpartition(":")[2]
         self.process = subprocess.Popen([sys.executable, str(ROOT / "main.py"), "web"], stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, start_new_session=True, env=environment)
+                                        stdout=subprocess.PIPE, start_new_session=True,
+                                        env=environment_with(self.fixed))
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(self.parameters.encode() + b"\n")
@@ -65,6 +64,7 @@ class Web:
         assert process.stdout is not None
         for line in process.stdout:
             self.address = json.loads(line)["listening"]
+            self.fixed["PORT"] = self.address.rpartition(":")[2]        # also when PORT=0 chose it
             first = not self.listening.is_set()
             self.listening.set()
             if first:
@@ -193,10 +193,9 @@ class Server:
         self.web.listening.wait()
         seen = None
         while not self.stopping.is_set():
-            config = self.profiles.current()
-            if config.get() != seen:
-                seen = name, profile = config.get()
-                self.load(name, profile)
+            if (selection := self.profiles.current().get()) != seen:
+                seen = selection
+                self.load(*selection)
             self.stopping.wait(FOLLOW)
 
     def load(self, name: str, profile: Profile) -> None:

@@ -48,7 +48,7 @@ class Readyz(Endpoint):
             return
         try:
             status = self.parts.engine.status()
-        except (ParleyError, wire.WireError) as error:
+        except ParleyError as error:
             yield f"the supervisor does not answer ({error})"
             return
         if status.draining:
