@@ -37,6 +37,9 @@ class Settings:
     gpu_layers: int = 0                     # default n_gpu_layers of profiles
     context_window: int = 2048              # default n_ctx of profiles
     max_queue: int = 512                    # requests waiting in a runner before 503
+    max_queue_per_key: int = 128            # of them, of one key, before 429
+    kv_memory_bytes: int = 256 << 20        # KV state of suspended sessions in a runner's memory; 0: none
+    kv_disk_bytes: int = 2 << 30            # the same on disk, under DATA_DIR/kv; 0: none
     max_loaded: int = 2                     # runners kept loaded at once
     max_body_bytes: int = 8 * 1024 * 1024
     max_prompt_bytes: int = 1024 * 1024
@@ -143,6 +146,9 @@ _VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "LLM_CONTEXT_WINDOW": ("context_window", _int(16, 16_777_216)),
     "LLAMA_N_CTX": ("context_window", _int(16, 16_777_216)),
     "MAX_QUEUE": ("max_queue", _int(1, 100_000)),
+    "MAX_QUEUE_PER_KEY": ("max_queue_per_key", _int(1, 100_000)),
+    "KV_MEMORY_BYTES": ("kv_memory_bytes", _int(0, 1 << 50)),
+    "KV_DISK_BYTES": ("kv_disk_bytes", _int(0, 1 << 50)),
     "MAX_LOADED": ("max_loaded", _int(1, 64)),
     "MAX_BODY_BYTES": ("max_body_bytes", _int(1024, 1 << 30)),
     "MAX_PROMPT_BYTES": ("max_prompt_bytes", _int(16, 1 << 30)),

@@ -62,6 +62,38 @@ class Generate(Message, frozen=True, kw_only=True):
     sampling: Sampling = Sampling()
     stop: list[str] = []
     schema: dict[str, Any] | None = None    # JSON Schema that the completion must comply with
+    head: int = 0                   # characters at the prompt's start that come from the profile: any owner may share
+    session: str = ""               # opaque, the owner's: the conversation that `Prepare` and `Forget` speak of
+    weight: float = 1.0             # the owner's share of the runner beside others
+    batch: bool = False             # served after everything interactive
+
+
+class Prepare(Message, frozen=True, kw_only=True):
+    """The part of a session's next prompt that is known already: computed while nothing else is to do. No answer.
+
+    It takes the place of what was to be prepared for the same session before.
+    """
+
+    owner: str
+    session: str
+    prompt: list[str]               # segments up to where the new text begins
+    head: int = 0
+
+
+class Forget(Message, frozen=True, kw_only=True):
+    """A session is gone: nothing of it may stay in slots, in memory or on disk. No answer."""
+
+    owner: str
+    session: str
+
+
+class Embed(Message, frozen=True, kw_only=True):
+    """Ask for the vectors of texts, each plain text. Answered by `Vectors` or `Failed`."""
+
+    id: str
+    owner: str
+    texts: list[str]
+    weight: float = 1.0
 
 
 class Count(Message, frozen=True, kw_only=True):
@@ -93,6 +125,14 @@ class Ready(Message, frozen=True, kw_only=True):
     load_ms: float = 0.0
 
 
+class Queued(Message, frozen=True, kw_only=True):
+    """A request waits: said when its position changes, at most once a second."""
+
+    id: str
+    position: int                   # 1: the next to be served
+    eta_seconds: float
+
+
 class Piece(Message, frozen=True, kw_only=True):
     """Next text of a completion: whole UTF-8 characters, never part of a stop string."""
 
@@ -112,6 +152,18 @@ class Done(Message, frozen=True, kw_only=True):
     queue_ms: float = 0.0           # waiting for a slot
     prefill_ms: float = 0.0         # slot taken -> first token sampled
     decode_ms: float = 0.0          # first token -> end
+    drafted_tokens: int = 0         # guessed from the text so far and checked in the batch
+    accepted_tokens: int = 0        # of them, those that the model chose too
+    closed: bool = False            # a JSON value was closed early, because max_tokens was about to end it
+
+
+class Vectors(Message, frozen=True, kw_only=True):
+    """The vectors of an `Embed`, each of `dimensions` little-endian float32, of length 1."""
+
+    id: str
+    dimensions: int
+    vectors: list[bytes]
+    tokens: list[int]               # of each text
 
 
 class Failed(Message, frozen=True, kw_only=True):
@@ -129,17 +181,30 @@ class Counted(Message, frozen=True, kw_only=True):
 
 
 class Stats(Message, frozen=True, kw_only=True):
+    """How a runner is. Counts are since its start."""
+
     running: int                    # sequences in decode or prefill
     waiting: int
     slots: int
     slots_used: int                 # slots that hold any tokens
     cached_tokens: int              # tokens held in slots
-    prompt_tokens: int              # processed since start
-    completion_tokens: int          # sampled since start
-    requests: int                   # ended since start
-    max_batch: int                  # most sequences that shared one decode so far
+    prompt_tokens: int              # of prompts, decoded for requests
+    completion_tokens: int          # sampled
+    requests: int                   # ended
+    max_batch: int                  # most sequences that shared one decode
     tokens_per_second: float        # sampled, over the last seconds of work
     idle_seconds: float             # since the last progress (a token processed or sampled)
+    reused_tokens: int = 0          # of prompts, whose KV was there
+    prepared_tokens: int = 0        # decoded for `Prepare`
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    preempted: int = 0              # sequences that gave their slot to another owner for a while
+    restored_tokens: int = 0        # brought back from snapshots
+    snapshots: int = 0              # held in memory and on disk
+    snapshot_memory_bytes: int = 0
+    snapshot_disk_bytes: int = 0
+    threads: int = 0                # in use for decoding now
+    memory_bytes: int = 0           # resident, of the process
 
 
 # ---------------------------------------------------------------- web -> supervisor and back
@@ -152,6 +217,27 @@ class RunnerSpec(msgspec.Struct, frozen=True, kw_only=True):
     parallel: int = 4               # slots
     n_threads: int = 0              # 0: as many as the machine has cores
     n_gpu_layers: int = 0
+    embedding: bool = False         # answers `Embed` instead of `Generate`
+
+
+class RunnerLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What bounds a runner besides its model. `kv_key`: 32 bytes as hex, "" writes snapshots in the clear."""
+
+    max_queue: int = 512            # requests that wait, of all owners
+    max_queue_per_owner: int = 128
+    kv_folder: str = ""             # of this data folder's snapshots; "" keeps none on disk
+    kv_key: str = ""
+    kv_memory_bytes: int = 0        # snapshots in memory
+    kv_disk_bytes: int = 0          # snapshots on disk, of all models
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True):
+    """The line on standard input that a runner starts with."""
+
+    address: str
+    authkey: str                    # hex
+    spec: RunnerSpec
+    limits: RunnerLimits = RunnerLimits()
 
 
 class Ensure(Message, frozen=True, kw_only=True):
@@ -229,7 +315,8 @@ class Usage(Message, frozen=True, kw_only=True):
     completion_tokens: int = 0
 
 
-ANY = (Generate | Count | GetStats | Ready | Piece | Done | Failed | Counted | Stats
+ANY = (Generate | Prepare | Forget | Embed | Count | GetStats
+       | Ready | Queued | Piece | Done | Vectors | Failed | Counted | Stats
        | Ensure | RunnerAt | Status | StatusOf | Admit | Admitted | Charge | GetUsage | Usage)
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(ANY)

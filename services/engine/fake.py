@@ -34,7 +34,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import msgspec
 
@@ -307,16 +307,16 @@ def say(word: wire.Message) -> None:
 
 
 def main() -> int:
-    parameters: dict[str, Any] = msgspec.json.decode(sys.stdin.buffer.readline())
+    start = msgspec.json.decode(sys.stdin.buffer.readline(), type=wire.Start)
     threading.Thread(target=exit_at_eof, daemon=True).start()
-    spec = msgspec.convert(parameters["spec"], wire.RunnerSpec)
+    spec = start.spec
     begun = time.monotonic()
     try:
-        fake = Fake(spec, parameters["max_queue"], load(spec.model))
+        fake = Fake(spec, start.limits.max_queue, load(spec.model))
     except ParleyError as error:
         say(failed_of(error))
         return 1
-    door = wire.Door(parameters["address"], bytes.fromhex(parameters["authkey"]))
+    door = wire.Door(start.address, bytes.fromhex(start.authkey))
     say(wire.Ready(model=os.path.basename(spec.model), architecture="fake", n_ctx=spec.n_ctx, n_ctx_train=spec.n_ctx,
                    n_slots=spec.parallel, n_vocab=0, n_threads=spec.n_threads or 1, chat_template=None, bos="", eos="",
                    special_tokens=[], load_ms=(time.monotonic() - begun) * 1000))

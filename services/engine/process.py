@@ -31,14 +31,14 @@ class Died(Exception):
 
 
 class RunnerProcess:
-    def __init__(self, command: Sequence[str], spec: wire.RunnerSpec, folder: Path, max_queue: int) -> None:
+    def __init__(self, command: Sequence[str], spec: wire.RunnerSpec, folder: Path,
+                 limits: wire.RunnerLimits = wire.RunnerLimits()) -> None:
         self.command = list(command)
         self.address = str(folder / f"{uuid.uuid4().hex[:12]}.sock")
         self.authkey = secrets.token_bytes(32)
         self.verdict: str | None = None         # why it was killed, when it was
         self.ended_at: float | None = None      # when it was told to end
-        self._parameters = {"address": self.address, "authkey": self.authkey.hex(), "spec": spec,
-                            "max_queue": max_queue}
+        self._parameters = wire.Start(address=self.address, authkey=self.authkey.hex(), spec=spec, limits=limits)
         self._popen: subprocess.Popen[bytes] | None = None
         self._rest = b""
 

@@ -21,7 +21,7 @@ from services.engine.process import Died, RunnerProcess
 from services.engine.states import ENDED, FAILED, READY, RETIRING, Lease, Runner, Timing, Watchdog
 from services.errors import ParleyError, Unavailable
 from services.settings import ROOT, Settings
-from services.wire import HANDSHAKE, Ready, RunnerAt, RunnerSpec, StatusOf
+from services.wire import HANDSHAKE, Ready, RunnerAt, RunnerLimits, RunnerSpec, StatusOf
 
 log = logging.getLogger("parley.engine")
 
@@ -259,7 +259,7 @@ class Supervisor:
 
     def _live(self, runner: Runner) -> NoReturn:
         """Spawn, load, probe, serve. Ends in `Died`, or in the error that the runner gave in place of `Ready`."""
-        process = RunnerProcess(self._command, runner.spec, self._run_dir, self.settings.max_queue)
+        process = RunnerProcess(self._command, runner.spec, self._run_dir, limits_of(self.settings))
         try:
             with self._changed:
                 self._refuse_when_draining()
@@ -313,6 +313,13 @@ class Supervisor:
             else:
                 log.error("the runner of %s died: %s; it may be loaded again in %.1f s", runner.name, reason, pause)
             self._changed.notify_all()
+
+
+def limits_of(settings: Settings) -> RunnerLimits:
+    """What bounds the runners that `settings` ask for."""
+    return RunnerLimits(max_queue=settings.max_queue, max_queue_per_owner=settings.max_queue_per_key,
+                        kv_folder=str(settings.data_dir / "kv"), kv_memory_bytes=settings.kv_memory_bytes,
+                        kv_disk_bytes=settings.kv_disk_bytes)
 
 
 def runner_command(settings: Settings) -> list[str]:

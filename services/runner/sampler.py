@@ -57,6 +57,7 @@ class Chain:
     """
 
     def __init__(self, model: Model, sampling: Sampling, prompt: list[int], grammar: str | None = None) -> None:
+        self.whole, self.closed = True, False
         chosen, back = steps(sampling), looks_back(sampling)
         self._context, self._n_vocab = model.context, model.n_vocab
         self._rules = _rules(model.vocab, grammar) if grammar is not None else None

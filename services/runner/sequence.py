@@ -12,6 +12,9 @@ from services.wire import Done
 class Sampler(Protocol):
     """A request's own sampler chain. `SamplingFailed` from `sample` ends that request only."""
 
+    whole: bool         # whether the completion may end here: always without a schema, with one when the value is whole
+    closed: bool        # whether a value was closed early, because the budget of tokens was about to end it
+
     def sample(self, row: int) -> int:
         """Choose the token that follows batch row `row` of the last decode."""
 
@@ -72,7 +75,7 @@ class Sequence:
             return text, "stop"
         if self.completion >= self.max_tokens:
             text += self.text.finish()
-            return text, "stop" if self.text.stopped else "length"
+            return text, "stop" if self.text.stopped or self.sampler.closed else "length"
         return text, None
 
     def done(self, reason: str, now: float) -> Done:
@@ -83,4 +86,4 @@ class Sequence:
                     completion_tokens=self.completion, cached_tokens=self.cached,
                     processed_tokens=max(0, min(self.past, len(self.prompt)) - self.cached),
                     queue_ms=(placed - self.arrived) * 1000, prefill_ms=(first - placed) * 1000,
-                    decode_ms=(now - first) * 1000)
+                    decode_ms=(now - first) * 1000, closed=self.sampler.closed)

@@ -27,18 +27,9 @@ from services.runner.post import Post
 from services.runner.scheduler import Event, Scheduler
 from services.runner.sequence import Sequence
 from services.runner.slots import Slots
-from services.wire import Count, Counted, Door, Failed, Generate, Message, Ready, RunnerSpec, Stats
+from services.wire import Count, Counted, Door, Failed, Generate, Message, Ready, RunnerSpec, Start, Stats
 
 log = logging.getLogger("parley.runner")
-
-
-class Start(msgspec.Struct, frozen=True):
-    """The line on standard input that a runner starts with."""
-
-    address: str
-    authkey: str            # hex
-    spec: RunnerSpec
-    max_queue: int = 64
 
 
 class Runner:
@@ -95,7 +86,7 @@ def main() -> int:
     except LoadFailed as error:
         _say(stdout, Failed(code="bad_model", message=str(error)))
         return 1
-    runner = Runner(model, start.max_queue)
+    runner = Runner(model, start.limits.max_queue)
     runner.post.start()
     lifeline.farewell = runner.post.finish
     door = Door(start.address, bytes.fromhex(start.authkey))

@@ -78,7 +78,7 @@ def test_it_ends_with_its_standard_input(house: House):
     spec = house.spec(script="!hang")
     assert process.stdin and process.stdout
     process.stdin.write(msgspec.json.encode({"address": str(house.folder / "s"), "authkey": "00", "spec": spec,
-                                             "max_queue": 1}) + b"\n")
+                                             "limits": {"max_queue": 1}}) + b"\n")
     process.stdin.close()
     assert process.wait(SOON) == 0
     process.stdout.close()

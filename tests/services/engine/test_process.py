@@ -17,7 +17,8 @@ from tests.services.engine.house import FAKE, SOON, eventually, gone
 def begin(tmp_path: Path, script: str = "", command: list[str] | None = None) -> RunnerProcess:
     model = tmp_path / "m.gguf"
     model.write_text(script)
-    process = RunnerProcess(command or FAKE, wire.RunnerSpec(model=str(model), n_ctx=64), tmp_path, 8)
+    process = RunnerProcess(command or FAKE, wire.RunnerSpec(model=str(model), n_ctx=64), tmp_path,
+                            wire.RunnerLimits(max_queue=8))
     process.start()
     return process
 

@@ -88,7 +88,8 @@ class FakeBackend:
 class FakeSampler:
     def __init__(self, backend: FakeBackend, ends_after: int | None = None, stuck: bool = False) -> None:
         self.backend, self.left, self.stuck = backend, ends_after, stuck
-        self.closed = 0
+        self.ended = 0
+        self.whole, self.closed = True, False
 
     def sample(self, row: int) -> int:
         if self.stuck:
@@ -100,7 +101,7 @@ class FakeSampler:
         return following(self.backend.rows[row])
 
     def close(self) -> None:
-        self.closed += 1
+        self.ended += 1
 
 
 class Desk:
@@ -144,4 +145,4 @@ class Desk:
             self.step()
         assert not self.scheduler.runnable
         assert set(self.ends) == set(self.texts)
-        assert all(sequence.sampler.closed == 1 for sequence in self.texts)     # type: ignore[attr-defined]
+        assert all(sequence.sampler.ended == 1 for sequence in self.texts)     # type: ignore[attr-defined]

@@ -79,7 +79,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
         process = launch_raw(started)
         address = os.path.join(tempfile.mkdtemp(dir=tmp_path_factory.mktemp("run")), "s")
         spec = {"model": str(model), "n_ctx": 300, "parallel": 4, "n_threads": 1, **spec}
-        tell(process, {"address": address, "authkey": KEY.hex(), "spec": spec, "max_queue": max_queue})
+        tell(process, {"address": address, "authkey": KEY.hex(), "spec": spec, "limits": {"max_queue": max_queue}})
         assert process.stdout
         return Child(process, address, msgspec.json.decode(process.stdout.readline(), type=Ready))
 
@@ -348,7 +348,7 @@ def test_sigterm_ends_requests_with_failed_and_exits_cleanly(start: Start, tmp_p
 def test_a_file_that_is_no_model_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "notes.gguf").write_text("notes")
     process = launch_raw([])
-    tell(process, {"address": str(tmp_path / "s"), "authkey": KEY.hex(), "max_queue": 1,
+    tell(process, {"address": str(tmp_path / "s"), "authkey": KEY.hex(), "limits": {"max_queue": 1},
                    "spec": {"model": str(tmp_path / "notes.gguf"), "n_ctx": 64}})
     assert process.stdout
     failed = msgspec.json.decode(process.stdout.readline(), type=Failed)
