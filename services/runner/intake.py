@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from services.errors import BadRequest, BadSchema, ContextOverflow
 from services.runner.grammar import grammar_of
-from services.runner.llama import Model
+from services.runner.model import Model
 from services.runner.sampler import Chain
 from services.runner.sequence import Sequence
 from services.runner.text import Text

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from services.errors import BadRequest
-from services.runner.llama import Model, last_error, lib
+from services.runner.llama import last_error, lib
+from services.runner.model import Model
 from services.runner.sequence import SamplingFailed
 from services.wire import Sampling
 

@@ -22,7 +22,8 @@ from queue import SimpleQueue
 import msgspec
 
 from services.runner.intake import count, prepare
-from services.runner.llama import LoadFailed, Model
+from services.runner.llama import LoadFailed
+from services.runner.model import Model
 from services.runner.post import Post
 from services.runner.scheduler import Event, Scheduler
 from services.runner.sequence import Sequence

@@ -154,7 +154,7 @@ def stalls(arguments: argparse.Namespace) -> None:
 def overhead(arguments: argparse.Namespace) -> None:
     """The share of the steps' time that is spent outside llama.cpp, measured in this process."""
     from services.runner.intake import prepare
-    from services.runner.llama import Model
+    from services.runner.model import Model
     from services.runner.scheduler import Scheduler
     from services.runner.slots import Slots
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from services.chat.special import Special, segments, special
 from services.errors import BadRequest
-from services.runner.llama import Model
+from services.runner.model import Model
 from tests.tiny_gguf import write_tiny
 
 CHATML = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "</s>")

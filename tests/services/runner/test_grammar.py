@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from services.errors import BadSchema
 from services.runner.grammar import grammar_of
-from services.runner.llama import Model
+from services.runner.model import Model
 from services.runner.sampler import Chain
 from services.runner.scheduler import Scheduler
 from services.runner.sequence import SamplingFailed, Sequence

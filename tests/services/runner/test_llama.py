@@ -1,211 +1,32 @@
-"""The real llama.cpp on tiny models: tokens, loading, and greedy text that is the same with every kind of reuse."""
+"""A loaded model file: its tokens, and what it says of itself."""
 
-import logging
-import re
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
-from services.engine.gguf import inspect
-from services.runner import llama
-from services.runner.llama import LoadFailed, Model
-from services.runner.sampler import Chain
-from services.runner.scheduler import Scheduler
-from services.runner.sequence import Sequence
-from services.runner.slots import Slots
-from services.runner.text import Text
-from services.wire import Done, Piece, Sampling
+from services.runner.llama import File
 from tests.tiny_gguf import CONTROL, EOS, write_tiny
 
-Alone = Callable[[list[int]], list[int]]     # what follows a prompt when nothing is reused and nothing runs beside it
-ARCHITECTURES = ["llama", "mamba", "gemma2"]
-HEAD = "the world and hello there, " * 4
-
-
-@pytest.fixture(scope="module", params=ARCHITECTURES)
-def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny(tmp_path_factory.mktemp("models") / "tiny.gguf", request.param)
-
 
 @pytest.fixture(scope="module")
-def model(path: Path) -> Iterator[Model]:
-    model = Model(str(path), n_ctx=300, n_slots=3, n_threads=1)
-    yield model
-    model.close()
+def file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[File]:
+    file = File(str(write_tiny(tmp_path_factory.mktemp("models") / "tiny.gguf")))
+    yield file
+    file.close()
 
 
-@pytest.fixture(scope="module")
-def alone(path: Path) -> Iterator[Alone]:
-    model = Model(str(path), n_ctx=300, n_slots=1, n_threads=1)
-    yield lambda prompt: Talk(model).ask(prompt)[0][0]
-    model.close()
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
-    model = Model(str(write_tiny(tmp_path_factory.mktemp("models") / "tiny.gguf")), n_ctx=300, n_slots=2, n_threads=1)
-    yield model
-    model.close()
-
-
-class Talk:
-    """A scheduler on a real model, run to the end for each batch of prompts."""
-
-    def __init__(self, model: Model) -> None:
-        self.model = model
-        self.scheduler = Scheduler(model, Slots(model.n_slots, model, model.rewindable), 64)
-
-    def ask(self, *prompts: list[int], owner: str = "o", count: int = 24) -> list[tuple[list[int], Done]]:
-        """Completion tokens and end of each prompt, all asked at once, greedily."""
-        asked = []
-        for prompt in prompts:
-            sequence = Sequence(id="", owner=owner, prompt=prompt, max_tokens=count, text=Text(),
-                                sampler=Chain(self.model, Sampling(temperature=0), prompt))
-            assert not self.scheduler.add(sequence)
-            asked.append(sequence)
-        ends: dict[int, Done] = {}
-        while self.scheduler.runnable:
-            for sequence, message in self.scheduler.step():
-                assert isinstance(message, (Piece, Done))
-                if isinstance(message, Done):
-                    ends[id(sequence)] = message
-            self.check()
-        return [(sequence.tokens[len(sequence.prompt):], ends[id(sequence)]) for sequence in asked]
-
-    def check(self) -> None:
-        self.scheduler.check_integrity()
-        for slot in self.scheduler.slots.slots:
-            assert not slot.length or self.model.held(slot.index) == slot.length
-
-
-def test_text_is_the_same_beside_others_and_with_every_kind_of_reuse(model: Model, alone: Alone) -> None:
-    prompts = [model.tokenize([HEAD + name]) for name in ("one", "two", "three", "four", "five")]
-    expected = [alone(prompt) for prompt in prompts]
-    talk = Talk(model)
-    for _ in range(2):      # the second time everything is in some slot, or was pushed out of it
-        assert [tokens for tokens, _ in talk.ask(*prompts)] == expected
-    for prompt, tokens in zip(prompts, expected, strict=True):
-        longer = [*prompt, *tokens[:-1], *model.tokenize([" and then"])]
-        again, end = talk.ask(longer)[0]
-        assert again == alone(longer)
-        assert end.cached_tokens + end.processed_tokens == len(longer)
-        assert talk.ask(prompt[:-5])[0][0] == alone(prompt[:-5])
-
-
-def test_a_conversation_that_only_grows_is_reused_whole(model: Model, alone: Alone) -> None:
-    talk = Talk(model)
-    prompt = model.tokenize([HEAD])
-    held = 0
-    for _ in range(4):
-        answer, end = talk.ask(prompt)[0]
-        assert answer == alone(prompt)
-        assert end.cached_tokens == held
-        held = len(prompt) + len(answer) - 1
-        prompt = [*prompt, *answer, *model.tokenize([" go on"])]
-
-
-def test_only_plain_attention_is_cut_back(model: Model) -> None:
-    assert model.rewindable is (model.architecture == "llama")
-    talk = Talk(model)
-    prompt = model.tokenize([HEAD + "one"])
-    talk.ask(prompt)
-    _, end = talk.ask(prompt)[0]
-    assert end.cached_tokens == (len(prompt) - 1 if model.rewindable else 0)
-
-
-def test_no_owner_gets_what_another_left(model: Model, alone: Alone) -> None:
-    prompt = model.tokenize([HEAD])
-    expected = alone(prompt)
-    talk = Talk(model)
-    for owner in ("a", "b", "c", "d", "e"):
-        tokens, end = talk.ask(prompt, owner=owner)[0]
-        assert tokens == expected and end.cached_tokens == 0
-
-
-def test_the_context_can_be_filled_to_its_last_token(model: Model) -> None:
-    prompt = model.tokenize(["x" * 290])
-    assert len(prompt) == 290
-    tokens, end = Talk(model).ask(prompt, count=10)[0]
-    assert len(tokens) == 10 or end.finish_reason == "stop"
-
-
-@pytest.mark.parametrize("n_ctx", [100, 300, 3000, 40_000])
-def test_flash_attention_is_left_out_where_there_is_room_for_scores(path: Path, model: Model, n_ctx: int,
-                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
-    """What llama.cpp reports to have set aside is within what the memory check expects."""
-    said: list[bytes] = []
-    ours = llama._log.callback
-    callback = llama.lib.llama_log_callback(lambda _level, text, _data: said.append(text))
-    monkeypatch.setattr(llama._log, "callback", callback)
-    try:
-        large = Model(str(path), n_ctx=n_ctx, n_slots=2, n_threads=1)
-        assert large.flash is (n_ctx == 40_000 and model.architecture != "mamba")
-        large.close()
-    finally:
-        llama.lib.llama_log_set(ours, None)
-    report = re.findall(rb"compute buffer size = *([0-9.]+) MiB", b"".join(said))
-    assert 0 < sum(map(float, report)) * 2**20 <= inspect(path).compute_bytes(n_ctx, 2)
-
-
-def test_a_boundary_keeps_text_from_forging_a_special_token(plain: Model) -> None:
-    controls = {plain.tokenize([text])[0] for text in CONTROL}
-    assert len(controls) == len(CONTROL) and all(len(plain.tokenize([text])) == 1 for text in CONTROL)
+def test_a_boundary_keeps_text_from_forging_a_special_token(file: File) -> None:
+    controls = {file.tokenize([text])[0] for text in CONTROL}
+    assert len(controls) == len(CONTROL) and all(len(file.tokenize([text])) == 1 for text in CONTROL)
     for text in CONTROL:
-        tokens = plain.tokenize(["hello ", text[:1], text[1:]])
+        tokens = file.tokenize(["hello ", text[:1], text[1:]])
         assert not controls & set(tokens)
-        assert b"".join(map(plain.piece, tokens)).decode() == "hello " + text
-    assert set(plain.special_tokens) == set(CONTROL)
-    assert plain.is_end(plain.tokenize([EOS])[0]) and plain.piece(plain.tokenize([EOS])[0]) == b""
+        assert b"".join(map(file.piece, tokens)).decode() == "hello " + text
+    assert set(file.special_tokens) == set(CONTROL)
+    assert file.is_end(file.tokenize([EOS])[0]) and file.piece(file.tokenize([EOS])[0]) == b""
 
 
-def test_what_the_file_says(plain: Model) -> None:
-    assert (plain.architecture, plain.n_ctx_train, plain.eos) == ("llama", 512, EOS)
-    assert plain.chat_template and "im_start" in plain.chat_template
-    assert plain.tokenize([]) == plain.tokenize([plain.bos])
-
-
-def test_penalties_know_the_prompt(plain: Model) -> None:
-    prompt = plain.tokenize(["hello world"])
-    free = Talk(plain).ask(prompt)[0][0][0]
-    sampling = Sampling(temperature=0, repeat_penalty=1000, repeat_last_n=64)
-    talk = Talk(plain)
-    sequence = Sequence(id="", owner="o", prompt=[free, *prompt], max_tokens=1, text=Text(),
-                        sampler=Chain(plain, sampling, [free, *prompt]))
-    talk.scheduler.add(sequence)
-    while talk.scheduler.runnable:
-        talk.scheduler.step()
-    assert sequence.tokens[-1] not in sequence.prompt
-
-
-def test_a_seed_repeats_an_answer(plain: Model) -> None:
-    prompt = plain.tokenize(["hello"])
-    texts = []
-    for seed in (1, 1, 2):
-        talk = Talk(plain)
-        sequence = Sequence(id="", owner="o", prompt=prompt, max_tokens=20, text=Text(),
-                            sampler=Chain(plain, Sampling(temperature=2, top_k=0, seed=seed), prompt))
-        talk.scheduler.add(sequence)
-        while talk.scheduler.runnable:
-            talk.scheduler.step()
-        texts.append(sequence.tokens)
-    assert texts[0] == texts[1] != texts[2]
-
-
-def damaged(path: Path, keep: float) -> Path:
-    data = write_tiny(path).read_bytes()
-    path.write_bytes(data[:int(len(data) * keep)])
-    return path
-
-
-@pytest.mark.parametrize("keep", [0.0, 0.001, 0.01, 0.5, 0.99])
-def test_a_damaged_file_is_a_load_that_fails(tmp_path: Path, keep: float, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.ERROR, "parley.runner"), pytest.raises(LoadFailed, match=r"cut\.gguf"):
-        Model(str(damaged(tmp_path / "cut.gguf", keep)), n_ctx=64, n_slots=1, n_threads=1)
-
-
-def test_a_file_that_is_no_model_is_a_load_that_fails(tmp_path: Path) -> None:
-    (tmp_path / "notes.gguf").write_text("these are notes")
-    for name in ("notes.gguf", "missing.gguf"):
-        with pytest.raises(LoadFailed, match=name):
-            Model(str(tmp_path / name), n_ctx=64, n_slots=1)
+def test_what_the_file_says(file: File) -> None:
+    assert (file.architecture, file.n_ctx_train, file.eos) == ("llama", 512, EOS)
+    assert file.chat_template and "im_start" in file.chat_template
+    assert file.tokenize([]) == file.tokenize([file.bos])

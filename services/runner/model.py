@@ -1,0 +1,138 @@
+"""A model that continues text: its context, and the KV memory of its slots.
+
+`Model` is used by the loop's thread alone, but for what only reads the file (see `File`). ctypes gives the GIL back
+during each call.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from services.runner.llama import File, LoadFailed, cores, last_error, lib
+from services.runner.scheduler import Chunk, DecodeFailed
+
+BATCH = 512                     # tokens that one decode may carry
+SELF_TEST = 16                  # tokens of the decode that proves a loaded model
+PAD = 256                       # llama.cpp rounds a sequence's context up to this
+MOST_SCORES = 256 << 20         # bytes of attention scores; services/engine/gguf.py reckons with the same
+FLASH_ROWS = 64                 # tokens of one sequence from which flash attention on the CPU is fast
+
+
+class Model(File):
+    """A model file, loaded, with a KV memory of `n_slots` sequences of `n_ctx` tokens each."""
+
+    def __init__(self, path: str, *, n_ctx: int, n_slots: int, n_threads: int = 0, n_gpu_layers: int = 0) -> None:
+        super().__init__(path, n_gpu_layers)
+        self._refuse_what_does_not_write()
+        self.n_ctx, self.n_slots = n_ctx, n_slots
+        self.n_threads = n_threads or cores()
+        self.n_batch = max(min(BATCH, padded(n_ctx)), n_slots)
+        self.flash = not self._scores_fit(n_gpu_layers)
+        self.context = self._open()
+        self._memory = lib.llama_get_memory(self.context)
+        self._batch = lib.llama_batch_init(self.n_batch, 0, 1)
+        self._self_test()
+
+    def _refuse_what_does_not_write(self) -> None:
+        if lib.llama_model_has_encoder(self._model) or not lib.llama_model_has_decoder(self._model) \
+                or lib.llama_model_is_diffusion(self._model):
+            raise LoadFailed(f"{self.name} ({self.architecture}) is not a model that continues text")
+
+    def _open(self) -> Any:
+        params = lib.llama_context_default_params()
+        params.n_ctx = padded(self.n_ctx) * self.n_slots
+        params.n_seq_max = self.n_slots
+        params.n_batch = params.n_ubatch = self.n_batch
+        params.n_outputs_max = self.n_slots     # a decode samples each slot once: no logits for prompt tokens
+        params.n_threads = params.n_threads_batch = self.n_threads
+        if not self.flash:
+            params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        params.kv_unified = False
+        params.swa_full = False
+        params.no_perf = True
+        context = lib.llama_init_from_model(self._model, params)
+        if not context:
+            raise LoadFailed(f"{self.name} has no room for {self.n_slots} x {self.n_ctx} tokens of context: "
+                             f"{last_error() or 'not enough memory'}")
+        return context
+
+    def _scores_fit(self, n_gpu_layers: int) -> bool:
+        """Whether to do without flash attention: on the CPU it is several times slower for the small doses of prompt
+        that go beside answers (and hardly faster for large ones), but it needs no room for scores."""
+        on_cpu = n_gpu_layers == 0 or not lib.llama_supports_gpu_offload()
+        heads = max(map(int, re.findall(r"\d+", self.meta(f"{self.architecture}.attention.head_count"))), default=0)
+        return on_cpu and heads * padded(self.n_ctx) * BATCH * 4 <= MOST_SCORES
+
+    def _self_test(self) -> None:
+        """Decode a few tokens, as a prompt does: a file that loads may still be broken."""
+        token, count = max(lib.llama_vocab_bos(self.vocab), 0), min(SELF_TEST, self.n_batch, self.n_ctx)
+        if code := self._decode([(token, i, 0, i == count - 1) for i in range(count)]):
+            raise LoadFailed(f"{self.name} fails its first decode (code {code}): {last_error()}")
+        logits = lib.llama_get_logits_ith(self.context, count - 1)
+        if not all(math.isfinite(logit) for logit in logits[:self.n_vocab]):
+            raise LoadFailed(f"{self.name} computes numbers that are not finite: its weights are damaged")
+        lib.llama_memory_clear(self._memory, True)
+
+    def close(self) -> None:
+        """Free everything. Samplers must be closed before."""
+        lib.llama_batch_free(self._batch)
+        lib.llama_free(self.context)
+        super().close()
+
+    @property
+    def rewindable(self) -> bool:
+        """Whether a sequence can be cut back to any length: plain attention only."""
+        return not (lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model)
+                    or lib.llama_model_n_swa(self._model) > 0)
+
+    @property
+    def n_least(self) -> int:
+        return FLASH_ROWS if self.flash else 1
+
+    # ------------------------------------------------------------ decoding
+
+    def decode(self, chunks: list[Chunk]) -> list[int]:
+        """Decode the chunks as one batch; the batch row of each chunk's last token."""
+        rows: list[tuple[int, int, int, bool]] = []
+        last: list[int] = []
+        for chunk in chunks:
+            sequence, start = chunk.sequence, chunk.sequence.past
+            assert sequence.slot is not None
+            rows += [(token, start + i, sequence.slot, False)
+                     for i, token in enumerate(sequence.tokens[start:start + chunk.count])]
+            last.append(len(rows) - 1)
+            if chunk.samples:
+                rows[-1] = (*rows[-1][:3], True)
+        if code := self._decode(rows):
+            raise DecodeFailed(f"llama.cpp's decode returned {code}: {last_error()}")
+        return last
+
+    def _decode(self, rows: Sequence[tuple[int, int, int, bool]]) -> int:
+        assert len(rows) <= self.n_batch
+        batch = self._batch
+        token, pos, seq_id, n_seq_id, logits = batch.token, batch.pos, batch.seq_id, batch.n_seq_id, batch.logits
+        for i, (token_id, position, slot, wanted) in enumerate(rows):
+            token[i], pos[i], n_seq_id[i], logits[i] = token_id, position, 1, wanted
+            seq_id[i][0] = slot
+        batch.n_tokens = len(rows)
+        return self._decode_batch()
+
+    def _decode_batch(self) -> int:
+        return lib.llama_decode(self.context, self._batch)
+
+    def cut(self, slot: int, keep: int) -> bool:
+        return bool(lib.llama_memory_seq_rm(self._memory, slot, keep if keep else -1, -1))
+
+    def copy(self, source: int, target: int) -> None:
+        lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+
+    def held(self, slot: int) -> int:
+        """Tokens that the memory holds for a slot, as llama.cpp sees it."""
+        return lib.llama_memory_seq_pos_max(self._memory, slot) + 1
+
+
+def padded(n_ctx: int) -> int:
+    return -(-n_ctx // PAD) * PAD
