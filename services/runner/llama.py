@@ -133,7 +133,7 @@ class File:
         tokens: list[int] = []
         for segment in segments:
             if segment:
-                tokens += self._continue(segment) if tokens else self._tokens(segment)
+                tokens += self._continue(segment) if tokens else self.tokens(segment)
         bos = lib.llama_vocab_bos(self.vocab)
         if bos >= 0 and tokens[:1] != [bos] and (lib.llama_vocab_get_add_bos(self.vocab) or not tokens):
             tokens.insert(0, bos)
@@ -142,16 +142,18 @@ class File:
     def _continue(self, text: str) -> list[int]:
         """Tokens of `text` as a continuation: tokenised behind a line end, whose tokens are then taken off."""
         if lib.llama_vocab_type(self.vocab) != lib.LLAMA_VOCAB_TYPE_SPM:
-            return self._tokens(text)
-        lead, whole = self._tokens("\n"), self._tokens("\n" + text)
-        return whole[len(lead):] if whole[:len(lead)] == lead else self._tokens(text)
+            return self.tokens(text)
+        lead, whole = self.tokens("\n"), self.tokens("\n" + text)
+        return whole[len(lead):] if whole[:len(lead)] == lead else self.tokens(text)
 
-    def _tokens(self, text: str) -> list[int]:
+    def tokens(self, text: str, around: bool = False, parse: bool = True) -> list[int]:
+        """Tokens of a text by itself. `around`: with those that the model wants before and behind a whole text.
+        `parse`: what is spelled like a special token is one."""
         data = text.encode("utf-8", "replace")
         room = len(data) + 8
         while True:
             tokens = (lib.llama_token * room)()
-            count = lib.llama_tokenize(self.vocab, data, len(data), tokens, room, False, True)
+            count = lib.llama_tokenize(self.vocab, data, len(data), tokens, room, around, parse)
             if count >= 0:
                 return tokens[:count]
             room = -count
