@@ -9,7 +9,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS = [
-    {"services.settings", "services.errors", "services.wire", "services.paths", "services.logs"},
+    {"services.settings", "services.errors", "services.wire", "services.paths", "services.logs",
+     "services.kv_names", "services.metrics"},
     {"services.store"},
     {"services.engine", "auth"},
     {"services.chat"},
@@ -17,7 +18,7 @@ FLOORS = [
     {"main"},
 ]
 CHILD = "services.runner"                                   # behind the process boundary
-CHILD_MAY = {"services.wire", "services.errors"}
+CHILD_MAY = {"services.wire", "services.errors", "services.kv_names"}
 DOORS = {                                                   # library -> where it may be imported
     "llama_cpp": {"services.runner.llama"},
     "multiprocessing": {"services.wire"},
@@ -27,10 +28,11 @@ DOORS = {                                                   # library -> where i
     "langchain_core": {"services.chat"},
     "langchain": {"services.chat"},
     "limits": {"auth.windows"},
-    "cryptography": {"services.store"},
+    "cryptography": {"services.store", "services.runner.kvfile"},
     "huggingface_hub": {"services.engine.hub"},
     "jinja2": {"services.chat"},
     "click": {"services.cli"},
+    "prometheus_client": {"services.metrics"},
     "dotenv": {"services.settings"},
 }
 NEVER = {"pickle", "marshal", "shelve", "dill", "diskcache"}

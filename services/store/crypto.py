@@ -44,9 +44,13 @@ def _unbox(key: bytes, box: str, context: bytes) -> bytes:
 
 
 def _wrapping_key(data_key: str, salt: bytes) -> bytes:
+    return _derived(data_key, salt, b"parley data keys v1")
+
+
+def _derived(data_key: str, salt: bytes, purpose: bytes) -> bytes:
     from cryptography.hazmat.primitives.hashes import SHA256
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-    return HKDF(algorithm=SHA256(), length=32, salt=salt, info=b"parley data keys v1").derive(data_key.encode())
+    return HKDF(algorithm=SHA256(), length=32, salt=salt, info=purpose).derive(data_key.encode())
 
 
 class Cipher:
@@ -103,6 +107,18 @@ class Cipher:
         except ValueError:
             raise Unavailable(f"the key of owner {owner} in {FILE} does not open: restore the file from a backup",
                               code="store_failed") from None
+
+
+def kv_key(data_dir: Path, data_key: str) -> bytes:
+    """The 32 bytes that a data folder's snapshots of computed state are sealed with: all that a runner learns of
+    `data_key`. The folder's sessions were opened before. ConfigError for a wrong DATA_KEY or a key file that is gone."""
+    path = data_dir / FILE
+    try:
+        stored = _load(path)
+    except FileNotFoundError:
+        raise ConfigError(f"{path} is missing: restore it from a backup, or start the server again") from None
+    _checked(path, stored, data_key)
+    return _derived(data_key, base64.b64decode(stored["salt"]), b"parley kv snapshots v1")
 
 
 def check(path: Path, data_key: str) -> None:
