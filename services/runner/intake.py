@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from services.errors import BadRequest, BadSchema, ContextOverflow
 from services.runner.grammar import grammar_of
+from services.runner.heads import head_tokens, settled
 from services.runner.model import Model
 from services.runner.sampler import Chain
-from services.runner.sequence import Sequence
+from services.runner.sequence import BATCH, INTERACTIVE, PREPARE, Sequence, Silent
 from services.runner.text import Text
-from services.wire import Count, Counted, Generate
+from services.wire import Count, Counted, Generate, Prepare
 
 BYTES_PER_TOKEN = 32        # a prompt with more bytes than this for each token of the context is not even tokenised
 
@@ -28,7 +29,21 @@ def prepare(model: Model, message: Generate) -> Sequence:
     except ValueError as error:
         raise BadSchema(f"the schema cannot be turned into a grammar: {error}", param="schema") from None
     return Sequence(id=message.id, owner=message.owner, prompt=prompt, sampler=sampler, text=Text(message.stop),
-                    max_tokens=min(message.max_tokens, model.n_ctx - len(prompt)))
+                    max_tokens=min(message.max_tokens, model.n_ctx - len(prompt)), session=message.session,
+                    head=head_tokens(model.tokenize, message.prompt, message.head, prompt),
+                    weight=message.weight, rank=BATCH if message.batch else INTERACTIVE)
+
+
+def ahead(model: Model, message: Prepare) -> Sequence | None:
+    """What is to be computed before it is asked for; None when it is nothing, or more than the context holds."""
+    if not message.prompt or sum(map(len, message.prompt)) > model.n_ctx * BYTES_PER_TOKEN:
+        return None
+    prompt = model.tokenize(message.prompt) if model.rewindable else settled(model.tokenize, message.prompt)
+    if not 0 < len(prompt) < model.n_ctx:
+        return None
+    return Sequence(id="", owner=message.owner, prompt=prompt, sampler=Silent(), text=Text(), max_tokens=0,
+                    session=message.session, head=head_tokens(model.tokenize, message.prompt, message.head, prompt),
+                    rank=PREPARE)
 
 
 def count(model: Model, message: Count) -> Counted:

@@ -16,7 +16,8 @@ from typing import Any
 import llama_cpp.llama_cpp as lib
 import llama_cpp.llama_grammar
 
-__all__ = ["File", "LoadFailed", "SchemaConverter", "cores", "last_error", "lib"]
+__all__ = ["VERSION", "File", "LoadFailed", "SchemaConverter", "cores", "last_error", "lib"]
+VERSION: str = llama_cpp.__version__
 log = logging.getLogger("parley.runner")
 SchemaConverter: Any = llama_cpp.llama_grammar.SchemaConverter
 

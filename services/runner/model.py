@@ -6,6 +6,7 @@ during each call.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import re
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from services.runner.llama import File, LoadFailed, cores, last_error, lib
 from services.runner.scheduler import Chunk, DecodeFailed
 
 BATCH = 512                     # tokens that one decode may carry
+DRAFTS = 16                     # drafted tokens that one decode may check, of all sequences
 SELF_TEST = 16                  # tokens of the decode that proves a loaded model
 PAD = 256                       # llama.cpp rounds a sequence's context up to this
 MOST_SCORES = 256 << 20         # bytes of attention scores; services/engine/gguf.py reckons with the same
@@ -30,6 +32,7 @@ class Model(File):
         self.n_ctx, self.n_slots = n_ctx, n_slots
         self.n_threads = n_threads or cores()
         self.n_batch = max(min(BATCH, padded(n_ctx)), n_slots)
+        self.n_drafts = min(DRAFTS, self.n_batch - n_slots)
         self.flash = not self._scores_fit(n_gpu_layers)
         self.context = self._open()
         self._memory = lib.llama_get_memory(self.context)
@@ -46,7 +49,7 @@ class Model(File):
         params.n_ctx = padded(self.n_ctx) * self.n_slots
         params.n_seq_max = self.n_slots
         params.n_batch = params.n_ubatch = self.n_batch
-        params.n_outputs_max = self.n_slots     # a decode samples each slot once: no logits for prompt tokens
+        params.n_outputs_max = self.n_slots + self.n_drafts     # rows that are sampled: none of prompts
         params.n_threads = params.n_threads_batch = self.n_threads
         if not self.flash:
             params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -89,23 +92,27 @@ class Model(File):
                     or lib.llama_model_n_swa(self._model) > 0)
 
     @property
+    def threads(self) -> int:
+        """In use for decoding now."""
+        return self.n_threads
+
+    @property
     def n_least(self) -> int:
         return FLASH_ROWS if self.flash else 1
 
     # ------------------------------------------------------------ decoding
 
     def decode(self, chunks: list[Chunk]) -> list[int]:
-        """Decode the chunks as one batch; the batch row of each chunk's last token."""
+        """Decode the chunks as one batch; the batch row of each chunk's last known token, its draft's rows follow."""
         rows: list[tuple[int, int, int, bool]] = []
         last: list[int] = []
         for chunk in chunks:
             sequence, start = chunk.sequence, chunk.sequence.past
             assert sequence.slot is not None
-            rows += [(token, start + i, sequence.slot, False)
-                     for i, token in enumerate(sequence.tokens[start:start + chunk.count])]
-            last.append(len(rows) - 1)
-            if chunk.samples:
-                rows[-1] = (*rows[-1][:3], True)
+            known = len(rows) + chunk.count - 1
+            rows += [(token, start + i, sequence.slot, chunk.samples and i >= chunk.count - 1)
+                     for i, token in enumerate([*sequence.tokens[start:start + chunk.count], *chunk.draft])]
+            last.append(known)
         if code := self._decode(rows):
             raise DecodeFailed(f"llama.cpp's decode returned {code}: {last_error()}")
         return last
@@ -128,6 +135,18 @@ class Model(File):
 
     def copy(self, source: int, target: int) -> None:
         lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+
+    def save(self, slot: int) -> bytes:
+        size = lib.llama_state_seq_get_size(self.context, slot)
+        buffer = ctypes.create_string_buffer(size)
+        written = lib.llama_state_seq_get_data(
+            self.context, ctypes.cast(buffer, ctypes.POINTER(ctypes.c_uint8)), size, slot)
+        return buffer.raw if size and written == size else b""
+
+    def load(self, slot: int, state: bytes, count: int) -> bool:
+        data = ctypes.cast(ctypes.c_char_p(state), ctypes.POINTER(ctypes.c_uint8))
+        read = lib.llama_state_seq_set_data(self.context, data, len(state), slot)
+        return bool(read == len(state) and self.held(slot) == count)
 
     def held(self, slot: int) -> int:
         """Tokens that the memory holds for a slot, as llama.cpp sees it."""

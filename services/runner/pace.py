@@ -21,6 +21,7 @@ REMEASURE = 16      # doses in a row, after which a step goes without: what is q
 SPAN = 1.0          # seconds that a step without answers takes at most: then a cancel is heard, and progress shows
 FIRST_ROOM = 16     # prompt tokens of the first such step
 LEAST_ALONE = 8     # of any
+SPARE = 0.1         # seconds that a step takes at most which only prepares: whoever comes meanwhile waits for it
 WINDOW = 5.0        # seconds of work after which a step counts little for `tokens_per_second`
 
 
@@ -47,6 +48,10 @@ class Pace:
         if self._doses >= REMEASURE:
             return 0
         return min(free, self._dose(self._quiet_for(decoding)))
+
+    def spare_room(self) -> int:
+        """Prompt tokens of a step that only prepares what may be asked for later."""
+        return min(self.budget, max(self._least, int(self._alone * SPARE / SPAN)))
 
     def _dose(self, quiet: float) -> int:
         if self._doses % PROBE == 0:
@@ -86,9 +91,13 @@ class Pace:
     def request_done(self, seconds: float) -> None:
         self._request = _blend(self._request or None, seconds)
 
+    def wait(self, position: int, slots: int) -> float:
+        """Seconds until the one at `position` (1: the next) of the queue may have a slot, by the time requests take."""
+        return self._request * position / slots
+
     def retry_after(self, waiting: int, slots: int) -> float:
-        """Seconds until a place in a queue of `waiting` may be free: one request's end, 1 to 60."""
-        return min(60.0, max(1.0, self._request * max(1, waiting) / slots))
+        """Seconds until a place in a queue of `waiting` may be free, 1 to 60."""
+        return min(60.0, max(1.0, self.wait(max(1, waiting), slots)))
 
     @property
     def tokens_per_second(self) -> float:

@@ -20,7 +20,20 @@ from services.errors import ParleyError
 from services.runner.frames import Peer
 from services.runner.scheduler import Event
 from services.runner.sequence import Sequence
-from services.wire import Channel, Count, Counted, Done, Failed, Generate, GetStats, Message, Stats, WireError
+from services.wire import (
+    Channel,
+    Count,
+    Counted,
+    Done,
+    Failed,
+    Forget,
+    Generate,
+    GetStats,
+    Message,
+    Prepare,
+    Stats,
+    WireError,
+)
 
 log = logging.getLogger("parley.runner")
 Answer = TypeVar("Answer")
@@ -44,6 +57,12 @@ class Desk(Protocol):
 
     def begin(self, sequence: Sequence) -> None:
         """Hand a request to the loop."""
+
+    def ahead(self, message: Prepare) -> None:
+        """Have the loop compute a prompt before it is asked for."""
+
+    def forget(self, message: Forget) -> None:
+        """Have the loop drop all that is held of a session."""
 
     def cancel(self, sequence: Sequence) -> None:
         """Have the loop end a request, if it has not ended."""
@@ -136,6 +155,10 @@ class Post:
             peer.post(self.desk.stats())
         elif isinstance(message, Count):
             peer.post(self._try("", lambda: self.desk.count(message)))
+        elif isinstance(message, Prepare):
+            self._try("", lambda: self.desk.ahead(message))
+        elif isinstance(message, Forget):
+            self.desk.forget(message)
         elif isinstance(message, Generate):
             if failed := self._try(message.id, lambda: self._begin(peer, message)):
                 peer.post(failed)

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 from services.runner.text import Text
 from services.wire import Done
 
+INTERACTIVE, BATCH, PREPARE = 0, 1, 2       # classes, the first before the others
+
 
 class Sampler(Protocol):
     """A request's own sampler chain. `SamplingFailed` from `sample` ends that request only."""
@@ -22,13 +24,38 @@ class Sampler(Protocol):
         """Free it; called once."""
 
 
+class Silent:
+    """The sampler of a prompt that is only prepared."""
+
+    whole, closed = True, False
+
+    def sample(self, row: int) -> int:
+        raise AssertionError(f"row {row} of a prompt that nobody asked for")
+
+    def close(self) -> None:
+        """There is nothing to free."""
+
+
+class Drafter(Protocol):
+    """Guesses what a sequence goes on with, from its own text."""
+
+    def draft(self, tokens: list[int], most: int) -> list[int]:
+        """Up to `most` tokens that may follow; [] for no guess."""
+
+    def told(self, drafted: int, accepted: int) -> None:
+        """So many of a draft were what the model chose."""
+
+
 class SamplingFailed(Exception):
     """No token can follow: the model's vocabulary cannot spell what the grammar demands."""
 
 
 @dataclass(eq=False)
 class Sequence:
-    """A request from arrival to end. The scheduler alone changes it; times are seconds of the scheduler's clock."""
+    """A request from arrival to end, or, of the class PREPARE, a prompt that is computed before it is asked for.
+
+    The scheduler alone changes it; times are seconds of the scheduler's clock.
+    """
 
     id: str
     owner: str
@@ -36,6 +63,11 @@ class Sequence:
     max_tokens: int                 # prompt and completion together fit the context
     sampler: Sampler
     text: Text
+    session: str = ""               # the owner's conversation that it belongs to; "" for none
+    head: int = 0                   # tokens at the prompt's start that are the profile's: any owner may share them
+    weight: float = 1.0             # of the owner
+    rank: int = INTERACTIVE
+    drafter: Drafter | None = None  # None: no speculation
     reply: Any = None               # who waits for the answer; opaque to the scheduler
     arrived: float = 0.0
     placed: float | None = None     # got a slot
@@ -43,11 +75,17 @@ class Sequence:
     slot: int | None = None
     cached: int = 0                 # prompt tokens whose KV was reused
     past: int = 0                   # tokens whose KV the slot holds
+    leader: Sequence | None = None  # computes a longer part of this prompt right now: its KV is waited for
+    shared: int = 0                 # how much of it
+    drafted: int = 0                # tokens guessed so far, and of them accepted
+    accepted: int = 0
+    told: int = 0                   # queue position told last; 0: none
+    forgotten: bool = False         # its session is deleted: nothing of it stays in the slot
     ended: bool = False
     tokens: list[int] = field(init=False)   # prompt and completion
 
     def __post_init__(self) -> None:
-        assert self.prompt and self.max_tokens > 0
+        assert self.prompt and (self.max_tokens > 0 or self.rank == PREPARE)
         self.tokens = list(self.prompt)
 
     @property
@@ -62,7 +100,18 @@ class Sequence:
 
     @property
     def decoding(self) -> bool:
-        return self.past >= len(self.prompt)
+        """Whether the next step brings the next token of the answer. One that lost its slot may have to catch up."""
+        return self.pending == 1 and self.completion > 0
+
+    @property
+    def leads(self) -> bool:
+        """Whether others may wait for what it computes: a prompt that gets on."""
+        return self.past < len(self.prompt) and self.leader is None and self.rank != PREPARE
+
+    @property
+    def room(self) -> int:
+        """Tokens that may still be sampled."""
+        return self.max_tokens - self.completion
 
     def accept(self, token: int, piece: bytes, end: bool, now: float) -> tuple[str, str | None]:
         """Take a sampled token; return the text to send now and the finish reason, None when it goes on."""
@@ -86,4 +135,5 @@ class Sequence:
                     completion_tokens=self.completion, cached_tokens=self.cached,
                     processed_tokens=max(0, min(self.past, len(self.prompt)) - self.cached),
                     queue_ms=(placed - self.arrived) * 1000, prefill_ms=(first - placed) * 1000,
-                    decode_ms=(now - first) * 1000, closed=self.sampler.closed)
+                    decode_ms=(now - first) * 1000, closed=self.sampler.closed,
+                    drafted_tokens=self.drafted, accepted_tokens=self.accepted)

@@ -16,45 +16,88 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 import msgspec
 
-from services.runner.intake import count, prepare
-from services.runner.llama import LoadFailed
+from services.runner.intake import ahead, count, prepare
+from services.runner.kvdisk import model_fingerprint
+from services.runner.llama import VERSION, LoadFailed
 from services.runner.model import Model
 from services.runner.post import Post
 from services.runner.scheduler import Event, Scheduler
 from services.runner.sequence import Sequence
 from services.runner.slots import Slots
-from services.wire import Count, Counted, Door, Failed, Generate, Message, Ready, RunnerSpec, Start, Stats
+from services.runner.snapshots import Snapshots
+from services.wire import (
+    Count,
+    Counted,
+    Door,
+    Failed,
+    Forget,
+    Generate,
+    Message,
+    Prepare,
+    Ready,
+    RunnerLimits,
+    RunnerSpec,
+    Start,
+    Stats,
+)
 
 log = logging.getLogger("parley.runner")
+REST = 1.0              # seconds without a message after which there is time to save
+LAST_SAVE = 2.0         # seconds that saving may take at the end
 
 
 class Runner:
     """The loop and what it shares with the post: the inbox, and a snapshot of how it is."""
 
-    def __init__(self, model: Model, max_queue: int) -> None:
+    def __init__(self, model: Model, limits: RunnerLimits) -> None:
         self.model = model
-        self.scheduler = Scheduler(model, Slots(model.n_slots, model, model.rewindable), max_queue)
-        self.inbox: SimpleQueue[tuple[Callable[[Sequence], list[Event]], Sequence]] = SimpleQueue()
+        self.shelf = Snapshots(limits, model_fingerprint(model.path, VERSION, model.flash), model.rewindable)
+        self.slots = Slots(model.n_slots, model, model.rewindable, self.shelf)
+        self.scheduler = Scheduler(model, self.slots, limits)
+        self.inbox: SimpleQueue[Callable[[], list[Event]]] = SimpleQueue()
         self.snapshot = self.scheduler.stats()
         self.post = Post(self)
 
     def run(self) -> None:
-        """Take messages, step, tell; blocks only when nothing is runnable. Never returns."""
+        """Take messages, step, tell; rests only when nothing is runnable. Never returns."""
         while True:
             while not (self.scheduler.runnable and self.inbox.empty()):
-                act, sequence = self.inbox.get()
-                self.tell(act(sequence))
+                self.tell(self.hear())
             self.tell(self.scheduler.admit())
             self.tell(self.scheduler.step())
+
+    def hear(self) -> list[Event]:
+        """Act on the next message. While none comes, what slots hold of sessions is saved, one slot at a time."""
+        try:
+            return self.inbox.get(timeout=REST)()
+        except Empty:
+            if not self.slots.save_one():
+                self.shelf.settle()
+            return []
 
     def tell(self, events: list[Event]) -> None:
         self.snapshot = self.scheduler.stats()
         self.post.tell(events)
+
+    def leave(self) -> None:
+        """The process ends: tell those who wait, then save what slots hold of sessions. Called in another thread."""
+        self.post.finish()
+        saved = threading.Event()
+        self.inbox.put(lambda: self._save_all(saved))
+        if saved.wait(LAST_SAVE):
+            self.shelf.flush(LAST_SAVE)
+
+    def _save_all(self, saved: threading.Event) -> list[Event]:
+        while self.slots.save_one():
+            pass
+        saved.set()
+        return []
 
     # ------------------------------------------------------------ the post's desk: called in its thread
 
@@ -65,21 +108,30 @@ class Runner:
         return count(self.model, message)
 
     def stats(self) -> Stats:
-        return msgspec.structs.replace(self.snapshot, idle_seconds=time.monotonic() - self.scheduler.progress)
+        """As after the last step; with what else is to be told of this process."""
+        return msgspec.structs.replace(self.snapshot, idle_seconds=time.monotonic() - self.scheduler.progress,
+                                       threads=self.model.threads, **self.shelf.stats())
 
     def begin(self, sequence: Sequence) -> None:
-        self.inbox.put((self.scheduler.add, sequence))
+        self.inbox.put(partial(self.scheduler.add, sequence))
+
+    def ahead(self, message: Prepare) -> None:
+        if sequence := ahead(self.model, message):
+            self.inbox.put(partial(self.scheduler.prepare, sequence))
+
+    def forget(self, message: Forget) -> None:
+        self.inbox.put(partial(self.scheduler.forget, message.owner, message.session))
 
     def cancel(self, sequence: Sequence) -> None:
-        self.inbox.put((self.scheduler.cancel, sequence))
+        self.inbox.put(partial(self.scheduler.cancel, sequence))
 
 
 def main() -> int:
     """Serve the model that the line on standard input names; 1 when it cannot be loaded."""
     stdout = os.dup(1)
     os.dup2(2, 1)           # whatever a library prints must not stand between the parent and `Ready`
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     start = msgspec.json.decode(sys.stdin.buffer.readline(), type=Start)
+    logging.basicConfig(level=start.limits.log_level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     lifeline = Lifeline()
     began = time.monotonic()
     try:
@@ -87,9 +139,9 @@ def main() -> int:
     except LoadFailed as error:
         _say(stdout, Failed(code="bad_model", message=str(error)))
         return 1
-    runner = Runner(model, start.limits.max_queue)
+    runner = Runner(model, start.limits)
     runner.post.start()
-    lifeline.farewell = runner.post.finish
+    lifeline.farewell = runner.leave
     door = Door(start.address, bytes.fromhex(start.authkey))
     threading.Thread(target=door.serve, args=(runner.post.adopt,), name="door", daemon=True).start()
     _say(stdout, _ready(model, start.spec, (time.monotonic() - began) * 1000))

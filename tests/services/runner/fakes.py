@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Tokens
+from dataclasses import dataclass
+from typing import Any
+
 from services.runner.scheduler import Chunk, DecodeFailed, Event, Scheduler
-from services.runner.sequence import SamplingFailed, Sequence
-from services.runner.slots import Slots
+from services.runner.sequence import PREPARE, SamplingFailed, Sequence, Silent
+from services.runner.slots import Shelf, Slots, common_prefix
 from services.runner.text import Text
-from services.wire import Done, Failed, Piece
+from services.wire import Done, Failed, Piece, Queued, RunnerLimits
 
 VOCABULARY, END = 26, 26
 
@@ -41,7 +45,7 @@ class FakeBackend:
 
     def __init__(self, slots: int = 4, n_ctx: int = 64, n_batch: int = 16, rewindable: bool = True) -> None:
         self.n_ctx, self.n_batch, self.rewindable = n_ctx, n_batch, rewindable
-        self.n_least = 1
+        self.n_least, self.n_drafts = 1, 4
         self.memory: list[list[int]] = [[] for _ in range(slots)]
         self.rows: list[list[int]] = []
         self.batches: list[list[tuple[Sequence, int, bool]]] = []
@@ -59,24 +63,37 @@ class FakeBackend:
         assert not self.memory[target] and source != target
         self.memory[target] = list(self.memory[source])
 
+    def save(self, slot: int) -> bytes:
+        return bytes(self.memory[slot])
+
+    def load(self, slot: int, state: bytes, count: int) -> bool:
+        assert not self.memory[slot] and len(state) == count
+        self.memory[slot] = list(state)
+        return True
+
     def decode(self, chunks: list[Chunk]) -> list[int]:
-        assert 0 < sum(chunk.count for chunk in chunks) <= self.n_batch
+        assert 0 < sum(chunk.rows for chunk in chunks) <= self.n_batch
         assert len({id(chunk.sequence) for chunk in chunks}) == len(chunks)
-        self.clock.now += self.cost[0] + self.cost[1] * sum(chunk.count for chunk in chunks)
+        self.clock.now += self.cost[0] + self.cost[1] * sum(chunk.rows for chunk in chunks)
         self.batches.append([(chunk.sequence, chunk.count, chunk.sequence.decoding) for chunk in chunks])
         if self.fails:
             self.fails -= 1
             raise DecodeFailed("as told")
-        self.rows = []
+        self.rows, last = [], []
         for chunk in chunks:
             sequence = chunk.sequence
             assert sequence.slot is not None
             held = self.memory[sequence.slot]
             assert len(held) == sequence.past, "the memory holds what the sequence believes"
+            assert self.rewindable or not chunk.draft
             held += sequence.tokens[sequence.past:sequence.past + chunk.count]
+            last.append(len(self.rows))
+            self.rows.append(list(held))
+            for token in chunk.draft:
+                held.append(token)
+                self.rows.append(list(held))
             assert len(held) <= self.n_ctx
-            self.rows.append(held)
-        return list(range(len(chunks)))
+        return last
 
     def piece(self, token: int) -> bytes:
         return bytes([97 + token]) if token < VOCABULARY else b""
@@ -104,28 +121,71 @@ class FakeSampler:
         self.ended += 1
 
 
+@dataclass
+class FakeMatch:
+    tokens: list[int]
+    state: bytes
+    count: int
+
+
+class FakeShelf:
+    """Keeps everything."""
+
+    def __init__(self, rewindable: bool = True) -> None:
+        self.rewindable = rewindable
+        self.kept: list[tuple[str, str, list[int], bytes]] = []
+
+    def put(self, owner: str, session: str, tokens: Tokens[int], state: bytes, head: int = 0) -> None:
+        assert list(state) == list(tokens), "the state is that of the tokens"
+        self.kept.append((owner, session, list(tokens), state))
+
+    def find(self, owner: str, prompt: Tokens[int], better_than: int) -> FakeMatch | None:
+        best = None
+        for whose, _, tokens, state in self.kept:
+            usable = common_prefix(tokens, list(prompt[:-1])) if whose in (owner, "") else 0
+            if (self.rewindable or usable == len(tokens)) and usable > better_than:
+                best, better_than = FakeMatch(tokens, state, usable), usable
+        return best
+
+    def read(self, match: FakeMatch) -> bytes | None:
+        return match.state
+
+    def forget(self, owner: str, session: str) -> None:
+        self.kept = [kept for kept in self.kept if kept[:2] != (owner, session)]
+
+
 class Desk:
     """A scheduler over a fake backend, with the events it gave sorted by request."""
 
-    def __init__(self, backend: FakeBackend, max_queue: int = 64) -> None:
+    def __init__(self, backend: FakeBackend, max_queue: int = 64, shelf: Shelf | None = None, **limits: int) -> None:
         self.backend = backend
-        self.scheduler = Scheduler(backend, Slots(len(backend.memory), backend, backend.rewindable), max_queue,
-                                   backend.clock)
+        self.shelf = shelf or FakeShelf(backend.rewindable)
+        slots = Slots(len(backend.memory), backend, backend.rewindable, self.shelf)
+        self.scheduler = Scheduler(backend, slots, RunnerLimits(max_queue=max_queue, **limits), backend.clock)
+        self.places: dict[Sequence, list[int]] = {}
         self.texts: dict[Sequence, str] = {}
         self.ends: dict[Sequence, Done | Failed] = {}
 
     def ask(self, prompt: list[int], owner: str = "o", max_tokens: int = 5, stop: tuple[str, ...] = (),
-            ends_after: int | None = None, stuck: bool = False) -> Sequence:
+            ends_after: int | None = None, stuck: bool = False, **more: Any) -> Sequence:
         sequence = Sequence(id="same for all", owner=owner, prompt=prompt, max_tokens=max_tokens, text=Text(stop),
-                            sampler=FakeSampler(self.backend, ends_after, stuck))
+                            sampler=FakeSampler(self.backend, ends_after, stuck), **more)
         self.texts[sequence] = ""
         self.take(self.scheduler.add(sequence))
         return sequence
 
+    def prepare(self, prompt: list[int], session: str, owner: str = "o", head: int = 0) -> None:
+        self.take(self.scheduler.prepare(Sequence(
+            id="", owner=owner, prompt=prompt, max_tokens=0, text=Text(), sampler=Silent(), session=session, head=head,
+            rank=PREPARE)))
+
     def take(self, events: list[Event]) -> None:
         for sequence, message in events:
             assert sequence not in self.ends, "nothing comes after the end"
-            if isinstance(message, Piece):
+            if isinstance(message, Queued):
+                assert not self.texts[sequence] and message.position > 0
+                self.places.setdefault(sequence, []).append(message.position)
+            elif isinstance(message, Piece):
                 assert message.text or not self.texts[sequence]     # without text: a slot was taken
                 self.texts[sequence] += message.text
             else:

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.runner.sequence import BATCH, INTERACTIVE
 from services.runner.slots import common_prefix
 from services.wire import Done, Failed
-from tests.services.runner.fakes import Desk, FakeBackend, completion
+from tests.services.runner.fakes import Desk, FakeBackend, completion, following
 
 
 def test_answers_come_from_the_whole_prompt_and_end_once() -> None:
@@ -21,7 +22,7 @@ def test_answers_come_from_the_whole_prompt_and_end_once() -> None:
         assert desk.texts[sequence] == completion(sequence.prompt, 7)
         assert (end.prompt_tokens, end.completion_tokens) == (24, 7)
         assert end.cached_tokens + end.processed_tokens == 24
-    assert desk.scheduler.max_batch > 1
+    assert desk.scheduler.counts.max_batch > 1
 
 
 def test_an_end_token_and_a_stop_string_end_with_stop() -> None:
@@ -154,9 +155,205 @@ def test_stats_add_up() -> None:
     assert stats.tokens_per_second > 0 and stats.idle_seconds == 0
 
 
+def test_an_owner_with_a_flood_delays_nobody_elses_first_token() -> None:
+    """engine.md, point 5: by no more than one step's worth of work per owner."""
+    desk = Desk(FakeBackend(slots=4, n_ctx=512))
+    flood = [desk.ask([n] * 10, owner="flood", max_tokens=100) for n in range(20)]
+    for _ in range(10):
+        desk.step()
+    newcomer = desk.ask([1, 2, 3], owner="modest", max_tokens=5)
+    desk.step()
+    assert newcomer.slot is not None and desk.scheduler.counts.preempted == 1
+    desk.run()
+    assert next(iter(desk.ends)) is newcomer
+    for sequence in [*flood, newcomer]:
+        assert desk.texts[sequence] == completion(sequence.prompt, sequence.max_tokens)
+    assert desk.scheduler.counts.prompt == 203, "what was suspended is not computed again"
+
+
+def test_what_was_suspended_and_lost_is_computed_again() -> None:
+    desk = Desk(FakeBackend(slots=1, n_ctx=512))
+    first = desk.ask([7] * 20, owner="a", max_tokens=400)
+    desk.step()
+    second = desk.ask([1], owner="b", max_tokens=3)
+    for _ in range(300):
+        desk.step()
+    assert second.ended and desk.scheduler.counts.preempted == 1, "a slice is over at some time"
+    desk.scheduler.slots.shelf.kept.clear()     # type: ignore[attr-defined]
+    third = desk.ask([2], owner="b", max_tokens=3)
+    desk.run()
+    assert desk.texts[first] == completion([7] * 20, 400) and third.ended
+    end = desk.ends[first]
+    assert isinstance(end, Done) and (end.cached_tokens, end.processed_tokens) == (0, 20)
+
+
+def test_batch_work_gives_way_at_once() -> None:
+    desk = Desk(FakeBackend(slots=1))
+    slow = desk.ask([1, 2], max_tokens=40, rank=BATCH)
+    desk.step()
+    quick = desk.ask([3, 4], max_tokens=2)
+    desk.run()
+    assert list(desk.ends) == [quick, slow]
+    assert desk.texts[slow] == completion([1, 2], 40)
+
+
+def test_a_queue_of_one_owner_is_bounded_by_itself() -> None:
+    desk = Desk(FakeBackend(slots=1), max_queue=8, max_queue_per_owner=2)
+    mine = [desk.ask([n], max_tokens=3) for n in range(4)]
+    other = desk.ask([9], owner="other", max_tokens=3)
+    refused = desk.ends[mine[3]]
+    assert isinstance(refused, Failed) and refused.code == "rate_limited" and refused.retry_after
+    desk.run()
+    assert isinstance(desk.ends[other], Done)
+
+
+def test_who_waits_hears_its_place() -> None:
+    desk = Desk(FakeBackend(slots=1))
+    asked = [desk.ask([n], max_tokens=30) for n in range(4)]
+    desk.step()
+    assert [desk.places.get(sequence) for sequence in asked] == [None, [1], [2], [3]]
+    desk.backend.cost = (0.5, 0.0)
+    desk.run()
+    assert [desk.places.get(sequence) for sequence in asked] == [None, [1], [2, 1], [3, 2, 1]]
+
+
+def test_sixteen_behind_one_head_compute_it_once() -> None:
+    """engine.md: what is being computed for one is shared with those that arrive meanwhile."""
+    desk = Desk(FakeBackend(slots=16, n_ctx=1200, n_batch=128))
+    head = [3, 1, 4] * 310
+    asked = [desk.ask([*head, n, n, 5], max_tokens=4) for n in range(16)]
+    desk.run()
+    assert desk.scheduler.counts.prompt == 930 + 16 * 3
+    for sequence in asked:
+        end = desk.ends[sequence]
+        assert isinstance(end, Done) and desk.texts[sequence] == completion(sequence.prompt, 4)
+        assert end.cached_tokens + end.processed_tokens == 933
+
+
+@pytest.mark.parametrize("rewindable", [True, False])
+def test_a_leader_that_goes_leaves_what_it_had_to_the_others(rewindable: bool) -> None:
+    desk = Desk(FakeBackend(slots=4, n_ctx=300, n_batch=32, rewindable=rewindable))
+    head = [3, 1, 4] * 60
+    asked = [desk.ask([*head, n], max_tokens=4) for n in range(4)]
+    for _ in range(3):
+        desk.step()
+    desk.take(desk.scheduler.cancel(asked[0]))
+    desk.run()
+    assert all(desk.texts[sequence] == completion(sequence.prompt, 4) for sequence in asked[1:])
+    assert desk.scheduler.counts.prompt < (190 + 32 if rewindable else 280)
+
+
+@pytest.mark.parametrize("rewindable", [True, False])
+def test_the_profiles_head_is_computed_once_for_all_owners(rewindable: bool) -> None:
+    desk = Desk(FakeBackend(slots=2, n_ctx=200, n_batch=64, rewindable=rewindable))
+    head = [9, 8, 7] * 20
+    first = desk.ask([*head, 1, 1, 1, 2], owner="a", head=60)
+    desk.run()
+    for owner in "bcdef":
+        asked = desk.ask([*head, 1, 1, 1, 3], owner=owner, head=60)
+        desk.run()
+        end = desk.ends[asked]
+        assert isinstance(end, Done) and end.cached_tokens == 60, "the head, and nothing of another owner's text"
+    assert first.cached == 0
+
+
+@pytest.mark.parametrize("rewindable", [True, False])
+def test_what_is_prepared_is_not_computed_when_it_is_asked(rewindable: bool) -> None:
+    desk = Desk(FakeBackend(slots=2, n_ctx=300, rewindable=rewindable))
+    desk.prepare([5, 6] * 50, "s")
+    desk.run()
+    assert desk.scheduler.counts.prepared == 100 and not desk.ends
+    asked = desk.ask([*[5, 6] * 50, 1, 2, 3], session="s", max_tokens=4)
+    desk.run()
+    end = desk.ends[asked]
+    assert isinstance(end, Done) and (end.cached_tokens, end.processed_tokens) == (100, 3)
+    assert desk.texts[asked] == completion([*[5, 6] * 50, 1, 2, 3], 4)
+
+
+def test_preparing_gives_way_and_goes_on() -> None:
+    desk = Desk(FakeBackend(slots=2, n_ctx=300))
+    desk.prepare([5, 6] * 100, "s")
+    desk.step()
+    done = desk.scheduler.counts.prepared
+    assert 0 < done < 100, "in small chunks"
+    asked = desk.ask([1], owner="other", max_tokens=8)
+    for _ in range(5):
+        desk.step()
+    assert desk.scheduler.counts.prepared == done, "nothing while somebody waits for an answer"
+    desk.run()
+    assert asked.ended and desk.scheduler.counts.prepared == 200
+
+
+def test_the_same_sessions_question_takes_what_is_prepared_so_far() -> None:
+    desk = Desk(FakeBackend(slots=1, n_ctx=300))
+    prompt = [5, 6] * 100
+    desk.prepare(prompt, "s")
+    desk.step()
+    done = desk.scheduler.counts.prepared
+    asked = desk.ask([*prompt, 1], session="s")
+    desk.run()
+    end = desk.ends[asked]
+    assert isinstance(end, Done) and end.cached_tokens == done and end.processed_tokens == 201 - done
+
+
+def test_a_forgotten_session_is_nowhere() -> None:
+    desk = Desk(FakeBackend(slots=2, n_ctx=200))
+    prompt = [4, 2] * 30
+    for number in range(4):
+        desk.ask([number, *prompt], session=f"s{number}", max_tokens=2)
+    desk.run()
+    running = desk.ask([1, *prompt, 7], session="s1", max_tokens=20)
+    desk.step()
+    for number in range(4):
+        desk.take(desk.scheduler.forget("o", f"s{number}"))
+    desk.run()
+    assert running.ended and not desk.shelf.kept    # type: ignore[attr-defined]
+    for number in range(4):
+        again = desk.ask([number, *prompt, 7], max_tokens=1)
+        desk.run()
+        assert again.cached == 0
+
+
+class Guess:
+    """Guesses rightly so many tokens, then wrongly."""
+
+    def __init__(self, right: int) -> None:
+        self.right, self.said = right, [0, 0]
+
+    def draft(self, tokens: list[int], most: int) -> list[int]:
+        known = list(tokens)
+        for _ in range(min(self.right, most)):
+            known.append(following(known))
+        wrong = [(following(known) + 1) % 26] if len(known) - len(tokens) < most else []
+        return [*known[len(tokens):], *wrong]
+
+    def told(self, drafted: int, accepted: int) -> None:
+        self.said[0] += drafted
+        self.said[1] += accepted
+
+
+@pytest.mark.parametrize("right", [0, 1, 3, 9])
+def test_with_guesses_the_text_is_the_same_in_fewer_steps(right: int) -> None:
+    desk = Desk(FakeBackend(slots=2))
+    guess = Guess(right)
+    asked = desk.ask([1, 2, 3], max_tokens=30, drafter=guess)
+    beside = desk.ask([4, 5], max_tokens=30, stop=(completion([4, 5], 30)[10:13],), drafter=Guess(3))
+    desk.run()
+    assert desk.texts[asked] == completion([1, 2, 3], 30)
+    assert desk.texts[beside] == completion([4, 5], 10)
+    end = desk.ends[asked]
+    assert isinstance(end, Done) and [end.drafted_tokens, end.accepted_tokens] == guess.said
+    assert end.completion_tokens == 30 and (right == 0 or end.accepted_tokens > 0)
+    assert len(desk.backend.batches) <= 32 if right == 0 else len(desk.backend.batches) < 25
+
+
 PROMPTS = st.tuples(st.integers(0, 2), st.integers(0, 20), st.lists(st.integers(0, 3), max_size=6))
 ACTS = st.lists(st.one_of(
-    st.tuples(st.just("ask"), st.sampled_from("abc"), PROMPTS, st.integers(1, 8)),
+    st.tuples(st.just("ask"), st.sampled_from("abc"), PROMPTS, st.integers(1, 8), st.sampled_from(["", "s", "t"]),
+              st.integers(0, 2), st.sampled_from([INTERACTIVE, BATCH]), st.integers(0, 18)),
+    st.tuples(st.just("prepare"), st.sampled_from("abc"), PROMPTS, st.sampled_from(["s", "t"])),
+    st.tuples(st.just("forget"), st.sampled_from("abc"), st.sampled_from(["s", "t"])),
+    st.tuples(st.just("lose")),
     st.tuples(st.just("step"), st.integers(1, 4)),
     st.tuples(st.just("cancel"), st.integers(0, 100)),
     st.tuples(st.just("follow"), st.integers(0, 100)),
@@ -168,11 +365,23 @@ ACTS = st.lists(st.one_of(
 def test_whatever_happens_texts_are_right_and_owners_never_meet(acts: list[Any], rewindable: bool) -> None:
     """More cached tokens than the owner's own requests share with a prompt would be another owner's."""
     desk = Desk(FakeBackend(slots=3, rewindable=rewindable), max_queue=8)
-    asked = []
+    asked, prepared = [], []
     for act, *values in acts:
         if act == "ask":
-            owner, (head, length, tail), most = values
-            asked.append(desk.ask([*([head, 5, 6] * 8)[:length], 7, *tail], owner=owner, max_tokens=most))
+            owner, (head, length, tail), most, session, guesses, rank, shared = values
+            prompt = [*([head, 5, 6] * 8)[:length], 7, *tail]
+            asked.append(desk.ask(prompt, owner=owner, max_tokens=most, session=session, rank=rank,
+                                  drafter=Guess(guesses) if guesses and rewindable else None,
+                                  head=min(shared, length) if head == 0 else 0))
+        elif act == "prepare":
+            owner, (head, length, tail), session = values
+            prompt = [*([head, 5, 6] * 8)[:length], 7, *tail]
+            desk.prepare(prompt, session, owner)
+            prepared.append((owner, prompt))
+        elif act == "forget":
+            desk.take(desk.scheduler.forget(*values))
+        elif act == "lose":
+            desk.shelf.kept.clear()     # type: ignore[attr-defined]
         elif act == "follow" and asked:
             before = asked[values[0] % len(asked)]
             if before.ended and len(before.tokens) < 50:
@@ -190,12 +399,15 @@ def test_whatever_happens_texts_are_right_and_owners_never_meet(acts: list[Any],
         end = desk.ends[sequence]
         assert completion(sequence.prompt, sequence.max_tokens).startswith(desk.texts[sequence])
         if isinstance(end, Done):
-            assert end.cached_tokens <= most_shared(sequence, asked)
+            assert end.cached_tokens <= most_shared(sequence, asked, prepared)
             if end.finish_reason == "length":
                 assert desk.texts[sequence] == completion(sequence.prompt, sequence.max_tokens)
 
 
-def most_shared(sequence: Any, asked: list[Any]) -> int:
-    """The most that the same owner's other requests can have left in the memory for this prompt."""
-    return max((common_prefix(sequence.prompt, other.tokens) for other in asked
-                if other is not sequence and other.owner == sequence.owner), default=0)
+def most_shared(sequence: Any, asked: list[Any], prepared: list[tuple[str, list[int]]]) -> int:
+    """The most that the same owner's other requests can have left in the memory for this prompt, or all profiles'
+    heads."""
+    own = [other.tokens for other in asked if other is not sequence and other.owner == sequence.owner]
+    own += [prompt for owner, prompt in prepared if owner == sequence.owner]
+    heads = [other.tokens[:other.head] for other in asked]
+    return max((common_prefix(sequence.prompt, tokens) for tokens in [*own, *heads]), default=0)

@@ -6,14 +6,8 @@ import json
 import os
 import signal
 import struct
-import subprocess
-import sys
-import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,89 +15,30 @@ import msgspec
 import pytest
 
 from services.wire import (
-    Channel,
     Count,
     Counted,
     Done,
     Failed,
-    Generate,
     GetStats,
-    Message,
     Piece,
-    Ready,
-    Sampling,
     Stats,
     WireError,
     connect,
 )
+from tests.services.runner.child import (
+    KEY,
+    SOON,
+    STARTER,
+    Child,
+    Start,
+    answer,
+    ask,
+    hear,
+    launch_raw,
+    one,
+    tell,
+)
 from tests.tiny_gguf import write_tiny
-
-ROOT = Path(__file__).resolve().parents[3]
-KEY = b"0123456789abcdef"
-GREEDY = Sampling(temperature=0)
-SOON = 30.0             # seconds: "did not hang", on any machine
-STARTER = ROOT / "models" / "starter.gguf"
-
-
-@dataclass
-class Child:
-    process: subprocess.Popen[bytes]
-    address: str
-    ready: Ready
-
-    def connect(self) -> Channel:
-        return connect(self.address, KEY)
-
-    def stats(self) -> Stats:
-        with self.connect() as channel:
-            stats = channel.ask(GetStats())
-        assert isinstance(stats, Stats)
-        return stats
-
-    def wait_until(self, condition: Callable[[Stats], bool]) -> None:
-        until = time.monotonic() + SOON
-        while not condition(self.stats()):
-            assert time.monotonic() < until, self.stats()
-            time.sleep(0.01)
-
-
-Start = Callable[..., Child]
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    """Start a runner; all are ended with the module."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def launch(model: Path, *, max_queue: int = 64, stderr: Any = None, **spec: Any) -> Child:
-        process = launch_raw(started)
-        address = os.path.join(tempfile.mkdtemp(dir=tmp_path_factory.mktemp("run")), "s")
-        spec = {"model": str(model), "n_ctx": 300, "parallel": 4, "n_threads": 1, **spec}
-        tell(process, {"address": address, "authkey": KEY.hex(), "spec": spec, "limits": {"max_queue": max_queue}})
-        assert process.stdout
-        return Child(process, address, msgspec.json.decode(process.stdout.readline(), type=Ready))
-
-    yield launch
-    for process in started:
-        process.kill()
-        process.wait()
-        for stream in (process.stdin, process.stdout, process.stderr):
-            if stream:
-                stream.close()
-
-
-def launch_raw(started: list[subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", "import sys; from services.runner.server import main; sys.exit(main())"]
-    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE)
-    started.append(process)
-    return process
-
-
-def tell(process: subprocess.Popen[bytes], start: dict[str, Any]) -> None:
-    assert process.stdin
-    process.stdin.write(json.dumps(start).encode() + b"\n")
-    process.stdin.flush()
 
 
 @pytest.fixture(scope="module")
@@ -117,32 +52,6 @@ def endless(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Child:
     """A model that writes abababab… until it is stopped."""
     path = write_tiny(tmp_path_factory.mktemp("models") / "endless.gguf", successors={"a": "b", "b": "a"})
     return start(path, n_ctx=50_000, parallel=2, max_queue=2)
-
-
-def ask(prompt: str, *, id: str = "r", owner: str = "o", max_tokens: int = 40, **more: Any) -> Generate:
-    return Generate(id=id, owner=owner, prompt=[prompt], max_tokens=max_tokens, sampling=GREEDY, **more)
-
-
-def hear(channel: Channel) -> Message:
-    message = channel.receive(SOON)
-    assert message is not None, "the runner is silent"
-    return message
-
-
-def answer(channel: Channel, request: Generate | None = None) -> tuple[str, Done | Failed]:
-    """The whole answer on a connection: its text and its one end."""
-    if request:
-        channel.send(request)
-    text = ""
-    while isinstance(message := hear(channel), Piece):
-        text += message.text
-    assert isinstance(message, (Done, Failed))
-    return text, message
-
-
-def one(child: Child, request: Generate) -> tuple[str, Done | Failed]:
-    with child.connect() as channel:
-        return answer(channel, request)
 
 
 def test_ready_says_what_the_model_is(tiny: Child) -> None:

@@ -6,17 +6,17 @@ from hypothesis import strategies as st
 from services.runner.sequence import Sequence
 from services.runner.slots import Slots, common_prefix
 from services.runner.text import Text
-from tests.services.runner.fakes import FakeBackend, FakeSampler
+from tests.services.runner.fakes import FakeBackend, FakeSampler, FakeShelf
 
 LISTS = st.lists(st.integers(0, 2), max_size=40)
 
 
-class Shelf:
+class House:
     """Slots over a fake memory, filled as if each prompt were decoded at once."""
 
     def __init__(self, count: int = 2, rewindable: bool = True) -> None:
         self.backend = FakeBackend(slots=count, rewindable=rewindable)
-        self.slots = Slots(count, self.backend, rewindable)
+        self.slots = Slots(count, self.backend, rewindable, FakeShelf(rewindable))
 
     def take(self, prompt: list[int], owner: str = "o") -> Sequence | None:
         sequence = Sequence(id="", owner=owner, prompt=prompt, max_tokens=1, sampler=FakeSampler(self.backend),
@@ -37,57 +37,57 @@ class Shelf:
 
 
 def test_the_same_prompt_again_decodes_one_token() -> None:
-    shelf = Shelf()
-    shelf.pass_through([1, 2, 3, 4])
-    assert shelf.pass_through([1, 2, 3, 4]).cached == 3
+    house = House()
+    house.pass_through([1, 2, 3, 4])
+    assert house.pass_through([1, 2, 3, 4]).cached == 3
 
 
 def test_another_owner_gets_nothing() -> None:
-    shelf = Shelf()
+    house = House()
     for owner in ("a", "b", "c", "d"):
-        assert shelf.pass_through([1, 2, 3, 4], owner).cached == 0
+        assert house.pass_through([1, 2, 3, 4], owner).cached == 0
 
 
 def test_a_busy_slot_is_copied_and_goes_on_undisturbed() -> None:
-    shelf = Shelf()
-    busy = shelf.take([1, 2, 3, 4, 5])
-    other = shelf.take([1, 2, 3, 9])
+    house = House()
+    busy = house.take([1, 2, 3, 4, 5])
+    other = house.take([1, 2, 3, 9])
     assert busy and other and other.cached == 3 and busy.slot != other.slot
-    assert shelf.backend.memory[busy.slot or 0] == [1, 2, 3, 4, 5]
-    assert shelf.take([1]) is None
+    assert house.backend.memory[busy.slot or 0] == [1, 2, 3, 4, 5]
+    assert house.take([1]) is None
 
 
 def test_a_short_shared_head_does_not_cost_a_long_conversation() -> None:
-    shelf = Shelf()
-    shelf.pass_through([1, 2, *range(10, 40)])
-    assert shelf.pass_through([1, 2, 3]).cached == 2
-    assert shelf.pass_through([1, 2, *range(10, 40), 5]).cached == 32
+    house = House()
+    house.pass_through([1, 2, *range(10, 40)])
+    assert house.pass_through([1, 2, 3]).cached == 2
+    assert house.pass_through([1, 2, *range(10, 40), 5]).cached == 32
 
 
 def test_the_slot_used_longest_ago_is_given_up() -> None:
-    shelf = Shelf(3)
+    house = House(3)
     for owner in "abc":
-        shelf.pass_through([1, 2, 3], owner)
-    shelf.pass_through([1, 2, 3], "a")
-    shelf.pass_through([4], "d")
-    assert {slot.owner for slot in shelf.slots.slots} == {"a", "c", "d"}
+        house.pass_through([1, 2, 3], owner)
+    house.pass_through([1, 2, 3], "a")
+    house.pass_through([4], "d")
+    assert {slot.owner for slot in house.slots.slots} == {"a", "c", "d"}
 
 
 def test_a_memory_that_cannot_rewind_reuses_only_what_it_holds_exactly() -> None:
-    shelf = Shelf(rewindable=False)
-    shelf.pass_through([1, 2, 3])
-    assert shelf.take([1, 2, 3, 4]).cached == 3     # type: ignore[union-attr]
-    shelf = Shelf(rewindable=False)
-    shelf.pass_through([1, 2, 3])
-    assert shelf.pass_through([1, 2, 3]).cached == 0
-    assert shelf.pass_through([1, 2, 9, 9]).cached == 0
+    house = House(rewindable=False)
+    house.pass_through([1, 2, 3])
+    assert house.take([1, 2, 3, 4]).cached == 3     # type: ignore[union-attr]
+    house = House(rewindable=False)
+    house.pass_through([1, 2, 3])
+    assert house.pass_through([1, 2, 3]).cached == 0
+    assert house.pass_through([1, 2, 9, 9]).cached == 0
 
 
 def test_a_cut_that_fails_means_no_reuse() -> None:
-    shelf = Shelf()
-    shelf.pass_through([1, 2, 3, 4])
-    shelf.backend.rewindable = False        # the memory refuses, against what the model promised
-    assert shelf.pass_through([1, 2, 9]).cached == 0
+    house = House()
+    house.pass_through([1, 2, 3, 4])
+    house.backend.rewindable = False        # the memory refuses, against what the model promised
+    assert house.pass_through([1, 2, 9]).cached == 0
 
 
 @given(LISTS, LISTS)
