@@ -45,7 +45,8 @@ class Settings:
     max_prompt_bytes: int = 1024 * 1024
     session_wait: float = 30.0              # seconds a second caller waits for a session's turn before 409
     request_timeout: float = 600.0          # seconds one answer may take before 504
-    stall_timeout: float = 120.0            # seconds a working runner may go without progress before it is restarted
+    stall_timeout: float = 30.0             # seconds a working runner may go without progress before it is restarted
+    metrics_keys: int = 100                 # keys that /metrics tells apart; the others are counted together
     drain_timeout: float = 30.0             # seconds that running answers get on SIGTERM
     hub_url: str = "https://huggingface.co"
     hub_token: str | None = None
@@ -156,6 +157,7 @@ _VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "REQUEST_TIMEOUT": ("request_timeout", _seconds),
     "STALL_TIMEOUT": ("stall_timeout", _seconds),
     "DRAIN_TIMEOUT": ("drain_timeout", _seconds),
+    "METRICS_KEYS": ("metrics_keys", _int(0, 10_000)),
     "HF_ENDPOINT": ("hub_url", _url),
     "HF_TOKEN": ("hub_token", _text),
     "RUNNER": ("runner", _choice("llama", "fake")),

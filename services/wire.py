@@ -229,6 +229,7 @@ class RunnerLimits(msgspec.Struct, frozen=True, kw_only=True):
     kv_key: str = ""
     kv_memory_bytes: int = 0        # snapshots in memory
     kv_disk_bytes: int = 0          # snapshots on disk, of all models
+    log_level: str = "INFO"
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
@@ -271,6 +272,7 @@ class RunnerState(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int = 0
     reason: str | None = None       # why it crashed or failed
     stats: Stats | None = None
+    stalled_seconds: float = 0.0    # without progress, though it has work, or without a word; 0 when all is well
 
 
 class StatusOf(Message, frozen=True, kw_only=True):
@@ -297,12 +299,43 @@ class Admitted(Message, frozen=True, kw_only=True):
 
 
 class Charge(Message, frozen=True, kw_only=True):
-    """Add to what `key` has used. No answer."""
+    """Add to what `key` has used. No answer. With an `outcome` it ends one request for text, and tells how it went."""
 
     key: str
     requests: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    outcome: str = ""                   # a finish_reason, "cancelled" or an error's code
+    profile: str = ""                   # "" when the request named none that exists
+    cached_tokens: int = 0              # of the prompt's
+    processed_tokens: int = 0           # of the prompt's
+    queue_seconds: float | None = None  # None: it never came to that
+    first_seconds: float | None = None  # from its arrival to its first text
+    token_seconds: float | None = None  # between two tokens, on average
+    seconds: float = 0.0                # from its arrival to its end
+
+
+class Served(msgspec.Struct, frozen=True, kw_only=True):
+    """How many HTTP requests ended alike."""
+
+    route: str
+    method: str
+    status: int
+    count: int
+
+
+class Report(Message, frozen=True, kw_only=True):
+    """HTTP requests that ended in a web worker since its last word. No answer."""
+
+    served: list[Served]
+
+
+class GetMetrics(Message, frozen=True, kw_only=True):
+    """Ask the supervisor for all figures. Answered by `Metrics`."""
+
+
+class Metrics(Message, frozen=True, kw_only=True):
+    text: str                       # in Prometheus' text format
 
 
 class GetUsage(Message, frozen=True, kw_only=True):
@@ -317,7 +350,8 @@ class Usage(Message, frozen=True, kw_only=True):
 
 ANY = (Generate | Prepare | Forget | Embed | Count | GetStats
        | Ready | Queued | Piece | Done | Vectors | Failed | Counted | Stats
-       | Ensure | RunnerAt | Status | StatusOf | Admit | Admitted | Charge | GetUsage | Usage)
+       | Ensure | RunnerAt | Status | StatusOf | Admit | Admitted | Charge | GetUsage | Usage
+       | Report | GetMetrics | Metrics)
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(ANY)
 

@@ -130,6 +130,7 @@ class Server:
         from services.chat.profiles import Profiles, ensure_default
         from services.engine.catalog import precheck
         from services.engine.supervisor import Supervisor
+        from services.metrics import Figures
         from services.store import disk
         from services.store.opening import open_store
         self.settings = settings
@@ -142,7 +143,8 @@ class Server:
         self.run_dir = make_run_dir(settings.data_dir)
         authkey = secrets.token_bytes(32)
         self.limiter = Limiter(settings.data_dir)
-        self.supervisor = Supervisor(settings, self.run_dir, authkey, self.limiter, precheck)
+        self.supervisor = Supervisor(settings, self.run_dir, authkey, self.limiter, Figures(settings.metrics_keys),
+                                     precheck)
         self.web = Web(settings, self.supervisor.address, authkey)
         self.stopping = threading.Event()
 

@@ -38,12 +38,23 @@ class Admission(Protocol):
     def usage(self, key: str) -> wire.Usage: ...
 
 
+class Figures(Protocol):
+    """All that is counted for those who watch the server."""
+
+    def answered(self, charge: wire.Charge) -> None: ...
+
+    def served(self, report: wire.Report) -> None: ...
+
+    def text(self, runners: list[wire.RunnerState]) -> str: ...
+
+
 class ControlServer:
-    def __init__(self, address: str, authkey: bytes, lender: Lender, admission: Admission) -> None:
+    def __init__(self, address: str, authkey: bytes, lender: Lender, admission: Admission, figures: Figures) -> None:
         self.address = address
         self.authkey = authkey
         self.lender = lender
         self.admission = admission
+        self.figures = figures
         self._door: wire.Door | None = None
 
     def start(self) -> None:
@@ -87,7 +98,13 @@ class ControlServer:
             return answer
         if isinstance(message, wire.Charge):
             self.admission.charge(message.key, message.requests, message.prompt_tokens, message.completion_tokens)
+            self.figures.answered(message)
             return None
+        if isinstance(message, wire.Report):
+            self.figures.served(message)
+            return None
+        if isinstance(message, wire.GetMetrics):
+            return wire.Metrics(text=self.figures.text(self.lender.status().runners))
         if isinstance(message, wire.GetUsage):
             return self.admission.usage(message.key)
         if isinstance(message, wire.Status):

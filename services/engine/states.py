@@ -64,6 +64,7 @@ class Runner:
     process: RunnerProcess | None = None
     ready: Ready | None = None
     stats: Stats | None = None
+    stalled_since: float | None = None      # as the watchdog saw it last
     attempt: int = 0                # loads begun
     failed_attempt: int = 0         # the last load that gave no runner
     error: Failed | None = None     # why it did not
@@ -104,11 +105,12 @@ class Runner:
             return any(now - at < self.timing.window for at in self.deaths)
         return self.state == FAILED and now < self.may_retry_at
 
-    def report(self, selected: bool) -> RunnerState:
+    def report(self, selected: bool, now: float) -> RunnerState:
         reason = self.error.message if self.error and self.state in (LOADING, CRASHED, FAILED) else None
         pid = self.process.pid if self.process else None
+        stalled = 0.0 if self.stalled_since is None else now - self.stalled_since
         return RunnerState(spec=self.spec, state=self.state, selected=selected, pid=pid, leases=self.leases,
-                           restarts=self.restarts, reason=reason, stats=self.stats)
+                           restarts=self.restarts, reason=reason, stats=self.stats, stalled_seconds=stalled)
 
     # ------------------------------------------------------------ what happened to it
 
@@ -161,7 +163,7 @@ class Runner:
         return pause
 
     def _gone(self) -> None:
-        self.process = self.ready = self.stats = None
+        self.process = self.ready = self.stats = self.stalled_since = None
         self.loaded = self.ending = False
 
 
@@ -190,20 +192,36 @@ class Watchdog:
     """Judges one runner by its progress, as seen from outside: an open socket says nothing.
 
     Counted is only the time in which it was seen to have work, so a request that comes after a long rest is no stall.
+    Until it has moved on for the first time it gets `FIRST` times the limit: of a model of experts, say, the probe's
+    one token read only some from the disk, and the first prompt needs them all.
     """
+
+    FIRST = 4
 
     def __init__(self, limit: float, now: float) -> None:
         self.limit = limit
         self.answered_at = now
         self.progress_at = now
+        self.stalled_since: float | None = None     # its last progress or sign of life; None while it rests
+        self._at_first: int | None = None           # tokens done when it was first seen
+        self._moved = False
 
     def complaint(self, stats: Stats | None, now: float) -> str | None:
         """Why the runner must go, after it answered `stats` (None: it did not answer); None when all is well."""
         if stats is None:
-            return f"no sign of life for {self.limit:g} s" if now - self.answered_at > self.limit else None
-        self.answered_at = now
-        if stats.running or stats.waiting:
-            self.progress_at = max(self.progress_at, now - stats.idle_seconds)
+            self.stalled_since, what = self.answered_at, "no sign of life for {:g} s"
         else:
-            self.progress_at = now
-        return f"no progress for {self.limit:g} s with work to do" if now - self.progress_at > self.limit else None
+            self._look(stats, now)
+            what = "no progress for {:g} s with work to do"
+        limit = self.limit if self._moved else self.limit * self.FIRST
+        late = self.stalled_since is not None and now - self.stalled_since > limit
+        return what.format(limit) + " (STALL_TIMEOUT)" if late else None
+
+    def _look(self, stats: Stats, now: float) -> None:
+        tokens = stats.prompt_tokens + stats.completion_tokens + stats.prepared_tokens
+        self._at_first = tokens if self._at_first is None else self._at_first
+        self._moved = self._moved or tokens > self._at_first
+        working = bool(stats.running or stats.waiting)
+        self.answered_at = now
+        self.progress_at = max(self.progress_at, now - stats.idle_seconds) if working else now
+        self.stalled_since = self.progress_at if working else None

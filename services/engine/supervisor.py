@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from services.engine.control import Admission, ControlServer
+from services.engine.control import Admission, ControlServer, Figures
 from services.engine.failures import error_of, failed_of
 from services.engine.process import Died, RunnerProcess
 from services.engine.states import ENDED, FAILED, READY, RETIRING, Lease, Runner, Timing, Watchdog
@@ -32,7 +32,7 @@ class Supervisor:
     `precheck(spec)` runs before each load and raises a ParleyError when it is hopeless. `command` starts a runner.
     """
 
-    def __init__(self, settings: Settings, run_dir: Path, authkey: bytes, admission: Admission,
+    def __init__(self, settings: Settings, run_dir: Path, authkey: bytes, admission: Admission, figures: Figures,
                  precheck: Callable[[RunnerSpec], object] | None = None, *, command: Sequence[str] | None = None,
                  timing: Timing = Timing()) -> None:
         self.settings = settings
@@ -45,7 +45,7 @@ class Supervisor:
         self._runners: dict[RunnerSpec, Runner] = {}
         self._selected: RunnerSpec | None = None
         self._drain_until = math.inf            # monotonic; finite once draining
-        self._control = ControlServer(self.address, authkey, self, admission)
+        self._control = ControlServer(self.address, authkey, self, admission, figures)
 
     # ------------------------------------------------------------ for everybody, from any thread
 
@@ -91,8 +91,9 @@ class Supervisor:
             for runner, process, stats in fresh:
                 if runner.process is process and stats:
                     runner.stats = stats
+            now = time.monotonic()
             return StatusOf(draining=self.draining, runners=[
-                runner.report(spec == self._selected) for spec, runner in self._runners.items()
+                runner.report(spec == self._selected, now) for spec, runner in self._runners.items()
                 if runner.state != ENDED])
 
     @property
@@ -283,7 +284,9 @@ class Supervisor:
         limit = self.settings.stall_timeout or math.inf
         period = max(0.05, min(self._timing.watch, limit / 4))
         dog = Watchdog(limit, time.monotonic())
-        while not process.wait(period):
+        pause = 0.0         # the first look is at a runner that has answered the probe and nothing else
+        while not process.wait(pause):
+            pause = period
             if process.ended_at is not None:
                 if time.monotonic() - process.ended_at > self._timing.grace:
                     process.kill()
@@ -291,7 +294,9 @@ class Supervisor:
             stats = process.stats(min(HANDSHAKE, limit))
             with self._changed:
                 runner.stats = stats or runner.stats
-            if complaint := dog.complaint(stats, time.monotonic()):
+                complaint = dog.complaint(stats, time.monotonic())
+                runner.stalled_since = dog.stalled_since
+            if complaint:
                 log.error("%s (pid %s): %s; killing it", runner.name, process.pid, complaint)
                 process.kill(f"killed by the watchdog: {complaint}")
 
@@ -319,7 +324,8 @@ def limits_of(settings: Settings) -> RunnerLimits:
     """What bounds the runners that `settings` ask for."""
     return RunnerLimits(max_queue=settings.max_queue, max_queue_per_owner=settings.max_queue_per_key,
                         kv_folder=str(settings.data_dir / "kv"), kv_memory_bytes=settings.kv_memory_bytes,
-                        kv_disk_bytes=settings.kv_disk_bytes)
+                        kv_disk_bytes=settings.kv_disk_bytes,
+                        log_level="DEBUG" if settings.debug else settings.log_level)
 
 
 def runner_command(settings: Settings) -> list[str]:

@@ -18,6 +18,7 @@ from services import wire
 from services.engine.client import Engine, Lease
 from services.engine.states import Timing
 from services.engine.supervisor import Supervisor
+from services.metrics import Figures
 from services.settings import Settings
 
 FAKE = [sys.executable, "-c", "from services.engine.fake import main; raise SystemExit(main())"]
@@ -85,8 +86,8 @@ class House:
         self.spawned = folder / "spawned"
         count = f"open({str(self.spawned)!r}, 'a').write('x')"
         command = [FAKE[0], "-c", f"{count}; {FAKE[2]}"]
-        self.supervisor = Supervisor(Settings(**settings), Path(self.run_dir.name), AUTHKEY, self.admission, precheck,
-                                     command=command, timing=timing)
+        self.supervisor = Supervisor(Settings(**settings), Path(self.run_dir.name), AUTHKEY, self.admission,
+                                     Figures(10), precheck, command=command, timing=timing)
         self.engine = Engine(self.supervisor.address, AUTHKEY)
         self.supervisor.start()
 

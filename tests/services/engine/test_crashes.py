@@ -116,7 +116,7 @@ def test_one_that_was_given_up_gets_another_chance_later(open_house: Any):
 def test_the_watchdog_ends_what_makes_no_progress(open_house: Any, caplog: pytest.LogCaptureFixture, how: str):
     house = open_house(stall_timeout=0.6)
     spec = house.spec()
-    house.say(spec, select=True)
+    house.say(spec, "!tokens 4 !sleep 0.2", select=True)        # long enough for the watchdog to see it move
     pid = house.pid(spec)
     with pytest.raises(RunnerCrashed):
         house.say(spec, f"!tokens 5 !{how} 2")

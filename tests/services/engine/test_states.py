@@ -28,9 +28,9 @@ def serve(it: Runner, now: float) -> None:
     it.serves(READY_WORD, now)
 
 
-def stats(running: int = 0, waiting: int = 0, idle: float = 0.0) -> Stats:
+def stats(running: int = 0, waiting: int = 0, idle: float = 0.0, tokens: int = 0) -> Stats:
     return Stats(running=running, waiting=waiting, slots=4, slots_used=0, cached_tokens=0, prompt_tokens=0,
-                 completion_tokens=0, requests=0, max_batch=0, tokens_per_second=0.0, idle_seconds=idle)
+                 completion_tokens=tokens, requests=0, max_batch=0, tokens_per_second=0.0, idle_seconds=idle)
 
 
 def test_pauses_double_up_to_the_longest():
@@ -119,30 +119,49 @@ def test_a_lease_is_given_back_once():
     assert given_back == [1]
 
 
+def at_work(now: float) -> Watchdog:
+    """A watchdog of 10 s over a runner that has answered somebody."""
+    dog = Watchdog(10, now)
+    for tokens in (1, 2):
+        assert dog.complaint(stats(running=1, tokens=tokens), now) is None
+    return dog
+
+
 class TestWatchdog:
     def test_rest_is_no_stall_however_long(self):
-        dog = Watchdog(10, 0)
+        dog = at_work(0)
         assert all(dog.complaint(stats(idle=now), now) is None for now in range(0, 500, 2))
+        assert dog.stalled_since is None
 
     def test_a_request_after_a_long_rest_is_no_stall(self):
-        dog = Watchdog(10, 0)
+        dog = at_work(0)
         assert dog.complaint(stats(idle=1000), 1000) is None
         assert dog.complaint(stats(running=1, idle=1001), 1001) is None
+        assert dog.stalled_since == 1000
 
     @pytest.mark.parametrize("work", [{"running": 1}, {"waiting": 1}])
     def test_work_without_progress_is_a_stall(self, work: dict[str, int]):
-        dog = Watchdog(10, 0)
+        dog = at_work(0)
         assert [dog.complaint(stats(**work, idle=now), now) for now in range(0, 11, 2)] == [None] * 6
         assert "no progress for 10 s" in str(dog.complaint(stats(**work, idle=12), 12))
+        assert dog.stalled_since == 0
 
     def test_silence_is_a_stall(self):
-        dog = Watchdog(10, 0)
+        dog = at_work(0)
         assert dog.complaint(None, 10) is None
-        assert "no sign of life for 10 s" in str(dog.complaint(None, 11))
+        assert "no sign of life for 10 s" in str(dog.complaint(None, 11)) and dog.stalled_since == 0
+        assert dog.complaint(stats(), 12) is None and dog.stalled_since is None
+
+    def test_the_first_request_may_take_four_times_as_long(self):
+        for said in (stats(running=1, tokens=5, idle=100), None):
+            dog = Watchdog(10, 0)
+            dog.complaint(stats(tokens=5), 0)
+            assert dog.complaint(said, 40) is None
+            assert "for 40 s" in str(dog.complaint(said, 41))
 
     @given(st.lists(st.tuples(st.floats(0, 5), st.booleans()), max_size=50))
     def test_progress_in_time_is_never_a_stall(self, steps: list[tuple[float, bool]]):
-        dog, now = Watchdog(10, 0), 0.0
+        dog, now = at_work(0), 0.0
         for pause, busy in steps:
             now += pause
             assert dog.complaint(stats(running=int(busy), idle=pause), now) is None

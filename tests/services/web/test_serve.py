@@ -19,6 +19,7 @@ import requests
 from auth.keys import Keys
 from auth.limits import Limiter
 from services.engine.supervisor import Supervisor
+from services.metrics import Figures
 from services.settings import Settings
 from services.web.serve import PORT_IN_USE, bind
 from tests.conftest import MASTER, ROOT, SECRETS, descendants, make_home
@@ -34,7 +35,7 @@ class Web:
         self.settings = Settings(data_dir=home / "data", models_dir=home / "models", master_key=MASTER, runner="fake")
         Keys(self.settings.data_dir, self.settings).ensure_master()
         self.limiter = Limiter(self.settings.data_dir)
-        self.supervisor = Supervisor(self.settings, run_dir, AUTHKEY, self.limiter)
+        self.supervisor = Supervisor(self.settings, run_dir, AUTHKEY, self.limiter, Figures(10))
         self.supervisor.start()
         clean = {name: value for name, value in os.environ.items() if name not in SECRETS}
         self.environment = {**clean, "PORT": "0", "DATA_DIR": str(home / "data"), "MODELS_DIR": str(home / "models"),
