@@ -21,6 +21,7 @@ from services.engine.process import Died, RunnerProcess
 from services.engine.states import ENDED, FAILED, READY, RETIRING, Lease, Runner, Timing, Watchdog
 from services.errors import ParleyError, Unavailable
 from services.settings import ROOT, Settings
+from services.store import crypto
 from services.wire import HANDSHAKE, Ready, RunnerAt, RunnerLimits, RunnerSpec, StatusOf
 
 log = logging.getLogger("parley.engine")
@@ -321,10 +322,11 @@ class Supervisor:
 
 
 def limits_of(settings: Settings) -> RunnerLimits:
-    """What bounds the runners that `settings` ask for."""
+    """What bounds the runners that `settings` ask for. ConfigError when the key of their snapshots is not to be had."""
+    kv_key = crypto.kv_key(settings.data_dir, settings.data_key).hex() if settings.data_key else ""
     return RunnerLimits(max_queue=settings.max_queue, max_queue_per_owner=settings.max_queue_per_key,
-                        kv_folder=str(settings.data_dir / "kv"), kv_memory_bytes=settings.kv_memory_bytes,
-                        kv_disk_bytes=settings.kv_disk_bytes,
+                        kv_folder=str(settings.data_dir / "kv"), kv_key=kv_key,
+                        kv_memory_bytes=settings.kv_memory_bytes, kv_disk_bytes=settings.kv_disk_bytes,
                         log_level="DEBUG" if settings.debug else settings.log_level)
 
 

@@ -110,8 +110,10 @@ class Cipher:
 
 
 def kv_key(data_dir: Path, data_key: str) -> bytes:
-    """The 32 bytes that a data folder's snapshots of computed state are sealed with: all that a runner learns of
-    `data_key`. The folder's sessions were opened before. ConfigError for a wrong DATA_KEY or a key file that is gone."""
+    """The 32 bytes that seal a data folder's snapshots of computed state: all that a runner learns of `data_key`.
+
+    The folder's sessions were opened before. ConfigError for a wrong DATA_KEY or a key file that is gone.
+    """
     path = data_dir / FILE
     try:
         stored = _load(path)
