@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from gguf import GGUFWriter, TokenType
+from gguf import GGUFWriter, PoolingType, TokenType
 
 EOS, BOS, START = "<|im_end|>", "<|endoftext|>", "<|im_start|>"
 CONTROL = [BOS, START, EOS, "<|tool|>"]
@@ -37,10 +37,11 @@ def vocabulary() -> list[str]:
 
 def write_tiny(path: str | Path, arch: str = "llama", *, seed: int = 0, n_ctx_train: int = 512,
                sliding_window: int = 16, chat_template: str | None = TEMPLATE,
-               successors: dict[str, str] | None = None) -> Path:
+               successors: dict[str, str] | None = None, pooling: int | None = None) -> Path:
     """Write a GGUF and return its path. `arch`: "llama" (plain), "mamba" (recurrent) or "gemma2" (sliding window).
 
     `successors` maps a token to the one that follows it greedily ("a": "b", "b": "<|im_end|>"); others repeat.
+    `pooling` (llama.cpp's number) makes an embedding model of it, which ends each text with its EOS token.
     """
     random = np.random.default_rng(seed)
     writer = GGUFWriter(str(path), arch)
@@ -50,6 +51,9 @@ def write_tiny(path: str | Path, arch: str = "llama", *, seed: int = 0, n_ctx_tr
     writer.add_block_count(LAYERS)
     writer.add_layer_norm_rms_eps(1e-5)
     _tokenizer(writer, chat_template)
+    if pooling is not None:
+        writer.add_pooling_type(PoolingType(pooling))
+        writer.add_add_eos_token(True)
     quiet = 0.0 if successors is not None else 1.0
     {"llama": _llama, "gemma2": _gemma2, "mamba": _mamba}[arch](writer, random, quiet, sliding_window)
     _embeddings(writer, random, arch, successors)

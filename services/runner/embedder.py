@@ -11,16 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from services.runner.embedding import EmbedFailed
 from services.runner.llama import File, LoadFailed, cores, last_error, lib
 
 log = logging.getLogger("parley.runner")
-BATCH = 256             # tokens of a batch of several texts: attention costs tokens times tokens, also between texts
+SHARED = 256            # tokens of a batch of several texts: attention costs tokens times tokens, also between texts
 TEXTS = 64              # texts of a batch
 POOLINGS = {lib.LLAMA_POOLING_TYPE_MEAN: "mean", lib.LLAMA_POOLING_TYPE_CLS: "cls", lib.LLAMA_POOLING_TYPE_LAST: "last"}
-
-
-class EmbedFailed(Exception):
-    """The batch was not computed."""
 
 
 class Embedder(File):
@@ -32,8 +29,8 @@ class Embedder(File):
     def __init__(self, path: str, *, n_ctx: int, n_threads: int = 0, n_gpu_layers: int = 0) -> None:
         super().__init__(path, n_gpu_layers)
         self.n_ctx = min(n_ctx, self.n_ctx_train)
-        self.n_batch = max(BATCH, self.n_ctx)
-        self.n_texts = TEXTS
+        self.n_batch = max(SHARED, self.n_ctx)
+        self.n_shared, self.n_texts = SHARED, TEXTS
         self.n_threads = n_threads or max(1, cores() // 2)      # there is a chat model beside it
         self.n_around = len(self.read(""))
         self.n_embd = lib.llama_model_n_embd_out(self._model)
