@@ -71,6 +71,13 @@ class Conflict(ParleyError):
     status, code, type = 409, "conflict", "invalid_request_error"
 
 
+class NoRoom(Conflict):
+    """A model does not fit beside those that stay. `details`: needed, budget (bytes), loaded (what would have to go:
+    model, memory_bytes, users), n_ctx (the largest that fits, or None)."""
+
+    code = "no_room"
+
+
 class SessionBusy(Conflict):
     code = "session_busy"
 

@@ -31,7 +31,7 @@ class Settings:
     data_key: str | None = None             # unset: data at rest is plain JSON
     log_level: str = "INFO"
     debug: bool = False                     # verbose logs; never a debugger, never tracebacks to clients
-    workers: int = 1                        # gunicorn workers
+    web_workers: int = 1                    # gunicorn workers
     threads: int = 128                      # threads of one worker: concurrent requests it can hold
     runner_threads: int = 0                 # default n_threads of profiles; 0: the machine's cores
     gpu_layers: int = 0                     # default n_gpu_layers of profiles
@@ -40,13 +40,17 @@ class Settings:
     max_queue_per_key: int = 128            # of them, of one key, before 429
     kv_memory_bytes: int = 256 << 20        # KV state of suspended sessions in a runner's memory; 0: none
     kv_disk_bytes: int = 2 << 30            # the same on disk, under DATA_DIR/kv; 0: none
-    max_loaded: int = 2                     # runners kept loaded at once
+    replicas: int = 1                       # runners of each model
+    memory_budget: int = 0                  # bytes that all runners may take; 0: what the machine has free
+    max_loaded: int = 16                    # models kept loaded at once
+    load_on_fly: bool = False               # a model is loaded at its first request and unloaded after its last one
     max_body_bytes: int = 8 * 1024 * 1024
     max_prompt_bytes: int = 1024 * 1024
     session_wait: float = 30.0              # seconds a second caller waits for a session's turn before 409
     request_timeout: float = 600.0          # seconds one answer may take before 504
     stall_timeout: float = 30.0             # seconds a working runner may go without progress before it is restarted
     metrics_keys: int = 100                 # keys that /metrics tells apart; the others are counted together
+    prepare: bool = True                    # after an answer, compute the session's next prompt while nobody waits
     drain_timeout: float = 30.0             # seconds that running answers get on SIGTERM
     hub_url: str = "https://huggingface.co"
     hub_token: str | None = None
@@ -138,7 +142,10 @@ _VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "DATA_KEY": ("data_key", _secret),
     "LOG_LEVEL": ("log_level", _choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")),
     "DEBUG": ("debug", _bool),
-    "NUM_WORKERS": ("workers", _int(1, 64)),
+    "WEB_WORKERS": ("web_workers", _int(1, 64)),
+    "NUM_WORKERS": ("replicas", _int(1, 64)),
+    "LOAD_ON_FLY": ("load_on_fly", _bool),
+    "MEMORY_BUDGET": ("memory_budget", _int(0, 1 << 50)),
     "WEB_THREADS": ("threads", _int(2, 1024)),
     "NUM_THREADS": ("runner_threads", _int(0, 512)),
     "LLM_CPU_THREADS": ("runner_threads", _int(0, 512)),
@@ -156,6 +163,7 @@ _VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "SESSION_WAIT": ("session_wait", _seconds),
     "REQUEST_TIMEOUT": ("request_timeout", _seconds),
     "STALL_TIMEOUT": ("stall_timeout", _seconds),
+    "PREPARE": ("prepare", _bool),
     "DRAIN_TIMEOUT": ("drain_timeout", _seconds),
     "METRICS_KEYS": ("metrics_keys", _int(0, 10_000)),
     "HF_ENDPOINT": ("hub_url", _url),
@@ -164,7 +172,7 @@ _VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
 }
 # The source systems' variables that mean nothing here yet. None of them opens a route: every one needs a key.
 _WITHOUT_EFFECT = ("BYPASS_AUTHORIZATION", "ENABLED_MODULES", "JOB_TIMEOUT", "LLAMA_PATH", "LLM_HUGGINGFACE_FILE",
-                   "LLM_HUGGINGFACE_REPO", "LLM_LIB", "LLM_MODEL_FILE", "LOAD_ON_FLY", "REDIS_HOST", "REDIS_PORT",
+                   "LLM_HUGGINGFACE_REPO", "LLM_LIB", "LLM_MODEL_FILE", "REDIS_HOST", "REDIS_PORT",
                    "SUMMARY_MINIMUM_PAYLOAD_LENGTH")
 _MAY_BE_EMPTY = {"DEBUG"}       # an empty value of any other variable counts as unset
 

@@ -123,6 +123,7 @@ class Ready(Message, frozen=True, kw_only=True):
     eos: str
     special_tokens: list[str]       # texts of all control tokens: what user text must not forge
     load_ms: float = 0.0
+    n_embd: int = 0                 # numbers of a vector; 0: it writes, and makes none
 
 
 class Queued(Message, frozen=True, kw_only=True):
@@ -245,12 +246,14 @@ class Ensure(Message, frozen=True, kw_only=True):
     """Ask for a ready runner. The answer is `RunnerAt` or `Failed`; the open connection is the lease on it.
 
     `select`: from now on this is the runner to keep alive; the one selected before is retired once its leases end.
-    `keep`: stays loaded also when it is neither selected nor used.
+    `keep`: seconds that it stays loaded after its last use, also when it is not selected; infinite: for ever;
+    0: as long as the supervisor likes. `affinity`: opaque; the replica that served the same one last is preferred.
     """
 
     spec: RunnerSpec
     select: bool = False
-    keep: bool = False
+    keep: float = 0.0
+    affinity: str = ""
 
 
 class RunnerAt(Message, frozen=True, kw_only=True):
@@ -272,6 +275,11 @@ class RunnerState(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int = 0
     reason: str | None = None       # why it crashed or failed
     stats: Stats | None = None
+    replica: int = 0                # of the runners with this spec; `users` and `unload_seconds` are of all of them
+    users: int = 0                  # different ones that hold a lease now
+    memory_bytes: int = 0           # its share of the machine's memory, measured; 0: not yet
+    estimated_bytes: int = 0        # what it was expected to take
+    unload_seconds: float | None = None     # until it is unloaded, if nobody asks for it; None: not by itself
     stalled_seconds: float = 0.0    # without progress, though it has work, or without a word; 0 when all is well
 
 
@@ -395,6 +403,13 @@ class Channel:
         if answer is None:
             raise WireError(f"no answer within {patience:g} s")
         return answer
+
+    def speaks(self) -> bool:
+        """Whether the other side has said something that was not received yet, or is gone. Does not wait."""
+        try:
+            return self.connection.poll()
+        except OSError:
+            return True
 
     def fileno(self) -> int:
         return self.connection.fileno()

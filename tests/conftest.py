@@ -164,7 +164,7 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(home: Path) -> Iterator[Any]:
-    """Start servers: `start()` or `start(runner="llama", NUM_WORKERS="4")`; all are stopped at the end."""
+    """Start servers: `start()` or `start(runner="llama", WEB_WORKERS="4")`; all are stopped at the end."""
     started: list[Server] = []
 
     def begin(runner: str = "fake", **environment: str) -> Server:

@@ -253,7 +253,7 @@ def test_one_server_per_data_folder(start, home):
 
 
 def test_sixty_four_clients_on_four_workers_get_exactly_their_limit(start):
-    server = start(NUM_WORKERS="4").ready()
+    server = start(WEB_WORKERS="4").ready()
     key = server.make_key(requests_per_minute=40)
     with ThreadPoolExecutor(64) as pool:
         answers = list(pool.map(lambda n: server.answer(f"client {n}", None, key), range(64)))
@@ -265,7 +265,7 @@ def test_sixty_four_clients_on_four_workers_get_exactly_their_limit(start):
 
 
 def test_parallel_answers_are_limited_over_all_workers(start):
-    server = start(NUM_WORKERS="4").ready()
+    server = start(WEB_WORKERS="4").ready()
     key = server.make_key(max_parallel=3)
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda n: server.answer("!tokens 5 !sleep 0.3", None, key).status_code, range(16)))
@@ -284,7 +284,7 @@ def test_a_full_queue_is_503_and_nobody_is_reset(start):
 
 
 def test_hundred_sessions_interleaved_keep_apart(start):
-    server = start(NUM_WORKERS="2").ready()
+    server = start(WEB_WORKERS="2").ready()
     keys = [server.make_key() for _ in range(4)]
 
     def talk(n):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import threading
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class Profile(BaseModel):
     chat_format: Literal["template", "model"] | None = None         # none: the template if there is one, else the
     template: str | None = None                                     # model's own, else the seed's (`text_template`)
     system: str | None = Field(None, max_length=MAX_CHARS)     # always plain text to the model
-    keep_loaded: bool = False                                       # stays loaded also when another is selected
+    keep_loaded: bool | Annotated[float, Field(ge=0, le=31_536_000)] = False    # seconds without use; true: for ever
     description: str | None = Field(None, max_length=2000)
     verbose: bool = False                                           # the seed's; without effect
 
@@ -83,6 +84,11 @@ class Profile(BaseModel):
         if self.max_tokens <= self.n_ctx:
             return []
         return [f"max_tokens {self.max_tokens} is more than the context of {self.n_ctx} tokens: {self.n_ctx} is used"]
+
+    @property
+    def needs(self) -> tuple[str | int, ...]:
+        """What two profiles must have in common to share a runner."""
+        return self.model, self.n_ctx, self.parallel, self.n_threads, self.n_gpu_layers
 
     @property
     def sampling(self) -> Sampling:
@@ -121,6 +127,12 @@ class Config:
             raise NotFound(f"no profile {name[:80]!r}; there are: {', '.join(self.profiles)}",
                            code="profile_not_found", param="profile")
         return name, self.profiles[name]
+
+    def keep(self, profile: Profile) -> float:
+        """Seconds that the runner of `profile` stays loaded without use, infinite for ever: the longest that any of
+        the profiles that share it says. 0: none says so."""
+        return max(math.inf if other.keep_loaded is True else float(other.keep_loaded)
+                    for other in (profile, *self.profiles.values()) if other.needs == profile.needs)
 
     @property
     def warnings(self) -> list[str]:

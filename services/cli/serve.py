@@ -128,7 +128,7 @@ class Server:
         from auth.keys import Keys
         from auth.limits import Limiter
         from services.chat.profiles import Profiles, ensure_default
-        from services.engine.catalog import precheck
+        from services.engine.catalog import needs, precheck
         from services.engine.supervisor import Supervisor
         from services.metrics import Figures
         from services.store import disk
@@ -144,7 +144,7 @@ class Server:
         authkey = secrets.token_bytes(32)
         self.limiter = Limiter(settings.data_dir)
         self.supervisor = Supervisor(settings, self.run_dir, authkey, self.limiter, Figures(settings.metrics_keys),
-                                     precheck)
+                                     precheck, needs)
         self.web = Web(settings, self.supervisor.address, authkey)
         self.stopping = threading.Event()
 
@@ -152,7 +152,8 @@ class Server:
         Signals(self.on_signal).start()
         try:
             self.supervisor.start()
-            threading.Thread(target=self.follow_selection, name="follow-selection", daemon=True).start()
+            if not self.settings.load_on_fly:
+                threading.Thread(target=self.follow_selection, name="follow-selection", daemon=True).start()
             return self.watch()
         finally:
             self.supervisor.stop(0)
@@ -190,7 +191,7 @@ class Server:
         """Load the selected profile's model before somebody asks, at the start and when config.json selects another.
 
         A failure is told here once, in /readyz and by /answer. Not before the port is ours: a start that fails there
-        says so in one line and nothing else.
+        says so in one line and nothing else. With LOAD_ON_FLY nothing is loaded before somebody asks.
         """
         self.web.listening.wait()
         seen = None
@@ -202,7 +203,8 @@ class Server:
 
     def load(self, name: str, profile: Profile) -> None:
         try:
-            self.supervisor.ensure(self.profiles.spec(profile, self.settings.models_dir), select=True)
+            keep = self.profiles.current().keep(profile)
+            self.supervisor.ensure(self.profiles.spec(profile, self.settings.models_dir), select=True, keep=keep)
             log.info("profile %s is ready: %s", name, profile.model)
         except ParleyError as error:
             log.error("profile %s cannot answer: %s", name, error.message)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
+
+import msgspec
 
 from services import paths
 from services.engine import gguf
@@ -16,6 +19,7 @@ from services.wire import RunnerSpec
 MAX_THREADS = 512               # ggml's own limit: beyond it, it aborts
 MAX_PARALLEL = 256              # llama.cpp's own limit of sequences
 MAX_CONTEXT = (1 << 31) - 1     # tokens of all slots together; llama.cpp counts them in 32 bits
+RUNNER_BYTES = 64 << 20         # a runner's process before it loads anything
 SPARE = 0.05                    # of the free memory, left to everybody else
 log = logging.getLogger("parley.engine")
 
@@ -93,6 +97,12 @@ def check_fits(model: Path | ModelInfo, spec: RunnerSpec, *, available: int | No
 def precheck(spec: RunnerSpec) -> None:
     """What the supervisor does before it starts a runner: `check_fits` with the machine's own figures."""
     check_fits(Path(spec.model), spec)
+
+
+def needs(spec: RunnerSpec) -> Callable[[int], int]:
+    """Bytes that a runner process of `spec` takes, by its tokens of context. What `inspect` raises."""
+    info = gguf.inspect(Path(spec.model))
+    return lambda n_ctx: RUNNER_BYTES + needed_memory(info, msgspec.structs.replace(spec, n_ctx=n_ctx), spec.parallel)
 
 
 def fit_parallel(info: ModelInfo, spec: RunnerSpec, *, available: int | None = None) -> int:

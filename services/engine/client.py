@@ -26,22 +26,34 @@ class Engine:
         self._authkey = authkey
 
     @contextlib.contextmanager
-    def lease(self, spec: wire.RunnerSpec, select: bool = False, keep: bool = False,
-              beat: Callable[[], None] | None = None) -> Iterator[Lease]:
+    def lease(self, spec: wire.RunnerSpec, select: bool = False, keep: float = 0.0,
+              beat: Callable[[], None] | None = None, affinity: str = "") -> Iterator[Lease]:
         """A ready runner of `spec` for the time of the block; it is loaded if need be.
 
         `beat` is called about every second of waiting and may raise to give up. Raises what the supervisor says:
-        `NotFound`, `BadModel`, `Unavailable` (`draining`, `no_room`, `runner_failed`), `RunnerCrashed`.
+        `NotFound`, `BadModel`, `NoRoom`, `Unavailable` (`draining`, `models_in_use`, `runner_failed`), `RunnerCrashed`.
         """
-        with self.begin(spec, select, keep, beat) as lease:
+        with self.begin(spec, select, keep, beat, affinity) as lease:
             while not lease.arrived(BEAT):
                 lease.beat()
             yield lease
 
-    def begin(self, spec: wire.RunnerSpec, select: bool = False, keep: bool = False,
-              beat: Callable[[], None] | None = None) -> Lease:
-        """A lease that has been asked for; its `arrived` tells when it is there. Whoever gets it closes it."""
-        return Lease(self._connect, wire.Ensure(spec=spec, select=select, keep=keep), beat or (lambda: None))
+    def begin(self, spec: wire.RunnerSpec, select: bool = False, keep: float = 0.0,
+              beat: Callable[[], None] | None = None, affinity: str = "") -> Lease:
+        """A lease that has been asked for; its `arrived` tells when it is there. Whoever gets it closes it.
+
+        `select`, `keep` and `affinity` as in `wire.Ensure`.
+        """
+        ensure = wire.Ensure(spec=spec, select=select, keep=float(keep), affinity=affinity)
+        return Lease(self._connect, ensure, beat or (lambda: None))
+
+    def forget(self, owner: str, session: str) -> None:
+        """Have all runners that are loaded forget a session. Raises `Unavailable` when the supervisor is gone."""
+        with self._connect() as channel:
+            try:
+                channel.send(wire.Forget(owner=owner, session=session))
+            except wire.WireError as error:
+                raise supervisor_gone(error) from None
 
     def status(self) -> wire.StatusOf:
         with self._connect() as channel:
@@ -107,8 +119,30 @@ class Lease:
                 raise wire.WireError(f"expected Counted for {len(prompts)} prompts, got {type(answer).__name__}")
         return answer.tokens
 
-    def generate(self, request: wire.Generate) -> Iterator[wire.Piece | wire.Done | None]:
+    def count_at_once(self, prompt: list[str]) -> int | None:
+        """Tokens of a prompt, as `count`, for who cannot wait: None when this very runner does not tell in a second."""
+        try:
+            with self._closed_unless_done():
+                answer = self._say(wire.Count(prompts=[prompt])).receive(BEAT)
+                if not isinstance(answer, wire.Counted):
+                    raise wire.WireError(f"expected Counted, got {type(answer).__name__}")
+        except wire.WireError as error:
+            log.debug("a prompt was not counted: %s", error)
+            return None
+        return answer.tokens[0]
+
+    def prepare(self, message: wire.Prepare) -> None:
+        """Tell the runner what comes next. It does not answer; one that is gone has nothing to prepare."""
+        try:
+            self._say(message)
+        except wire.WireError as error:
+            self._hang_up()
+            log.debug("a runner was not told what to prepare: %s", error)
+
+    def generate(self, request: wire.Generate) -> Iterator[wire.Piece | wire.Queued | wire.Done | None]:
         """The pieces of an answer, then its `Done`; None for each second without news. Closing it cancels.
+
+        `Queued` comes before the first piece, when all slots are taken.
 
         Raises the runner's error, or `RunnerCrashed` when it ends or speaks of another request.
         """
@@ -129,7 +163,7 @@ class Lease:
             try:
                 while True:
                     message = self._receive(channel)
-                    queued = queued and message is None
+                    queued = queued and (message is None or isinstance(message, wire.Queued))
                     if message != wire.Piece(id=request.id, text=""):       # that one only tells: a slot was taken
                         yield message
             except RunnerCrashed:
@@ -195,12 +229,12 @@ class Lease:
         except wire.WireError as error:
             raise crashed(error) from None
 
-    def _piece(self, message: wire.Message | None, request: wire.Generate) -> wire.Piece | None:
+    def _piece(self, message: wire.Message | None, request: wire.Generate) -> wire.Piece | wire.Queued | None:
         if message is None:
             return None
         if isinstance(message, wire.Failed) and message.id in ("", request.id):
             raise error_of(message)
-        if isinstance(message, wire.Piece) and message.id == request.id:
+        if isinstance(message, wire.Piece | wire.Queued) and message.id == request.id:
             return message
         raise foreign(message, request)
 

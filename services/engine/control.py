@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+from collections.abc import Callable
 from typing import Protocol
 
 from services import wire
@@ -21,7 +22,8 @@ log = logging.getLogger("parley.engine")
 class Lender(Protocol):
     """What the supervisor is to this socket."""
 
-    def lease(self, spec: wire.RunnerSpec, select: bool = False, keep: bool = False) -> Lease: ...
+    def lease(self, spec: wire.RunnerSpec, select: bool = False, keep: float = 0.0, affinity: str = "",
+              gone: Callable[[], bool] = lambda: False) -> Lease: ...
 
     def status(self) -> wire.StatusOf: ...
 
@@ -72,23 +74,26 @@ class ControlServer:
         with channel, contextlib.ExitStack() as held:
             try:
                 while message := channel.receive():
-                    if answer := self._answer(message, held):
+                    if answer := self._answer(message, held, channel.speaks):
                         channel.send(answer)
             except wire.WireError as error:
                 log.debug("a control connection ended: %s", error)
 
-    def _answer(self, message: wire.Message, held: contextlib.ExitStack) -> wire.Message | None:
+    def _answer(self, message: wire.Message, held: contextlib.ExitStack,
+                gone: Callable[[], bool]) -> wire.Message | None:
         try:
-            return self._dispatch(message, held)
+            return self._dispatch(message, held, gone)
         except ParleyError as error:
             return failed_of(error)
         except Exception:
             log.exception("a %s went wrong", type(message).__name__)
             return wire.Failed(code="internal_error", message="something went wrong in the server; its log says what")
 
-    def _dispatch(self, message: wire.Message, held: contextlib.ExitStack) -> wire.Message | None:
+    def _dispatch(self, message: wire.Message, held: contextlib.ExitStack,
+                  gone: Callable[[], bool]) -> wire.Message | None:
+        """`gone`: whether the caller has hung up, or speaks before it was answered, which nobody does."""
         if isinstance(message, wire.Ensure):
-            lease = self.lender.lease(message.spec, message.select, message.keep)
+            lease = self.lender.lease(message.spec, message.select, message.keep, message.affinity, gone)
             held.callback(lease.release)
             return lease.at
         if isinstance(message, wire.Admit):

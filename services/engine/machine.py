@@ -1,10 +1,11 @@
-"""What this machine has: free memory, GPU back-ends; and how sizes are said."""
+"""What this machine has: free memory, what a process takes of it, GPU back-ends; and how sizes are said."""
 
 from __future__ import annotations
 
 import importlib.util
 import logging
 from pathlib import Path
+from typing import NamedTuple
 
 log = logging.getLogger("parley.engine")
 
@@ -45,16 +46,44 @@ def _cgroup_memory(root: Path, membership: Path = Path("/proc/self/cgroup")) -> 
     return min(known) if known else None
 
 
+class Use(NamedTuple):
+    """Memory of one process in bytes."""
+
+    total: int          # its share: what it maps together with others is divided by their number
+    own: int            # of that, what no file stands behind, so that only its end gives it back
+
+
+def use_of(pid: int) -> Use | None:
+    """What process `pid` takes now; None when that cannot be read, mostly because it is gone."""
+    try:
+        lines = [line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()]
+        sizes = {fields[0]: int(fields[1]) * 1024 for fields in lines if len(fields) == 3 and fields[2] == "kB"}
+        return Use(total=sizes["Pss:"], own=sizes["Anonymous:"])
+    except (OSError, ValueError, KeyError) as error:
+        log.debug("no figures for process %d: %s", pid, error)
+        return None
+
+
+def oom_kills() -> int:
+    """How many processes the kernel has ended for want of memory since the machine's start; 0 where it does not say."""
+    try:
+        fields = [line.split() for line in Path("/proc/vmstat").read_text().splitlines()]
+        return next((int(value) for name, value in fields if name == "oom_kill"), 0)
+    except (OSError, ValueError):
+        return 0
+
+
 def _room(folder: Path, limit_file: str, used_file: str) -> int | None:
-    """Limit less use, where the file cache that can be dropped does not count as used."""
+    """Limit less use, where the file cache, which can be dropped, does not count as used."""
     try:
         limit = (folder / limit_file).read_text().strip()
         if limit == "max" or int(limit) >= 1 << 60:
             return None
         used = int((folder / used_file).read_text())
-        cache = [int(line.split()[1]) for line in (folder / "memory.stat").read_text().splitlines()
-                 if line.split()[0] in ("inactive_file", "total_inactive_file")]
-        return max(0, int(limit) - used + max(cache, default=0))
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        cache = max(sum(int(stat.get(f"{total}{kind}_file", 0)) for kind in ("inactive", "active"))
+                    for total in ("", "total_"))
+        return max(0, int(limit) - used + cache)
     except (OSError, ValueError, IndexError):
         return None
 

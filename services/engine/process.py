@@ -20,6 +20,8 @@ import msgspec
 
 from services import wire
 from services.engine.failures import error_of
+from services.engine.machine import oom_kills
+from services.errors import OutOfMemory
 from services.settings import ROOT, runner_environment
 
 LONGEST_LINE = 64 * 1024 * 1024         # bytes of a runner's first line; vocabularies are part of it
@@ -27,7 +29,12 @@ _first_word = msgspec.json.Decoder(wire.Ready | wire.Failed)
 
 
 class Died(Exception):
-    """The process ended, or had to be ended, by itself. The text says how: "killed by SIGKILL", "exit 134"."""
+    """The process ended, or had to be ended, by itself. The text says how: "killed by SIGKILL", "exit 134"; `code` is
+    that of the error its callers get."""
+
+    def __init__(self, how: str, code: str = "runner_crashed") -> None:
+        super().__init__(how)
+        self.code = code
 
 
 class RunnerProcess:
@@ -41,6 +48,7 @@ class RunnerProcess:
         self._parameters = wire.Start(address=self.address, authkey=self.authkey.hex(), spec=spec, limits=limits)
         self._popen: subprocess.Popen[bytes] | None = None
         self._rest = b""
+        self._oom_kills = oom_kills()
 
     # ------------------------------------------------------------ from any thread
 
@@ -109,7 +117,7 @@ class RunnerProcess:
                         raise Died("it did not answer the probe in time")
         except wire.WireError as error:
             gone = self.wait(1.0)
-            raise Died(self.reason() if gone else f"it broke off at the probe: {error}") from None
+            raise (self.death() if gone else Died(f"it broke off at the probe: {error}")) from None
 
     def wait(self, timeout: float) -> bool:
         """Whether it ended within `timeout` seconds. What it still writes to stdout is thrown away."""
@@ -124,10 +132,14 @@ class RunnerProcess:
             return False
         return True
 
-    def reason(self) -> str:
-        """How it ended, for people. It must have ended."""
+    def death(self) -> Died:
+        """How it ended. It must have ended."""
         assert self._popen is not None
-        return self.verdict or describe(self._popen.wait())
+        status = self._popen.wait()
+        if self.verdict is None and status == -signal.SIGKILL and oom_kills() > self._oom_kills:
+            return Died("killed by the kernel, for want of memory: lower n_ctx or parallel, or MEMORY_BUDGET",
+                        OutOfMemory.code)
+        return Died(self.verdict or describe(status))
 
     def bury(self) -> None:
         """Make sure that it is gone and nothing of it is left."""
@@ -154,7 +166,7 @@ class RunnerProcess:
                 raise Died("it did not say Ready in time")
             data = os.read(self._popen.stdout.fileno(), 65536)
             if not data:
-                raise Died(self.reason() if self.wait(1.0) else "it closed its output and said nothing")
+                raise self.death() if self.wait(1.0) else Died("it closed its output and said nothing")
             self._rest += data
         line, _, self._rest = self._rest.partition(b"\n")
         return line

@@ -1,6 +1,6 @@
 """What the supervisor knows of one runner, and the rules by which it decides. No process is touched here.
 
-    loading ──> ready ──> retiring ──> (gone)        ended by the supervisor
+    loading ──> ready ──> retiring ──> (gone)        another one was selected; or unused for long, or for another's room
        │          │
        └──────────┴─> crashed ──> loading            by itself when selected or kept, else when somebody asks
                          └──────> failed             too many deaths, or a model that cannot be loaded
@@ -31,6 +31,7 @@ class Timing:
     deaths: int = 5                 # this many ...
     window: float = 60.0            # ... within this time and it is given up
     retry: float = 60.0             # after which a failed one is tried again, on request
+    idle: float = 300.0             # one that is neither selected nor kept stays loaded after its last use
     load: float = 900.0             # a load may take, probe included
     room: float = 30.0              # a load waits for a busy runner to become idle
     grace: float = 5.0              # from SIGTERM to SIGKILL
@@ -48,18 +49,18 @@ def fingerprint(path: str) -> tuple[int, int, int] | None:
 
 @dataclass(eq=False)
 class Runner:
-    """One spec's state. A thread of the supervisor drives it (`driven`) while it has a process or should have one."""
+    """One replica's state. A thread (`driver.py`) drives it while it has a process or should have one."""
 
     spec: RunnerSpec
     timing: Timing
+    number: int = 0                 # among the replicas of its spec
     state: str = LOADING
-    keep: bool = False              # as the last Ensure said
-    claims: int = 0                 # callers that wait to select it: it may be loaded beside a full house
-    waiters: int = 0
     leases: int = 0
     used_at: float = 0.0
     driven: bool = False
-    loaded: bool = False            # counts against max_loaded: from the grant of room until the process is gone
+    loaded: bool = False            # takes room: from the grant of it until the process is gone
+    estimate: int = 0               # bytes that it was expected to take when it got its room
+    memory: int = 0                 # bytes that it takes, as last measured
     ending: bool = False            # its process was told to end
     process: RunnerProcess | None = None
     ready: Ready | None = None
@@ -93,8 +94,9 @@ class Runner:
         """Why somebody who waits for `attempt` waits in vain; None while there is hope."""
         return self.error if self.state == FAILED or self.failed_attempt >= attempt else None
 
-    def idle(self) -> bool:
-        return self.state in (READY, RETIRING) and not self.ending and not self.leases and not self.waiters
+    def takes(self, measured: int) -> int:
+        """Bytes that it has to be given: while it loads, at least what it is expected to take in the end."""
+        return measured if measured and self.state in (READY, RETIRING) else max(measured, self.estimate)
 
     def may_retry(self, now: float) -> bool:
         return self.state == FAILED and (now >= self.may_retry_at or fingerprint(self.spec.model) != self.file)
@@ -110,7 +112,8 @@ class Runner:
         pid = self.process.pid if self.process else None
         stalled = 0.0 if self.stalled_since is None else now - self.stalled_since
         return RunnerState(spec=self.spec, state=self.state, selected=selected, pid=pid, leases=self.leases,
-                           restarts=self.restarts, reason=reason, stats=self.stats, stalled_seconds=stalled)
+                           restarts=self.restarts, reason=reason, stats=self.stats, stalled_seconds=stalled,
+                           replica=self.number, memory_bytes=self.memory, estimated_bytes=self.estimate)
 
     # ------------------------------------------------------------ what happened to it
 
@@ -140,7 +143,13 @@ class Runner:
         self._gone()
         self.state, self.retry_at = ENDED, 0.0
 
-    def died(self, reason: str, now: float) -> float | None:
+    def end(self) -> None:
+        """Tell its process to end, if it has one; its own thread sees to it that it does."""
+        if self.process and not self.ending:
+            self.ending = True
+            self.process.terminate()
+
+    def died(self, reason: str, now: float, code: str = "runner_crashed") -> float | None:
         """Its process died by itself. Seconds until it may be loaded again; None: given up."""
         while_loading = self.state == LOADING
         if not while_loading:       # what dies in each load is given up however long a load takes
@@ -154,7 +163,7 @@ class Runner:
             return None
         when = " while loading" if while_loading else ""
         self.state = CRASHED
-        self.error = Failed(code="runner_crashed", retry_after=1,
+        self.error = Failed(code=code, retry_after=1,
                             message=f"the runner of {self.name} died{when}: {reason}")
         if while_loading:
             self.failed_attempt = self.attempt
@@ -165,6 +174,7 @@ class Runner:
     def _gone(self) -> None:
         self.process = self.ready = self.stats = self.stalled_since = None
         self.loaded = self.ending = False
+        self.memory = 0
 
 
 class Lease:

@@ -51,7 +51,7 @@ class Application(BaseApplication):
     def load_config(self) -> None:
         settings = self.settings
         options: dict[str, Any] = {
-            "bind": f"fd://{self._fd}", "workers": settings.workers, "threads": settings.threads,
+            "bind": f"fd://{self._fd}", "workers": settings.web_workers, "threads": settings.threads,
             "worker_class": Worker, "worker_connections": settings.threads + 1000, "backlog": 1024,
             "keepalive": 15, "timeout": int(settings.request_timeout) + 60,
             "graceful_timeout": int(settings.drain_timeout) + _MARGIN,

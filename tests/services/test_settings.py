@@ -18,9 +18,9 @@ def test_nothing_set_is_the_defaults() -> None:
 
 def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / ".env"
-    file.write_text("PORT=7000\nMAX_QUEUE=9\n# NUM_WORKERS=3\n")
+    file.write_text("PORT=7000\nMAX_QUEUE=9\n# WEB_WORKERS=3\n")
     settings = load({"PORT": "8000"}, file)
-    assert (settings.port, settings.max_queue, settings.workers) == (8000, 9, 1)
+    assert (settings.port, settings.max_queue, settings.web_workers) == (8000, 9, 1)
 
 
 def test_the_source_systems_names_count_when_ours_are_unset() -> None:

@@ -130,7 +130,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     ("temperature", -1), ("temperature", 1e9), ("temperature", float("inf")), ("temperature", "0.5"), ("top_p", 0),
     ("top_p", 2), ("top_k", -1), ("min_p", 1.5), ("repeat_penalty", 0), ("seed", 2**64), ("seed", -1),
     ("stop", [""]), ("stop", ["x"] * 17), ("stop", ["x" * 1_000_000]), ("stop", "x"), ("chat_format", "chatml"),
-    ("model", ""), ("template", "no field"), ("keep_loaded", 1), ("system", 5),
+    ("model", ""), ("template", "no field"), ("keep_loaded", -1), ("keep_loaded", "300"), ("system", 5),
 ])
 def test_every_number_has_a_range(tmp_path: Path, field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"profile 'a': {field}" if value != float("inf") else "Infinity"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import random
 from pathlib import Path
@@ -56,11 +57,11 @@ def test_the_selected_and_the_kept_come_back_by_themselves_others_when_asked_for
     house = open_house(max_loaded=3)
     selected, kept, other = (house.spec(f"{name}.gguf") for name in ("s", "k", "o"))
     house.say(selected, select=True)
-    house.say(kept, keep=True)
+    house.say(kept, keep=math.inf)
     house.say(other)
     for spec in (selected, kept, other):
         with pytest.raises(RunnerCrashed):
-            house.say(spec, "!die SIGKILL", keep=spec is kept)
+            house.say(spec, "!die SIGKILL", keep=math.inf if spec is kept else 0)
     for spec in (selected, kept):
         eventually(lambda spec=spec: (state := house.state(spec)) and (state.state, state.restarts) == ("ready", 1))
     state = house.state(other)
@@ -135,7 +136,7 @@ def test_many_hands_at_once(open_house: Any):
     """Twelve callers load, switch, kill, cancel and leave at random: each answer is its own, nothing hangs or leaks."""
     house = open_house(max_loaded=2, max_queue=4, timing=dataclasses.replace(QUICK, deaths=1000, longest_pause=0.1))
     specs = [house.spec(f"{n}.gguf", parallel=2) for n in range(4)]
-    expected = {"runner_crashed", "no_room", "unavailable"}
+    expected = {"runner_crashed", "no_room", "models_in_use", "unavailable"}
 
     def work(number: int) -> int:
         chance, answers = random.Random(number), 0
@@ -143,7 +144,8 @@ def test_many_hands_at_once(open_house: Any):
             spec, text = chance.choice(specs), f"{number}.{turn}"
             how = chance.choice(["say"] * 6 + ["die", "leave", "cancel"])
             try:
-                with house.engine.lease(spec, select=chance.random() < 0.3, keep=chance.random() < 0.1) as lease:
+                keep = math.inf if chance.random() < 0.1 else 0
+                with house.engine.lease(spec, select=chance.random() < 0.3, keep=keep) as lease:
                     if how == "cancel":
                         next(lease.generate(generate("!tokens 3 !hang 1")))
                     elif how != "leave":

@@ -35,7 +35,7 @@ def test_it_says_ready_answers_the_probe_and_ends(tmp_path: Path):
     stats = process.stats()
     assert stats and stats.requests == 1 and process.alive() and not process.wait(0.01)
     process.terminate()
-    assert process.wait(SOON) and process.reason() == "killed by SIGTERM"
+    assert process.wait(SOON) and str(process.death()) == "killed by SIGTERM"
     assert process.stats() is None
     process.bury()
     assert not Path(process.address).exists()
@@ -105,7 +105,7 @@ def test_a_stopped_process_is_silent_but_does_not_hold_up_who_asks(tmp_path: Pat
         channel.send(wire.Generate(id="1", owner="", prompt=["x"], max_tokens=1))
         eventually(lambda: process.stats(0.2) is None, "the stop")
     process.kill("for a reason")
-    assert process.wait(SOON) and process.reason() == "for a reason"
+    assert process.wait(SOON) and str(process.death()) == "for a reason"
     process.bury()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from services.engine.supervisor import runner_command
-from services.errors import BadModel, NotFound, ParleyError, Unavailable, Unprocessable
+from services.errors import BadModel, NoRoom, NotFound, ParleyError, Unavailable, Unprocessable
 from services.settings import Settings
 from services.wire import Piece
 from tests.services.engine.house import SOON, House, eventually, generate, gone, together
@@ -97,7 +98,7 @@ def test_without_threads_for_a_while_nobody_waits_for_ever(house: House, monkeyp
 
 def test_a_command_that_cannot_be_run_is_an_error(open_house: Any):
     house = open_house()
-    house.supervisor._command = ["/nowhere/python"]
+    house.supervisor._driver.command = ["/nowhere/python"]
     with pytest.raises(Unavailable, match="cannot be started"):
         house.say(house.spec())
 
@@ -144,10 +145,10 @@ class TestSwitch:
 
     def test_one_that_is_kept_stays(self, house: House):
         old, new = house.spec("old.gguf"), house.spec("new.gguf")
-        assert house.say(old, select=True, keep=True)
+        assert house.say(old, select=True, keep=math.inf)
         pid = house.pid(old)
         assert house.say(new, select=True)
-        assert house.pid(old) == pid and house.say(old, keep=True)
+        assert house.pid(old) == pid and house.say(old, keep=math.inf)
 
     def test_back_to_one_that_is_retiring(self, house: House):
         old, new = house.spec("old.gguf"), house.spec("new.gguf")
@@ -191,10 +192,11 @@ class TestRoom:
     def test_when_all_are_pinned_it_says_so_at_once(self, open_house: Any):
         house = open_house(max_loaded=2)
         house.say(house.spec("s.gguf"), select=True)
-        house.say(house.spec("k.gguf"), keep=True)
-        with pytest.raises(Unavailable, match="MAX_LOADED=2") as caught:
+        house.say(house.spec("k.gguf"), keep=math.inf)
+        with pytest.raises(NoRoom, match="MAX_LOADED=2") as caught:
             house.say(house.spec("x.gguf"))
-        assert caught.value.code == "no_room" and caught.value.retry_after
+        assert caught.value.status == 409 and [one["model"] for one in caught.value.details["loaded"]] \
+            == ["s.gguf", "k.gguf"]
 
     def test_a_load_waits_for_a_busy_one(self, open_house: Any):
         house = open_house(max_loaded=2)

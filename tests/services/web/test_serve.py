@@ -105,7 +105,7 @@ def begin(tmp_path) -> Iterator:
 
 
 def test_the_port_it_got_is_told_once_and_nothing_else(begin):
-    web = begin(NUM_WORKERS="2").listening()
+    web = begin(WEB_WORKERS="2").listening()
     assert web.call().json()["auth"] is True
     web.process.send_signal(signal.SIGTERM)
     status, out, err = web.ended()
