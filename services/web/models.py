@@ -17,7 +17,7 @@ from services import wire
 from services.chat.profiles import Config
 from services.engine import catalog
 from services.engine.client import Engine, Lease
-from services.errors import BadRequest, Forbidden, NotFound, Unavailable
+from services.errors import BadRequest, Forbidden, NoRoom, NotFound
 from services.store import disk
 from services.web import replies, watch
 from services.web.bodies import SwitchBody
@@ -38,16 +38,24 @@ class Models(Endpoint):
             "models": catalog.list_models(self.room.settings.models_dir),
             "profiles": {name: profile.public() for name, profile in mine.items()},
             "selected": config.selected,
-            "loaded": [self._loaded(runner, config) for runner in runners]})
+            "loaded": [self._loaded(spec, [runner for runner in runners if runner.spec == spec], config)
+                       for spec in dict.fromkeys(runner.spec for runner in runners)]})
 
-    def _loaded(self, runner: wire.RunnerState, config: Config) -> dict[str, Any]:
+    def _loaded(self, spec: wire.RunnerSpec, replicas: list[wire.RunnerState], config: Config) -> dict[str, Any]:
+        """One model with its runners, of which those that serve come first."""
         names = [name for name, profile in config.profiles.items()
-                 if _may_use(name) and self._spec_of(profile) == runner.spec]
-        first = config.selected if config.selected in names else next(iter(names), None)
-        return {"model": os.path.basename(runner.spec.model), "profile": first, "profiles": names,
-                "state": runner.state, "selected": runner.selected, "n_ctx": runner.spec.n_ctx,
-                "parallel": runner.spec.parallel, "in_use": runner.leases, "restarts": runner.restarts,
-                "reason": runner.reason, "stats": msgspec.structs.asdict(runner.stats) if runner.stats else None}
+                 if _may_use(name) and self._spec_of(profile) == spec]
+        profile = config.selected if config.selected in names else next(iter(names), None)
+        first, stats = replicas[0], [runner.stats for runner in replicas if runner.stats]
+        return {"model": os.path.basename(spec.model), "profile": profile, "profiles": names,
+                "state": first.state, "selected": first.selected, "n_ctx": spec.n_ctx, "parallel": spec.parallel,
+                "replicas": len(replicas), "in_use": sum(runner.leases for runner in replicas), "users": first.users,
+                "memory_bytes": sum(runner.memory_bytes for runner in replicas) or None,
+                "estimated_bytes": sum(runner.estimated_bytes for runner in replicas),
+                "tokens_per_second": sum(one.tokens_per_second for one in stats),
+                "unload_seconds": first.unload_seconds,
+                "restarts": sum(runner.restarts for runner in replicas), "reason": first.reason,
+                "stats": msgspec.structs.asdict(stats[0]) if len(stats) == 1 else _together(stats)}
 
     def _spec_of(self, profile: Any) -> wire.RunnerSpec | None:
         try:
@@ -71,12 +79,13 @@ class Switch(Endpoint):
     def _switch(self, name: str, model: str, over: Watch) -> None:
         """Beside the old one until the new one has answered; `select` makes the file and the supervisor agree."""
         profiles, engine = self.parts.profiles, self.parts.engine
-        spec = profiles.spec(profiles.candidate(name, model), self.room.settings.models_dir)
-        with _beside(engine, spec, over.check) as lease:
+        profile = profiles.candidate(name, model)
+        spec, keep = profiles.spec(profile, self.room.settings.models_dir), profiles.current().keep(profile)
+        with _beside(engine, spec, keep, over.check) as lease:
             _probe(lease, over)
             before = profiles.current()
             profiles.select(name, model)
-            with _undone_on_error(lambda: self._restore(before, name)), engine.lease(spec, select=True):
+            with _undone_on_error(lambda: self._restore(before, name)), engine.lease(spec, select=True, keep=keep):
                 pass
 
     def _restore(self, before: Config, name: str) -> None:
@@ -85,16 +94,23 @@ class Switch(Endpoint):
 
 
 @contextlib.contextmanager
-def _beside(engine: Engine, spec: wire.RunnerSpec, beat: Callable[[], None]) -> Iterator[Lease]:
+def _beside(engine: Engine, spec: wire.RunnerSpec, keep: float, beat: Callable[[], None]) -> Iterator[Lease]:
     """The new runner beside the old one. Where MAX_LOADED leaves no room it takes the one place more of a selection."""
     with ExitStack() as held:
         try:
-            lease = held.enter_context(engine.lease(spec, beat=beat))
-        except Unavailable as error:
-            if error.code != "no_room":
-                raise
-            lease = held.enter_context(engine.lease(spec, select=True, beat=beat))
+            lease = held.enter_context(engine.lease(spec, keep=keep, beat=beat))
+        except NoRoom:
+            lease = held.enter_context(engine.lease(spec, select=True, keep=keep, beat=beat))
         yield lease
+
+
+def _together(stats: list[wire.Stats]) -> dict[str, Any] | None:
+    """The figures of several replicas as one's: sums, the largest batch, the time since the last progress of any."""
+    if not stats:
+        return None
+    figures = [msgspec.structs.asdict(one) for one in stats]
+    return {**{name: sum(one[name] for one in figures) for name in figures[0]},
+            "max_batch": max(one.max_batch for one in stats), "idle_seconds": min(one.idle_seconds for one in stats)}
 
 
 def _may_use(profile: str) -> bool:

@@ -110,7 +110,13 @@ class LoadedModel(BaseModel):
     selected: bool
     n_ctx: int
     parallel: int
+    replicas: int               # processes; the figures are of all of them together
     in_use: int                 # answers that hold it now
+    users: int                  # different sessions among them
+    memory_bytes: int | None    # what it takes, measured; none: not yet
+    estimated_bytes: int        # what it was expected to take
+    tokens_per_second: float
+    unload_seconds: float | None    # until it is unloaded when nobody asks it; none: in use, or it stays
     restarts: int
     reason: str | None          # why it crashed or failed
     stats: RunnerStats | None
