@@ -1,6 +1,7 @@
 """The one pipeline: an `Ask` to the events of its answer. Every family of routes that generates text enters here.
 
-    profile → the session's turn → a runner → window and prompt → question durable → text → answer durable → Final
+    profile → the session's turn → a runner → window and prompt → question durable → text → answer durable
+    → the next prompt's beginning prepared → Final
 
 A question is stored before the model is asked and an answer before `Final` is said; the session and the runner are
 let go before `Final`, so a client's next question never waits for its own last one. What breaks off (the client left,
@@ -13,20 +14,30 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 from services.chat import prompt, window
-from services.chat.events import Ask, Beat, Delta, Event, Final, Trimmed
+from services.chat.events import Ask, Beat, Delta, Event, Final, Trimmed, Waiting
 from services.chat.profiles import Profile, Profiles
 from services.chat.sessions import Sessions, Turn, TurnRecord
 from services.engine.client import Engine, Lease
-from services.errors import BadRequest, DeadlineExceeded, Forbidden, ParleyError, SessionBusy, TooLarge
+from services.errors import (
+    BadRequest,
+    DeadlineExceeded,
+    Forbidden,
+    Gone,
+    ParleyError,
+    RunnerCrashed,
+    SessionBusy,
+    TooLarge,
+)
 from services.settings import Settings
 from services.store.base import busy
-from services.wire import Done, Generate, RunnerSpec
+from services.store.kv_files import forget_files
+from services.wire import Done, Generate, Prepare, Queued, Ready, RunnerSpec
 
 __all__ = ["Ask", "Beat", "Chat", "Delta", "Event", "Final"]
 log = logging.getLogger("parley.chat")
@@ -45,8 +56,17 @@ class Chat:
         prompt.warm()
 
     def answer(self, ask: Ask) -> Iterator[Event]:
-        """`Delta`s and `Beat`s, at last one `Final`. Errors are `ParleyError`s; closing the iterator cancels."""
+        """`Delta`s, `Beat`s and `Waiting`s, at last one `Final`. Errors are `ParleyError`s; closing it cancels."""
         return _Answer(self, ask).events()
+
+    def forget(self, owner: str, session: str) -> None:
+        """A session is gone, or goes on from elsewhere: nothing computed of it stays. What goes wrong is logged."""
+        folder = self.settings.data_dir / "kv"
+        for step in (partial(self.engine.forget, owner, session), partial(forget_files, folder, owner, session)):
+            try:
+                step()
+            except ParleyError as error:
+                log.warning("what was computed of session %s of %s may be kept: %s", session, owner, error.message)
 
 
 class _Answer:
@@ -73,13 +93,14 @@ class _Answer:
             lease = yield from self._lease(held, spec, profile.keep_loaded)
             chosen = self._window(profile, lease, history)
             self._store_question()
-            done = yield from self._generate(lease, self._request(profile, lease, chosen.prompt))
+            done = yield from self._generate(lease, self._request(profile, lease, chosen))
             self._tell_what_was_cut(done, profile, lease)
             final = Final(result=self.text.text, session_id=self.ask.session_id, profile=name, model=lease.ready.model,
                           done=done, warnings=tuple(self.warnings),
                           context={"window": lease.ready.n_ctx, "k": profile.k, "turns_used": chosen.used,
                                    "turns_dropped": chosen.dropped})
             self._store_answer(final)
+            self._prepare(lease, profile, chosen.prompt, history, final)
         yield final
 
     # ------------------------------------------------------------ what is asked, of whom
@@ -129,7 +150,8 @@ class _Answer:
                 if left <= BEAT:
                     raise busy(self.ask.session_id, round(time.monotonic() - started, 1)) from None
                 yield Beat()
-        return prompt.interactions(self.turn.before(self.ask.idempotency))
+        return [prompt.Interaction(asked.content, answer.content)
+                for asked, answer in self.turn.before(self.ask.idempotency)]
 
     def _lease(self, held: ExitStack, spec: RunnerSpec, keep: bool) -> Generator[Event, None, Lease]:
         """A ready runner; it may have to be loaded first."""
@@ -152,31 +174,40 @@ class _Answer:
         return window.fit(lambda turns: build(earlier=turns), earlier, lease.ready.n_ctx, profile.max_tokens,
                           lease.count)
 
-    def _request(self, profile: Profile, lease: Lease, segments: list[str]) -> Generate:
+    def _request(self, profile: Profile, lease: Lease, chosen: window.Window) -> Generate:
         most = lease.ready.n_ctx
         if profile.max_tokens > most:
             self.warnings.append(f"max_tokens {profile.max_tokens} is more than the context of {most} tokens: "
                                  f"{most} is used")
-        return Generate(id=str(uuid.uuid4()), owner=self.ask.owner, prompt=segments,
+        return Generate(id=str(uuid.uuid4()), owner=self.ask.owner, prompt=chosen.prompt,
                         max_tokens=min(profile.max_tokens, most), sampling=profile.sampling,
-                        stop=prompt.stops(profile, lease.ready), schema=self.ask.schema)
+                        stop=prompt.stops(profile, lease.ready), schema=self.ask.schema,
+                        head=prompt.head(profile, lease.ready, chosen.prompt, chosen.used),
+                        session=self.ask.session_id or "", weight=self.ask.weight)
 
     def _generate(self, lease: Lease, request: Generate) -> Generator[Event, None, Done]:
         """Passes the text on as it comes. Whatever ends it early cancels it in the runner and keeps the part."""
-        messages = lease.generate(request)
+        messages, spent = lease.generate(request), self.ask.spent
         try:
             for message in messages:
                 if isinstance(message, Done):
+                    spent.prompt_tokens, spent.completion_tokens = message.prompt_tokens, message.completion_tokens
                     return message
                 self._check_time()
                 if message is None:
                     yield Beat()
-                elif delta := self.text.feed(message.text):
-                    yield Delta(delta)
+                elif isinstance(message, Queued):
+                    yield Waiting(message.position, message.eta_seconds)
+                else:
+                    spent.completion_tokens += 1        # or more: a piece is whole characters
+                    if delta := self.text.feed(message.text):
+                        yield Delta(delta)
             raise AssertionError("a runner's answer ended without its Done")
         except BaseException as error:
             _close(messages)
             self._store_part(error)
+            if spent.completion_tokens and not isinstance(error, RunnerCrashed):
+                spent.prompt_tokens = lease.count_at_once(request.prompt) or 0
             raise
 
     def _tell_what_was_cut(self, done: Done, profile: Profile, lease: Lease) -> None:
@@ -206,9 +237,45 @@ class _Answer:
             self.turn.prompt(self.ask.prompt, self.ask.idempotency, **meta)
 
     def _store_answer(self, final: Final) -> None:
-        if self.turn is not None:
-            reason = final.done.finish_reason
-            self.turn.answer(final.result, finish_reason=reason, interrupted=reason == "cancelled", **final.kept)
+        reason = final.done.finish_reason
+        self._keep(final.result, finish_reason=reason, interrupted=reason == "cancelled", **final.kept)
+
+    def _keep(self, text: str, **meta: Any) -> None:
+        if self.turn is None:
+            return
+        try:
+            self.turn.answer(text, **meta)
+        except Gone:        # deleted meanwhile: what the runner has computed since goes as well
+            self.chat.forget(self.ask.owner, self.ask.session_id or "")
+            raise
+
+    def _prepare(self, lease: Lease, profile: Profile, asked: list[str], history: list[prompt.Interaction],
+                 final: Final) -> None:
+        """Has the runner compute, while nobody waits, what the session's next prompt begins with.
+
+        The next question is taken to be as long as this one, and tokens for as long as they were in the prompt `asked`
+        and its answer: nobody is asked to count, so the end of this answer is not delayed.
+        """
+        wanted = self.turn is not None and profile.k and self.chat.settings.prepare
+        if not wanted or final.done.finish_reason == "cancelled":
+            return
+        ready, done = lease.ready, final.done
+        earlier = [*history, prompt.Interaction(self.ask.prompt, final.result)][-profile.k:]
+        count = window.by_size([*asked, final.result], done.prompt_tokens + done.completion_tokens)
+        try:
+            fitted = window.fit(partial(self._likely, profile, ready), earlier, ready.n_ctx, profile.max_tokens, count)
+        except ParleyError as error:
+            log.debug("nothing is prepared: %s", error.message)
+            return
+        opening = fitted.prompt[:-1]
+        head = prompt.head(profile, ready, opening, fitted.used)
+        if fitted.used and head < sum(map(len, opening)):
+            lease.prepare(Prepare(owner=self.ask.owner, session=self.ask.session_id or "", prompt=opening, head=head))
+
+    def _likely(self, profile: Profile, ready: Ready, earlier: Sequence[prompt.Interaction]) -> list[str]:
+        """The prompt for one more question like this one; its last segment is what is not known yet."""
+        opening, after = prompt.opening(profile, ready, earlier)
+        return [*opening, self.ask.prompt + after]
 
     def _store_part(self, error: BaseException) -> None:
         """Keeps what the client has seen so far. When that fails too the first error is the one to tell."""
@@ -216,7 +283,7 @@ class _Answer:
             return      # a question without an answer is shown as interrupted anyway
         reason = "cancelled" if isinstance(error, GeneratorExit) else getattr(error, "code", "error")
         try:
-            self.turn.answer(self.text.text, finish_reason=reason, interrupted=True)
+            self._keep(self.text.text, finish_reason=reason, interrupted=True)
         except ParleyError as second:
             log.error("an interrupted answer could not be kept: %s", second.message)
 

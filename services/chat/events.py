@@ -1,12 +1,21 @@
-"""What an answer is made from (`Ask`) and consists of (`Delta`, `Beat`, `Final`), for every family of routes."""
+"""What an answer is made from (`Ask`) and consists of (`Waiting`, `Delta`, `Beat`, `Final`), in every family of routes.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from services.chat.sessions import TurnRecord, shown_id
 from services.wire import Done
+
+
+@dataclass
+class Spent:
+    """What is known of an answer's tokens when it is cut: at least so many were used."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -27,8 +36,10 @@ class Ask:
     stop: tuple[str, ...] | None = None             # instead of the profile's; those the template implies stay
     seed: int | None = None
     schema: dict[str, Any] | None = None
+    weight: float = 1.0                             # the owner's share of the runner beside others
     request_id: str | None = None
     idempotency: str | None = None                  # digest of the Idempotency-Key: what a retry is known by
+    spent: Spent = field(default_factory=Spent, compare=False)      # filled in while it is answered
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,14 @@ class Delta:
 @dataclass(frozen=True)
 class Beat:
     """About a second has passed without news: a chance to see whether the client is still there."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """All places of the model are taken: the request is the `position`th to get one, in about `eta_seconds`."""
+
+    position: int
+    eta_seconds: float
 
 
 @dataclass(frozen=True)
@@ -92,7 +111,7 @@ class Final:
                 "context": self.context, **more, "timings": timings}
 
 
-Event = Delta | Beat | Final
+Event = Delta | Beat | Waiting | Final
 
 
 class Trimmed:

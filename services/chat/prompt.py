@@ -7,15 +7,21 @@ neither is a profile's system text; the text of the template itself is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain, takewhile
+from typing import NamedTuple
 
-from services.chat import jinja
+from services.chat import jinja, special
 from services.chat.profiles import Profile
 from services.chat.special import segments
 from services.chat.template import SEED_TEMPLATE, compiled, stop_strings
 from services.errors import Unprocessable
 from services.wire import Ready
+
+SHOWN = "\ue0f3"        # stands for a system text that nothing else looks like
 
 
 class Interaction(NamedTuple):
@@ -25,26 +31,34 @@ class Interaction(NamedTuple):
     assistant: str
 
 
-class Said(Protocol):
-    """A turn of a session, as far as a prompt needs it."""
+@dataclass(frozen=True)
+class _Form:
+    """All that makes a prompt but what was said: equal ones render alike."""
+
+    system: str
+    template: str | None        # the text template; None: the model's own
+    chat: str                   # the model's own, of which nothing is known when there is a text template
+    bos: str
+    eos: str
 
     @property
-    def role(self) -> str: ...
-    @property
-    def content(self) -> str: ...
+    def own(self) -> str:
+        """All text that may come from here."""
+        return (self.template or "") + self.chat + self.bos + self.eos
+
+    def render(self, contents: Sequence[str]) -> str:
+        """`contents`: the system text, the earlier turns by turns, the new text."""
+        return _chat(self, contents) if self.template is None else _text(self.template, contents)
 
 
-def interactions(history: Iterable[Said]) -> list[Interaction]:
-    """The complete interactions among `history`, oldest first; a question without an answer is none."""
-    found: list[Interaction] = []
-    asked: str | None = None
-    for turn in history:
-        if turn.role == "user":
-            asked = turn.content
-        elif asked is not None:
-            found.append(Interaction(asked, turn.content))
-            asked = None
-    return found
+def _form(profile: Profile, ready: Ready) -> _Form:
+    template = profile.text_template(bool(ready.chat_template))
+    if template is not None:
+        return _Form(profile.system or "", template, "", "", "")
+    if not ready.chat_template:
+        raise Unprocessable(f"{ready.model} has no chat template of its own; give the profile a text template "
+                            "(chat_format \"template\")", code="no_chat_template")
+    return _Form(profile.system or "", None, ready.chat_template, ready.bos, ready.eos)
 
 
 def build(profile: Profile, ready: Ready, earlier: Sequence[Interaction], text: str) -> list[str]:
@@ -52,17 +66,40 @@ def build(profile: Profile, ready: Ready, earlier: Sequence[Interaction], text: 
 
     Raises `Unprocessable` (`bad_template`, `no_chat_template`) when the model's own template cannot be used.
     """
-    said = [part for interaction in earlier for part in interaction]
-    contents = [profile.system or "", *said, text]
-    template = profile.text_template(bool(ready.chat_template))
-    if template is not None:
-        return segments(ready.special_tokens, contents, template, lambda marked: _text(template, marked))
-    source = ready.chat_template
-    if not source:
-        raise Unprocessable(f"{ready.model} has no chat template of its own; give the profile a text template "
-                            "(chat_format \"template\")", code="no_chat_template")
-    return segments(ready.special_tokens, contents, source + ready.bos + ready.eos,
-                    lambda marked: _chat(source, ready, marked))
+    form = _form(profile, ready)
+    contents = [form.system, *chain.from_iterable(earlier), text]
+    return segments(ready.special_tokens, contents, form.own, form.render)
+
+
+def opening(profile: Profile, ready: Ready, earlier: Sequence[Interaction]) -> tuple[list[str], str]:
+    """What each prompt after `earlier` begins with, as segments up to where the new text stands; and what follows it.
+
+    No segments when the template does not show the new text as it is. Raises what `build` does.
+    """
+    form = _form(profile, ready)
+    return special.opening(ready.special_tokens, [form.system, *chain.from_iterable(earlier)], form.own, form.render)
+
+
+def head(profile: Profile, ready: Ready, prompt: Sequence[str], turns: int) -> int:
+    """How many characters at the start of `prompt`, which holds `turns` earlier interactions, are the profile's own:
+    before anything that a person or a model said. They are the same for everybody."""
+    whole, own = "".join(prompt), _head(_form(profile, ready), turns > 0, datetime.date.today())
+    return len(own) if whole.startswith(own) else len(_common(own, whole))
+
+
+@lru_cache(maxsize=64)
+def _head(form: _Form, talk: bool, _day: datetime.date) -> str:
+    """What two prompts have in common in which all that was said differs. A template may tell the day."""
+    turns = 3 if talk else 1
+    try:
+        return _common(*(form.render([form.system, *[said] * turns]) for said in ("a", "77")))
+    except Unprocessable:
+        return ""       # a template that takes real texts and not these
+
+
+def _common(one: str, other: str) -> str:
+    """What both begin with."""
+    return one[:sum(1 for _ in takewhile(lambda chars: chars[0] == chars[1], zip(one, other, strict=False)))]
 
 
 def stops(profile: Profile, ready: Ready) -> list[str]:
@@ -73,7 +110,6 @@ def stops(profile: Profile, ready: Ready) -> list[str]:
 
 
 def _text(template: str, contents: Sequence[str]) -> str:
-    """`contents`: the system text, the earlier turns by turns, the new text."""
     prompt = compiled(template)
     values = {"system": contents[0], "chat_history": _lines(contents[1:-1]), "input": contents[-1]}
     return prompt.format(**{name: values[name] for name in prompt.input_variables})
@@ -93,16 +129,21 @@ def _lines(said: Sequence[str]) -> str:
     return get_buffer_string([AIMessage(text) if index % 2 else HumanMessage(text) for index, text in enumerate(said)])
 
 
-def _chat(source: str, ready: Ready, contents: Sequence[str]) -> str:
+def _chat(form: _Form, contents: Sequence[str]) -> str:
     system, *said = contents
     turns = [{"role": "assistant" if index % 2 else "user", "content": text} for index, text in enumerate(said)]
-    if not system:
-        return jinja.render(source, turns, bos=ready.bos, eos=ready.eos)
+    if system and _shows_system(form.chat, form.bos, form.eos):
+        turns = [{"role": "system", "content": system}, *turns]
+    elif system:
+        turns[0] = {**turns[0], "content": f"{system}\n\n{turns[0]['content']}"}
+    return jinja.render(form.chat, turns, bos=form.bos, eos=form.eos)
+
+
+@lru_cache(maxsize=64)
+def _shows_system(source: str, bos: str, eos: str) -> bool:
+    """Whether a chat template has a place for a system text: one refuses it, another leaves it out."""
     try:
-        rendered = jinja.render(source, [{"role": "system", "content": system}, *turns], bos=ready.bos, eos=ready.eos)
-        if system.strip() in rendered:
-            return rendered
+        return SHOWN in jinja.render(source, [{"role": "system", "content": SHOWN}, {"role": "user", "content": "a"}],
+                                     bos=bos, eos=eos)
     except jinja.Raised:
-        pass        # a model without a system role refuses one; what else it refuses, it refuses again below
-    first = {**turns[0], "content": f"{system}\n\n{turns[0]['content']}"}
-    return jinja.render(source, [first, *turns[1:]], bos=ready.bos, eos=ready.eos)
+        return False        # what else it refuses, it refuses again with the real texts

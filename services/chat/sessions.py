@@ -93,13 +93,13 @@ def _turn(record: Record) -> TurnRecord:
                       record.get("request"), record.get("finish_reason"), record.get("interrupted", False))
 
 
-def pairs(turns: Sequence[TurnRecord]) -> list[TurnRecord]:
-    """The complete interactions in `turns`, strictly alternating: user, assistant, user, assistant, …"""
-    found: list[TurnRecord] = []
-    for prompt, answer in pairwise(turns):
-        if prompt.role == "user" and answer.role == "assistant":
-            found += [prompt, answer]
-    return found
+Pair = tuple[TurnRecord, TurnRecord]        # a question and its answer
+
+
+def pairs(turns: Sequence[TurnRecord]) -> list[Pair]:
+    """The complete interactions in `turns`, oldest first; a question without an answer is none."""
+    return [(prompt, answer) for prompt, answer in pairwise(turns)
+            if prompt.role == "user" and answer.role == "assistant"]
 
 
 class Turn:
@@ -111,11 +111,9 @@ class Turn:
         self.history = pairs(self.turns)        # complete interactions before this one
         self._prompt: TurnRecord | None = None
 
-    def before(self, request: str | None) -> list[TurnRecord]:
+    def before(self, request: str | None) -> list[Pair]:
         """`history` without what a cut first try of the request of this digest left in it."""
-        interactions = zip(self.history[::2], self.history[1::2], strict=True)
-        return [turn for prompt, answer in interactions if request is None or prompt.request != request
-                for turn in (prompt, answer)]
+        return [pair for pair in self.history if request is None or pair[0].request != request]
 
     def answered(self, request: str) -> TurnRecord | None:
         """The whole answer that the session already holds to the request of this digest: a first try was cut late."""

@@ -12,12 +12,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 from services.errors import BadRequest
 
-_PREFERRED = ("\ue0f1", "\ue0f2")
+_PREFERRED = ("\ue0f1", "\ue0f2", "\ue0f3")
 _END = ""       # key of a trie's node where a token ends
 
 
@@ -71,6 +71,12 @@ class Special:
         return False
 
 
+    def undecided(self, text: str, at: int, since: int) -> bool:
+        """Whether a special token may come to stand across the position `at`, by what `text` will go on with."""
+        first = max(since, len(text) - self.longest + 1)
+        return any(text[start:] in self._heads for start in range(first, at))
+
+
 def _starts(tokens: Sequence[str]) -> str:
     """A pattern that matches the first character of every occurrence of a token, in time linear to the text."""
     trie: dict[str, Any] = {}
@@ -110,28 +116,48 @@ def segments(tokens: Sequence[str], contents: Sequence[str], own: str,
     `own` is the template's text. `render` may trim, repeat or drop contents, but not take them apart.
     """
     finder = special(tuple(tokens))
-    cut, edge = _unused(contents, own)
-    rendered = render([finder.mark(content, cut, edge) for content in contents])
-    pieces = re.split(f"([{cut}{edge}])", rendered)
-    if len(pieces) == 1:
-        return pieces
-    text, kept, result = "".join(pieces[::2]), 0, []
-    at = 0
+    cut, edge, _ = _unused(contents, own)
+    return _parted(finder, render([finder.mark(content, cut, edge) for content in contents]), cut, edge)
+
+
+def opening(tokens: Sequence[str], contents: Sequence[str], own: str,
+            render: Callable[[Sequence[str]], str]) -> tuple[list[str], str]:
+    """What `segments` of `contents` and one content more begin with, whatever that one will be, and the text after it.
+
+    The segments end where the last content will stand, or before that, where it may decide whether the text is cut.
+    There are none when `render` does not let that content through as it is.
+    """
+    finder = special(tuple(tokens))
+    cut, edge, place = _unused(contents, own)
+    before, found, after = render([*(finder.mark(content, cut, edge) for content in contents), place]).partition(place)
+    if not found:
+        return [], ""
+    return _parted(finder, before, cut, edge, complete=False), re.sub(f"[{cut}{edge}{place}]", "", after)
+
+
+def _parted(finder: Special, marked: str, cut: str, edge: str, complete: bool = True) -> list[str]:
+    """`marked` as segments, without its marks. One that is not `complete` ends where its going on would matter."""
+    pieces = re.split(f"([{cut}{edge}])", marked)
+    text, kept, at, result = "".join(pieces[::2]), 0, 0, []
+    end = len(text)
     for piece, mark in zip(pieces[::2], pieces[1::2], strict=False):
         at += len(piece)
         if kept < at and (mark == cut or finder.crosses(text, at, kept)):
             result.append(text[kept:at])
             kept = at
-    return [*result, text[kept:]] if kept < len(text) else result
+        elif not complete and finder.undecided(text, at, kept):
+            end = at
+            break
+    return [*result, text[kept:end]] if kept < end or (complete and not result) else result
 
 
-def _unused(contents: Sequence[str], own: str) -> tuple[str, str]:
-    """Two characters that occur nowhere in the prompt."""
+def _unused(contents: Sequence[str], own: str) -> tuple[str, str, str]:
+    """Three characters that occur nowhere in the prompt."""
     if not any(char in text for char in _PREFERRED for text in chain(contents, (own,))):
         return _PREFERRED
     used = set(own).union(*map(set, contents))
     free = (chr(code) for code in chain(range(0xE000, 0xF900), range(0xF0000, 0x10FFFE)) if chr(code) not in used)
-    cut, edge = next(free, None), next(free, None)
-    if cut is None or edge is None:
+    found = list(islice(free, 3))
+    if len(found) < 3:
         raise BadRequest("the conversation uses every private character of Unicode", code="bad_unicode")
-    return cut, edge
+    return found[0], found[1], found[2]

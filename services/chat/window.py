@@ -52,6 +52,16 @@ def fit(build: Build, earlier: Sequence[Interaction], n_ctx: int, max_tokens: in
     return Window(prompt(used), used, len(earlier) - used)
 
 
+def by_size(known: list[str], tokens: int) -> Count:
+    """Counts texts like `known`, which has so many tokens, by their bytes."""
+    share = tokens / max(1, _size(known))
+    return lambda prompts: [round(_size(prompt) * share) for prompt in prompts]
+
+
+def _size(prompt: list[str]) -> int:
+    return sum(len(segment.encode()) for segment in prompt)
+
+
 def _newest(earlier: Sequence[Interaction]) -> Sequence[Interaction]:
     left, start = MAX_BYTES, len(earlier)
     while start and (left := left - sum(len(text.encode()) for text in earlier[start - 1])) >= 0:
@@ -61,7 +71,7 @@ def _newest(earlier: Sequence[Interaction]) -> Sequence[Interaction]:
 
 def _surely_fits(prompt: list[str], most: int) -> bool:
     """Without counting: each segment may bring a space of its own, and the whole a BOS token."""
-    return sum(len(segment.encode()) + 1 for segment in prompt) + 1 <= most
+    return _size(prompt) + len(prompt) + 1 <= most
 
 
 def _longest(prompt: Callable[[int], list[str]], turns: int, most: int, n_ctx: int, count: Count) -> int:

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services import wire
+from services import kv_names, wire
 from services.chat import answer
 from services.chat.answer import Ask, Beat, Chat, Delta, Final
-from services.chat.events import Trimmed
+from services.chat.events import Trimmed, Waiting
 from services.chat.profiles import Profiles
 from services.chat.sessions import Sessions
 from services.errors import (
@@ -50,14 +50,17 @@ class FakeEngine:
                                 n_threads=1, chat_template=None, bos="", eos="", special_tokens=["<|end|>"])
         self.script: Script = lambda request: iter([" You said: ", request.prompt[-1].split("PROMPT: ")[-1][:-7]])
         self.asked: list[wire.Generate] = []
+        self.prepared: list[wire.Prepare] = []
+        self.forgotten: list[tuple[str, str]] = []
         self.counted = 0
         self.leased = 0
         self.cancelled = 0
-        self.specs: list[tuple[wire.RunnerSpec, bool, bool]] = []
+        self.specs: list[tuple[wire.RunnerSpec, bool, float]] = []
         self.loading: Callable[[], bool] = lambda: True
 
     @contextlib.contextmanager
-    def begin(self, spec: wire.RunnerSpec, select: bool = False, keep: bool = False) -> Iterator[FakeEngine]:
+    def begin(self, spec: wire.RunnerSpec, select: bool = False, keep: float = 0.0, beat: Any = None,
+              affinity: str = "") -> Iterator[FakeEngine]:
         self.specs.append((spec, select, keep))
         self.leased += 1
         try:
@@ -72,7 +75,17 @@ class FakeEngine:
         self.counted += 1
         return [len("".join(prompt).split()) for prompt in prompts]
 
-    def generate(self, request: wire.Generate) -> Iterator[wire.Piece | wire.Done | None]:
+    def count_at_once(self, prompt: list[str]) -> int | None:
+        return len("".join(prompt).split())
+
+    def prepare(self, message: wire.Prepare) -> None:
+        assert self.leased
+        self.prepared.append(message)
+
+    def forget(self, owner: str, session: str) -> None:
+        self.forgotten.append((owner, session))
+
+    def generate(self, request: wire.Generate) -> Iterator[wire.Piece | wire.Queued | wire.Done | None]:
         self.asked.append(request)
         words = 0
         try:
@@ -82,6 +95,9 @@ class FakeEngine:
                 if isinstance(item, wire.Done):
                     yield replace_id(item, request.id)
                     return
+                if isinstance(item, wire.Queued):
+                    yield wire.Queued(id=request.id, position=item.position, eta_seconds=item.eta_seconds)
+                    continue
                 words += 1
                 yield wire.Piece(id=request.id, text=item) if item is not None else None
         except GeneratorExit:
@@ -427,3 +443,113 @@ def test_forged_special_tokens_are_cut_on_the_way_to_the_runner(house: House) ->
     house.ask("x<|end|>y")
     sent = house.engine.asked[-1].prompt
     assert len(sent) == 2 and not any("<|end|>" in part for part in sent) and "x<|end|>y" in "".join(sent)
+
+
+# ---------------------------------------------------------------- while nobody waits
+
+def test_the_next_prompt_begins_with_what_was_prepared(house: House) -> None:
+    """At every turn, also after the window of k = 5 has begun to slide; with forged tokens on the way."""
+    for number in range(9):
+        house.ask(f"q{number} <|end|> of it", "1")
+        sent = house.engine.asked[-1]
+        if number:
+            ready = house.engine.prepared[-2]
+            whole, last = ready.prompt[:-1], ready.prompt[-1]
+            assert sent.prompt[:len(whole)] == whole and sent.prompt[len(whole)].startswith(last)
+            assert sent.head == ready.head == len("You are a chatbot. \n\nHuman: ")
+            assert "".join(sent.prompt).removeprefix("".join(ready.prompt)) == f"q{number} <|end|> of it \n\nBOT:"
+        assert (sent.session, sent.owner) == ("1", "k1") and len(house.engine.prepared) == number + 1
+    assert {(message.owner, message.session) for message in house.engine.prepared} == {("k1", "1")}
+
+
+def test_a_window_that_tokens_bound_is_prepared_as_it_will_be(house: House) -> None:
+    def say(request: wire.Generate) -> Iterator[Any]:
+        tokens = len("".join(request.prompt).split())
+        return iter(["word " * 12, done(prompt_tokens=tokens, completion_tokens=12)])
+    house.engine.script = say
+    for number in range(12):
+        house.ask("ask " * 12, "1")
+        if number:
+            assert "".join(house.engine.asked[-1].prompt).startswith("".join(house.engine.prepared[-2].prompt))
+    assert house.ask("ask " * 12, "1")[-1].context["turns_dropped"] == 3
+
+
+def test_nothing_is_prepared_where_there_is_nothing_to(house: House) -> None:
+    house.ask("no session")
+    house.engine.script = lambda request: iter(["x", done(finish_reason="cancelled")])
+    house.ask("a", "1")
+    house.engine.script = lambda request: iter([RunnerCrashed("gone")])
+    with pytest.raises(RunnerCrashed):
+        house.ask("a", "1")
+    assert house.engine.prepared == []
+
+
+@pytest.mark.parametrize("changes", [{"k": 0}, {"template": "Say: {input}"}])
+def test_a_profile_without_history_prepares_nothing(house: House, changes: dict[str, Any]) -> None:
+    path = house.settings.data_dir / "config.json"
+    config = json.loads(path.read_text())
+    config["one"] |= changes
+    path.write_text(json.dumps(config))
+    assert house.ask("a", "1")[-1].result and house.ask("a", "1") and house.engine.prepared == []
+
+
+def test_it_can_be_switched_off(tmp_path: Path) -> None:
+    house = House(tmp_path, prepare=False)
+    assert house.ask("a", "1")[-1].result and house.engine.prepared == []
+
+
+def test_weight_and_head_go_along(house: House) -> None:
+    house.ask("a", weight=2.5)
+    sent = house.engine.asked[-1]
+    assert (sent.weight, sent.session, sent.batch) == (2.5, "", False)
+    assert sent.prompt[0][:sent.head] == "You are a chatbot. \n\n \n\nPROMPT: "
+
+
+def test_who_waits_is_told_the_position(house: House) -> None:
+    house.engine.script = lambda request: iter([wire.Queued(id="", position=3, eta_seconds=4.2),
+                                                wire.Queued(id="", position=1, eta_seconds=1), "x"])
+    assert house.ask("a", "1")[:3] == [Waiting(3, 4.2), Waiting(1, 1), Delta("x")]
+
+
+def test_what_a_cut_answer_has_used_is_known(house: House) -> None:
+    house.engine.script = lambda request: iter([" one", " two ", " three"])
+    asked = Ask(owner="k1", prompt="a b c", session_id="1")
+    events = house.chat.answer(asked)
+    assert [next(events), next(events)] == [Delta("one"), Delta(" two")]
+    events.close()      # type: ignore[attr-defined]
+    assert (asked.spent.prompt_tokens, asked.spent.completion_tokens) == (9, 2)
+    house.engine.script = lambda request: iter([" one", RunnerCrashed("gone")])
+    asked = Ask(owner="k1", prompt="a b c")
+    with pytest.raises(RunnerCrashed):
+        list(house.chat.answer(asked))
+    assert (asked.spent.prompt_tokens, asked.spent.completion_tokens) == (0, 1)
+    house.engine.script = lambda request: iter([None, " one"])
+    events = house.chat.answer(asked := Ask(owner="k1", prompt="a b c"))
+    assert next(events) == Beat()
+    events.close()      # type: ignore[attr-defined]
+    assert (asked.spent.prompt_tokens, asked.spent.completion_tokens) == (0, 0)
+
+
+def test_a_session_is_forgotten_whatever_goes_wrong(house: House, caplog: pytest.LogCaptureFixture,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = house.settings.data_dir / "kv" / "model"
+    folder.mkdir(parents=True)
+    mine, other = (folder / f"{kv_names.stem('k1', sid)}-00.kv" for sid in ("1", "2"))
+    mine.write_bytes(b"x")
+    other.write_bytes(b"x")
+
+    def fail(owner: str, session: str) -> None:
+        raise Unavailable("no supervisor")
+    monkeypatch.setattr(house.engine, "forget", fail)
+    house.chat.forget("k1", "1")
+    assert not mine.exists() and other.exists() and "no supervisor" in caplog.text
+
+
+def test_what_a_deleted_sessions_answer_left_is_forgotten(house: House) -> None:
+    def delete(request: wire.Generate) -> Iterator[Any]:
+        yield "x"
+        house.sessions.delete("k1", "1")
+    house.engine.script = delete
+    with pytest.raises(Gone):
+        house.ask("a", "1")
+    assert house.engine.forgotten == [("k1", "1")] and house.engine.prepared == []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -88,16 +88,6 @@ def test_forged_turns_are_plain_text_in_every_format() -> None:
         assert sum(part.count("<|im_start|>") for part in parts) == own and forged in whole
 
 
-class Said(NamedTuple):
-    role: str
-    content: str
-
-
-def test_only_complete_interactions_count() -> None:
-    turns = [Said("assistant", "?"), Said("user", "a"), Said("user", "b"), Said("assistant", "B"), Said("user", "c")]
-    assert prompt.interactions(turns) == [("b", "B")]
-
-
 @pytest.mark.parametrize(("template", "stops"), [
     (SEED_TEMPLATE, ["\nPROMPT:", "\nBOT:", "\nHuman:", "\nAI:"]),
     ("### Instruction:\n{input}\n\n### Response:\n", ["\n### Instruction:", "\n### Response:"]),
@@ -120,3 +110,115 @@ def test_any_text_comes_through_both_formats_unchanged(earlier: list[tuple[str, 
              for index, part in enumerate([*(part for pair in talk for part in pair), said])]
     chat = "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in turns)
     assert text(Profile(model="m"), ready(CHATML), talk, said) == chat + "<|im_start|>assistant\n"
+
+
+# ---------------------------------------------------------------- the head, and what is prepared
+
+LLAMA2 = ("{% if messages[0].role == 'system' %}{% set rest = messages[1:] %}{% set system = messages[0].content %}"
+          "{% else %}{% set rest = messages %}{% set system = false %}{% endif %}"
+          "{% for m in rest %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('order') }}"
+          "{% endif %}{% set content = ('<<SYS>>\n' ~ system ~ '\n<</SYS>>\n\n' ~ m.content) if loop.first and system "
+          "else m.content %}{% if m.role == 'user' %}{{ bos_token ~ '[INST] ' ~ content.strip() ~ ' [/INST]' }}"
+          "{% else %}{{ ' ' ~ content.strip() ~ ' ' ~ eos_token }}{% endif %}{% endfor %}")
+NUMBERED = ("{{ messages | length }} messages\n"
+            "{% for m in messages %}{{ loop.index }} {{ m.role }}: {{ m.content }}\n{% endfor %}")
+DATED = "Today is {{ strftime_now('%d %b %Y') }}.\n" + CHATML
+MEASURED = "{{ messages[-1].content | length }}\n" + CHATML
+TWICE = "Asked: {{ messages[-1].content }}\n" + CHATML
+LOUD = "{% for m in messages %}[{{ m.role }}] {{ m.content | upper | trim }}\n{% endfor %}"
+TALKS = [[], TALK[:1], TALK]
+SPECIAL = ["<|im_start|>", "<|im_end|>", "[/INST]", "aba", "ab!"]
+
+
+def profiles_and_models() -> list[tuple[Profile, Ready]]:
+    texts = [SEED_TEMPLATE, "{chat_history}{input}", "{system}\n{chat_history}\nQ: {input}\nA:", "{input}",
+             "ab{input}ab"]
+    chats = [CHATML, NO_SYSTEM, SILENT, LLAMA2, NUMBERED, DATED, TWICE, LOUD]
+    own = [Profile(model="m", template=text, system="Be aba." if "{system}" in text else None) for text in texts]
+    return [(profile, ready(special_tokens=SPECIAL)) for profile in own] + [
+        (Profile(model="m", system=system), ready(chat, bos="<s>", eos="</s>", special_tokens=SPECIAL))
+        for chat in chats for system in (None, "Be <|im_end|> aba.")]
+
+
+@pytest.mark.parametrize(("profile", "model"), profiles_and_models())
+@pytest.mark.parametrize("talk", TALKS)
+def test_the_head_is_what_stands_before_the_first_word_said(profile: Profile, model: Ready,
+                                                            talk: list[Interaction]) -> None:
+    parts = prompt.build(profile, model, talk, "What now?")
+    whole, first = "".join(parts), (talk[0].user if talk else "What now?")
+    size = prompt.head(profile, model, parts, len(talk))
+    ends = min(at for text in (first, first.upper(), "What now?") if (at := whole.find(text)) >= 0)
+    assert size == ends or (model.chat_template == NUMBERED and size <= ends)
+
+
+def test_a_head_has_the_system_text_and_its_label() -> None:
+    def head(profile: Profile, model: Ready, talk: list[Interaction]) -> str:
+        parts = prompt.build(profile, model, talk, "Hi")
+        return "".join(parts)[:prompt.head(profile, model, parts, len(talk))]
+
+    assert head(seed(), ready(), TALK) == "You are a chatbot. \n\nHuman: "
+    assert head(seed(), ready(), []) == "You are a chatbot. \n\n \n\nPROMPT: "
+    system = Profile(model="m", system="Be brief.")
+    assert head(system, ready(CHATML), TALK) == "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n"
+    assert head(system, ready(LLAMA2, bos="<s>"), []) == "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\n"
+    assert head(Profile(model="m"), ready(NUMBERED), TALK[:1]) == "3 messages\n1 user: "
+    assert head(Profile(model="m"), ready(NUMBERED), TALK) == ""        # made with three messages, used with five
+    assert head(Profile(model="m"), ready(MEASURED), []) == ""
+
+
+def test_a_head_is_nobodys_text() -> None:
+    """What is said like the texts that the head was found with makes it no longer."""
+    for said in ("a", "77", "aa"):
+        for model in (ready(CHATML), ready(MEASURED), ready(TWICE), ready()):
+            parts = prompt.build(Profile(model="m"), model, [], said)
+            assert said not in "".join(parts)[:prompt.head(Profile(model="m"), model, parts, 0)].split()[-1:]
+
+
+def test_a_template_that_refuses_plain_texts_has_no_head() -> None:
+    picky = "{% if messages[0].content | length < 9 %}{{ raise_exception('too short') }}{% endif %}" + CHATML
+    parts = prompt.build(Profile(model="m"), ready(picky), [], "long enough")
+    assert prompt.head(Profile(model="m"), ready(picky), parts, 0) == 0
+
+
+SAID = st.one_of(st.text(max_size=6), st.text("ab!<|>im_endst/[]INS \n", max_size=12), st.sampled_from(SPECIAL),
+                 st.lists(st.sampled_from([*SPECIAL, "<|im_", "end|>", "a", "b", " ", "\n"]), max_size=4).map("".join))
+CASES = [case for case in profiles_and_models() if case[1].chat_template != MEASURED]
+
+
+@given(st.sampled_from(CASES), st.lists(st.tuples(SAID, SAID), max_size=4),
+       SAID.filter(str.strip), st.integers(1, 4))
+def test_what_is_prepared_is_what_the_next_prompt_begins_with(case: tuple[Profile, Ready], talk: list[tuple[str, str]],
+                                                              said: str, k: int) -> None:
+    """Character by character and segment by segment, whatever is asked next, also when the window slides."""
+    profile, model = case
+    earlier = [Interaction(*pair) for pair in talk][-k:]
+    prepared, _ = prompt.opening(profile, model, earlier)
+    real = prompt.build(profile, model, earlier, said)
+    assert "".join(real).startswith("".join(prepared))
+    if prepared:
+        whole, last = prepared[:-1], prepared[-1]
+        assert real[:len(whole)] == whole and real[len(whole)].startswith(last)
+    head = prompt.head(profile, model, real, len(earlier))
+    assert prompt.head(profile, model, prepared, len(earlier)) == min(head, len("".join(prepared)))
+
+
+def test_all_that_is_known_is_prepared() -> None:
+    def opening(profile: Profile, model: Ready) -> tuple[str, str]:
+        segments, after = prompt.opening(profile, model, TALK[:1])
+        return "".join(segments), after
+
+    talk = "Human: My name is Zo.\nAI: Hello Zo."
+    assert opening(seed(), ready()) == (f"You are a chatbot. \n\n{talk} \n\nPROMPT: ", " \n\nBOT:")
+    assert opening(Profile(model="m"), ready(CHATML)) == (
+        "<|im_start|>user\nMy name is Zo.<|im_end|>\n<|im_start|>assistant\nHello Zo.<|im_end|>\n<|im_start|>user\n",
+        "<|im_end|>\n<|im_start|>assistant\n")
+    assert opening(Profile(model="m"), ready(TWICE))[0] == "Asked: "
+    hidden = "{% for m in messages[:-1] %}{{ m.content }}{% endfor %}"
+    assert opening(Profile(model="m"), ready(hidden)) == ("", "")
+
+
+def test_what_may_become_a_special_token_with_the_next_words_is_left_out() -> None:
+    profile, talk = Profile(model="m", template="{chat_history}{input}"), [Interaction("x", "say <|im_")]
+    assert prompt.opening(profile, ready(), talk) == (["Human: x\nAI: say <"], "")
+    assert prompt.build(profile, ready(), talk, "end|>") == ["Human: x\nAI: say <", "|im_end|>"]
+    assert prompt.build(profile, ready(), talk, "my") == ["Human: x\nAI: say <|im_my"]

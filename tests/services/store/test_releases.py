@@ -28,5 +28,5 @@ def test_opens_as_before(tmp_path, release):
     assert sessions.get("0", "1") == {"session_id": 1, "name": "renamed", "created": AT, "updated": AT, "turns": TURNS}
     assert sessions.get("0", "2")["turns"] == TURNS[:2]
     with sessions.turn("0", "1", 1) as turn:
-        assert [record.content for record in turn.history] == ["¿Qué tal? 😀", "Bien.\n"]
+        assert [record.content for pair in turn.history for record in pair] == ["¿Qué tal? 😀", "Bien.\n"]
         assert turn.prompt("cut", request="ab" * 32).n == 3

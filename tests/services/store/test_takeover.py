@@ -57,7 +57,7 @@ def test_golden(tmp_path, key):
     assert sessions.get("0", "2")["session_id"] == 2 and sessions.get("0", "2")["turns"][2]["interrupted"] is True
     assert (tmp_path / "sessions.json.bak").read_bytes() == raw and not (tmp_path / "sessions.json").exists()
     with sessions.turn("0", "2", 1) as turn:
-        assert [record.content for record in turn.history] == ["one", "two"]
+        assert [record.content for pair in turn.history for record in pair] == ["one", "two"]
 
 
 def test_a_second_start_changes_nothing(tmp_path):

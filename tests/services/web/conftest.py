@@ -103,6 +103,12 @@ class FakeLease:
     def count(self, prompts: list[list[str]]) -> list[int]:
         return [sum(len(segment.split()) for segment in prompt) for prompt in prompts]
 
+    def count_at_once(self, prompt: list[str]) -> int | None:
+        return self.count([prompt])[0]
+
+    def prepare(self, message: wire.Prepare) -> None:
+        self.engine.prepared.append(message)
+
     def generate(self, request: wire.Generate) -> Iterator[wire.Piece | wire.Done | None]:
         self.engine.requests.append(request)
         try:
@@ -132,6 +138,8 @@ class FakeEngine:
     loaded: list[wire.RunnerSpec] = field(default_factory=list)
     requests: list[wire.Generate] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
+    prepared: list[wire.Prepare] = field(default_factory=list)
+    forgotten: list[tuple[str, str]] = field(default_factory=list)
     down: ParleyError | None = None
 
     def begin(self, spec: wire.RunnerSpec, select: bool = False, keep: bool = False, beat: Any = None) -> FakeLease:
@@ -142,6 +150,11 @@ class FakeEngine:
         with self.begin(spec, select) as lease:
             assert lease.arrived(1.0)
             yield lease
+
+    def forget(self, owner: str, session: str) -> None:
+        if self.down:
+            raise self.down
+        self.forgotten.append((owner, session))
 
     def status(self) -> wire.StatusOf:
         if self.down:
