@@ -30,7 +30,7 @@ class Embedder(File):
         super().__init__(path, n_gpu_layers)
         self.n_ctx = min(n_ctx, self.n_ctx_train)
         self.n_batch = max(SHARED, self.n_ctx)
-        self.n_shared, self.n_texts = SHARED, TEXTS
+        self.n_shared, self.n_slots = SHARED, TEXTS
         self.n_threads = n_threads or max(1, cores() // 2)      # there is a chat model beside it
         self.n_around = len(self.read(""))
         self.n_embd = lib.llama_model_n_embd_out(self._model)
@@ -60,7 +60,7 @@ class Embedder(File):
     def _open(self, pooling: int) -> Any:
         params = lib.llama_context_default_params()
         params.n_ctx = params.n_batch = params.n_ubatch = self.n_batch
-        params.n_seq_max = self.n_texts
+        params.n_seq_max = self.n_slots
         params.n_threads = params.n_threads_batch = self.n_threads
         params.embeddings = True
         params.pooling_type = pooling
@@ -93,7 +93,7 @@ class Embedder(File):
     def embed(self, texts: Sequence[Sequence[int]]) -> list[bytes]:
         """The vectors of as many texts as fit a batch: `n_embd` little-endian float32 each, of length 1. b"" stands
         for one whose numbers are not finite. `EmbedFailed` when nothing was computed."""
-        assert 0 < len(texts) <= self.n_texts and sum(map(len, texts)) <= self.n_batch
+        assert 0 < len(texts) <= self.n_slots and sum(map(len, texts)) <= self.n_batch
         if self._memory:
             lib.llama_memory_clear(self._memory, False)
         self._fill(texts)

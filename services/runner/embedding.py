@@ -34,7 +34,7 @@ class Backend(Protocol):
     n_around: int           # of them, those that the model puts around each text
     n_batch: int            # tokens that one batch may carry
     n_shared: int           # tokens that a batch of several texts may carry
-    n_texts: int            # texts of one batch
+    n_slots: int            # texts that one batch may hold
     n_embd: int
 
     def read(self, text: str) -> list[int]:
@@ -113,7 +113,7 @@ class EmbedScheduler:
 
     def stats(self) -> Stats:
         begun = sum(job.begun > 0 for job in self.queue)
-        return Stats(running=begun, waiting=len(self.queue) - begun, slots=self.backend.n_texts, slots_used=0,
+        return Stats(running=begun, waiting=len(self.queue) - begun, slots=self.backend.n_slots, slots_used=0,
                      cached_tokens=0, prompt_tokens=self.tokens, completion_tokens=0, requests=self.requests,
                      max_batch=self.max_batch, tokens_per_second=self.speed,
                      idle_seconds=self.clock() - self.progress)
@@ -122,7 +122,7 @@ class EmbedScheduler:
         """The texts that are next, as many as fit: (job, number of the text)."""
         batch: list[tuple[Job, int]] = []
         room = self.backend.n_batch
-        while len(batch) < self.backend.n_texts and (job := self.queue.peek()):
+        while len(batch) < self.backend.n_slots and (job := self.queue.peek()):
             size = len(job.texts[job.begun])
             if size > room:
                 break

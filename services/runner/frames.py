@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import struct
 from collections import deque
+from typing import Any
 
-from services.runner.sequence import Sequence
 from services.wire import MAX_FRAME, Channel, Message, Piece, WireError, decode, encode
 
 READ = 1 << 16          # bytes taken from a socket at a time
@@ -22,7 +22,7 @@ class Peer:
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
-        self.sequence: Sequence | None = None
+        self.sequence: Any = None               # the request in hand, as the runner made it
         self.stuck: float | None = None         # since when the other side takes nothing, though something is to send
         self._incoming = bytearray()
         self._outgoing: deque[Message] = deque()

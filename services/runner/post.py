@@ -13,18 +13,17 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Collection
+from typing import Any, Protocol, TypeVar
 
 from services.errors import ParleyError
 from services.runner.frames import Peer
-from services.runner.scheduler import Event
-from services.runner.sequence import Sequence
 from services.wire import (
     Channel,
     Count,
     Counted,
     Done,
+    Embed,
     Failed,
     Forget,
     Generate,
@@ -32,6 +31,7 @@ from services.wire import (
     Message,
     Prepare,
     Stats,
+    Vectors,
     WireError,
 )
 
@@ -44,9 +44,12 @@ STACK = 64 << 20        # bytes: tokenisers recurse over long texts
 
 
 class Desk(Protocol):
-    """What the post asks of the runner. All of it may be called while the loop is in a decode."""
+    """What the post asks of the runner. All of it may be called while the loop is in a decode.
 
-    def prepare(self, message: Generate) -> Sequence:
+    What `prepare` makes of a request is the runner's own; the post knows its `id`, and writes its `reply`.
+    """
+
+    def prepare(self, message: Generate | Embed) -> Any:
         """The request, tokenised and checked; ParleyError when it cannot be."""
 
     def count(self, message: Count) -> Counted:
@@ -55,7 +58,7 @@ class Desk(Protocol):
     def stats(self) -> Stats:
         """How the runner is."""
 
-    def begin(self, sequence: Sequence) -> None:
+    def begin(self, sequence: Any) -> None:
         """Hand a request to the loop."""
 
     def ahead(self, message: Prepare) -> None:
@@ -64,7 +67,7 @@ class Desk(Protocol):
     def forget(self, message: Forget) -> None:
         """Have the loop drop all that is held of a session."""
 
-    def cancel(self, sequence: Sequence) -> None:
+    def cancel(self, sequence: Any) -> None:
         """Have the loop end a request, if it has not ended."""
 
 
@@ -72,7 +75,7 @@ class Post:
     def __init__(self, desk: Desk, clock: Callable[[], float] = time.monotonic) -> None:
         self.desk, self.clock = desk, clock
         self._adopted: deque[Channel] = deque()         # new connections, on their way to the thread
-        self._mail: deque[Event] = deque()              # the loop's events, on their way to the thread
+        self._mail: deque[tuple[Any, Message]] = deque()              # the loop's events, on their way to the thread
         self._selector = selectors.DefaultSelector()
         self._bell, self._rope = socket.socketpair()
         self._bell.setblocking(False)
@@ -94,7 +97,7 @@ class Post:
         self._adopted.append(channel)
         self._ring()
 
-    def tell(self, events: list[Event]) -> None:
+    def tell(self, events: Collection[tuple[Any, Message]]) -> None:
         if events:
             self._mail.extend(events)
             self._ring()
@@ -159,13 +162,13 @@ class Post:
             self._try("", lambda: self.desk.ahead(message))
         elif isinstance(message, Forget):
             self.desk.forget(message)
-        elif isinstance(message, Generate):
+        elif isinstance(message, Generate | Embed):
             if failed := self._try(message.id, lambda: self._begin(peer, message)):
                 peer.post(failed)
         else:
             raise WireError(f"{type(message).__name__} is not said to a runner")
 
-    def _begin(self, peer: Peer, message: Generate) -> None:
+    def _begin(self, peer: Peer, message: Generate | Embed) -> None:
         sequence = self.desk.prepare(message)
         sequence.reply, peer.sequence = peer, sequence
         self.desk.begin(sequence)
@@ -190,7 +193,7 @@ class Post:
             if peer in self._peers and peer.sequence is sequence:
                 peer.post(message)
                 touched.add(peer)
-                if isinstance(message, (Done, Failed)):
+                if isinstance(message, Done | Vectors | Failed):
                     peer.sequence = None
         return touched
 

@@ -18,15 +18,18 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from queue import Empty, SimpleQueue
 
 import msgspec
 
+from services.errors import BadModel
+from services.runner import embedding
+from services.runner.embedder import Embedder
+from services.runner.embedding import EmbedScheduler
 from services.runner.intake import ahead, count, prepare
 from services.runner.kvdisk import model_fingerprint
 from services.runner.llama import VERSION, LoadFailed
+from services.runner.loop import Loop
 from services.runner.model import Model
-from services.runner.post import Post
 from services.runner.scheduler import Event, Scheduler
 from services.runner.sequence import Sequence
 from services.runner.slots import Slots
@@ -35,6 +38,7 @@ from services.wire import (
     Count,
     Counted,
     Door,
+    Embed,
     Failed,
     Forget,
     Generate,
@@ -48,46 +52,26 @@ from services.wire import (
 )
 
 log = logging.getLogger("parley.runner")
-REST = 1.0              # seconds without a message after which there is time to save
 LAST_SAVE = 2.0         # seconds that saving may take at the end
 
 
-class Runner:
-    """The loop and what it shares with the post: the inbox, and a snapshot of how it is."""
+class Runner(Loop[Scheduler]):
+    """A model that writes. While nothing is to do, what slots hold of sessions is saved."""
 
     def __init__(self, model: Model, limits: RunnerLimits) -> None:
         self.model = model
         self.shelf = Snapshots(limits, model_fingerprint(model.path, VERSION, model.flash), model.rewindable)
         self.slots = Slots(model.n_slots, model, model.rewindable, self.shelf)
-        self.scheduler = Scheduler(model, self.slots, limits)
-        self.inbox: SimpleQueue[Callable[[], list[Event]]] = SimpleQueue()
-        self.snapshot = self.scheduler.stats()
-        self.post = Post(self)
+        super().__init__(Scheduler(model, self.slots, limits))
 
-    def run(self) -> None:
-        """Take messages, step, tell; rests only when nothing is runnable. Never returns."""
-        while True:
-            while not (self.scheduler.runnable and self.inbox.empty()):
-                self.tell(self.hear())
-            self.tell(self.scheduler.admit())
-            self.tell(self.scheduler.step())
-
-    def hear(self) -> list[Event]:
-        """Act on the next message. While none comes, what slots hold of sessions is saved, one slot at a time."""
-        try:
-            return self.inbox.get(timeout=REST)()
-        except Empty:
-            if not self.slots.save_one():
-                self.shelf.settle()
-            return []
-
-    def tell(self, events: list[Event]) -> None:
-        self.snapshot = self.scheduler.stats()
-        self.post.tell(events)
+    def rest(self) -> None:
+        """Save one slot, or settle what was saved."""
+        if not self.slots.save_one():
+            self.shelf.settle()
 
     def leave(self) -> None:
         """The process ends: tell those who wait, then save what slots hold of sessions. Called in another thread."""
-        self.post.finish()
+        super().leave()
         saved = threading.Event()
         self.inbox.put(lambda: self._save_all(saved))
         if saved.wait(LAST_SAVE):
@@ -101,7 +85,10 @@ class Runner:
 
     # ------------------------------------------------------------ the post's desk: called in its thread
 
-    def prepare(self, message: Generate) -> Sequence:
+    def prepare(self, message: Generate | Embed) -> Sequence:
+        if isinstance(message, Embed):
+            raise BadModel(f"{self.model.name} writes text and makes no embeddings: take one that is made for them, in "
+                           "a profile with \"embedding\": true")
         return prepare(self.model, message)
 
     def count(self, message: Count) -> Counted:
@@ -109,11 +96,7 @@ class Runner:
 
     def stats(self) -> Stats:
         """As after the last step; with what else is to be told of this process."""
-        return msgspec.structs.replace(self.snapshot, idle_seconds=time.monotonic() - self.scheduler.progress,
-                                       threads=self.model.threads, **self.shelf.stats())
-
-    def begin(self, sequence: Sequence) -> None:
-        self.inbox.put(partial(self.scheduler.add, sequence))
+        return msgspec.structs.replace(super().stats(), threads=self.model.threads, **self.shelf.stats())
 
     def ahead(self, message: Prepare) -> None:
         if sequence := ahead(self.model, message):
@@ -122,8 +105,22 @@ class Runner:
     def forget(self, message: Forget) -> None:
         self.inbox.put(partial(self.scheduler.forget, message.owner, message.session))
 
-    def cancel(self, sequence: Sequence) -> None:
-        self.inbox.put(partial(self.scheduler.cancel, sequence))
+
+class EmbedRunner(Loop[EmbedScheduler]):
+    """A model that turns texts into vectors."""
+
+    def __init__(self, model: Embedder, limits: RunnerLimits) -> None:
+        self.model = model
+        super().__init__(EmbedScheduler(model, limits))
+
+    def prepare(self, message: Generate | Embed) -> embedding.Job:
+        return embedding.prepare(self.model, message)
+
+    def count(self, message: Count) -> Counted:
+        return embedding.count(self.model, message)
+
+    def stats(self) -> Stats:
+        return msgspec.structs.replace(super().stats(), threads=self.model.n_threads)
 
 
 def main() -> int:
@@ -135,27 +132,30 @@ def main() -> int:
     lifeline = Lifeline()
     began = time.monotonic()
     try:
-        model = load(start.spec)
+        runner = load(start.spec, start.limits)
     except LoadFailed as error:
         _say(stdout, Failed(code="bad_model", message=str(error)))
         return 1
-    runner = Runner(model, start.limits)
     runner.post.start()
     lifeline.farewell = runner.leave
     door = Door(start.address, bytes.fromhex(start.authkey))
     threading.Thread(target=door.serve, args=(runner.post.adopt,), name="door", daemon=True).start()
-    _say(stdout, _ready(model, start.spec, (time.monotonic() - began) * 1000))
+    _say(stdout, _ready(runner.model, start.spec, (time.monotonic() - began) * 1000))
     runner.run()
     return 0
 
 
-def load(spec: RunnerSpec) -> Model:
+def load(spec: RunnerSpec, limits: RunnerLimits) -> Runner | EmbedRunner:
+    """The runner of `spec`. `LoadFailed` says why there can be none."""
+    if spec.embedding:
+        return EmbedRunner(Embedder(spec.model, n_ctx=spec.n_ctx, n_threads=spec.n_threads,
+                                    n_gpu_layers=spec.n_gpu_layers), limits)
     model = Model(spec.model, n_ctx=spec.n_ctx, n_slots=spec.parallel, n_threads=spec.n_threads,
                   n_gpu_layers=spec.n_gpu_layers)
     if spec.n_ctx > model.n_ctx_train:
         log.warning("n_ctx is %d, but %s was trained on %d tokens: beyond them it may write nonsense", spec.n_ctx,
                     Path(spec.model).name, model.n_ctx_train)
-    return model
+    return Runner(model, limits)
 
 
 class Lifeline:
@@ -179,11 +179,12 @@ class Lifeline:
                 os._exit(0)
 
 
-def _ready(model: Model, spec: RunnerSpec, load_ms: float) -> Ready:
+def _ready(model: Model | Embedder, spec: RunnerSpec, load_ms: float) -> Ready:
     return Ready(model=Path(spec.model).name, architecture=model.architecture, n_ctx=model.n_ctx,
                  n_ctx_train=model.n_ctx_train, n_slots=model.n_slots, n_vocab=model.n_vocab,
                  n_threads=model.n_threads, chat_template=model.chat_template, bos=model.bos, eos=model.eos,
-                 special_tokens=model.special_tokens, load_ms=load_ms)
+                 special_tokens=model.special_tokens, load_ms=load_ms,
+                 n_embd=model.n_embd if isinstance(model, Embedder) else 0)
 
 
 def _say(stdout: int, message: Message) -> None:

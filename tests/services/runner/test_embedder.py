@@ -51,7 +51,7 @@ def test_a_text_has_the_same_vector_alone_and_beside_others(model: Embedder) -> 
 def test_a_full_batch_and_the_longest_text(model: Embedder) -> None:
     longest = next(text for n in range(60, 0, -1) if len(model.read(text := "x " * n)) <= model.n_ctx)
     assert np.abs(vectors(model, [longest]) - vectors(model, [longest, "the cat"])[:1]).max() < 1e-3
-    many = vectors(model, ["x"] * model.n_texts)
+    many = vectors(model, ["x"] * model.n_slots)
     assert np.abs(many - many[0]).max() < 1e-3
 
 

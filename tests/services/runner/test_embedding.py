@@ -19,7 +19,7 @@ BAD = "ÿ"
 class Letters:
     """A model whose tokens are letters, with one before and one behind each text; its vectors say what it saw."""
 
-    name, n_ctx, n_around, n_batch, n_shared, n_texts, n_embd = "letters.gguf", 40, 2, 40, 20, 5, 1
+    name, n_ctx, n_around, n_batch, n_shared, n_slots, n_embd = "letters.gguf", 40, 2, 40, 20, 5, 1
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
@@ -31,7 +31,7 @@ class Letters:
     def embed(self, texts: Sequence[Sequence[int]]) -> list[bytes]:
         if self.broken:
             raise EmbedFailed("out of luck")
-        assert len(texts) <= self.n_texts
+        assert len(texts) <= self.n_slots
         assert len(texts) == 1 or sum(map(len, texts)) <= self.n_shared
         assert all(len(text) <= self.n_ctx for text in texts)
         read = ["".join(map(chr, text[1:-1])) for text in texts]
