@@ -19,6 +19,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+from services import kv_names
 from services.chat import prompt, window
 from services.chat.events import Ask, Beat, Delta, Event, Final, Trimmed, Waiting
 from services.chat.profiles import Profile, Profiles
@@ -79,6 +80,7 @@ class _Answer:
         self.text = Trimmed()
         self.warnings: list[str] = []
         self.selected = False               # whether the profile is the one that config.json selects
+        self.keep = 0.0                     # seconds that its runner stays loaded without use
         self.deadline = time.monotonic() + chat.settings.request_timeout
 
     def events(self) -> Iterator[Event]:
@@ -90,7 +92,7 @@ class _Answer:
                 yield from self._replay(Final.replayed(known, self.ask.session_id or "", name, profile.model))
                 return
             spec = self.chat.profiles.spec(profile, self.chat.settings.models_dir)
-            lease = yield from self._lease(held, spec, profile.keep_loaded)
+            lease = yield from self._lease(held, spec)
             chosen = self._window(profile, lease, history)
             self._store_question()
             done = yield from self._generate(lease, self._request(profile, lease, chosen))
@@ -128,7 +130,7 @@ class _Answer:
             raise Forbidden(f"this key may not use the profile {wanted[:80]!r}; it may use: {', '.join(allowed)}",
                             code="profile_forbidden", param="profile")
         name, profile = config.get(wanted)
-        self.selected = name == config.selected
+        self.selected, self.keep = name == config.selected, config.keep(profile)
         changes: dict[str, Any] = {field: getattr(self.ask, field) for field in OVERRIDES}
         stop = None if self.ask.stop is None else list(self.ask.stop)
         return name, profile.overridden(**changes, stop=stop)
@@ -153,9 +155,11 @@ class _Answer:
         return [prompt.Interaction(asked.content, answer.content)
                 for asked, answer in self.turn.before(self.ask.idempotency)]
 
-    def _lease(self, held: ExitStack, spec: RunnerSpec, keep: bool) -> Generator[Event, None, Lease]:
+    def _lease(self, held: ExitStack, spec: RunnerSpec) -> Generator[Event, None, Lease]:
         """A ready runner; it may have to be loaded first."""
-        lease = held.enter_context(self.chat.engine.begin(spec, select=self.selected, keep=keep))
+        affinity = kv_names.stem(self.ask.owner, self.ask.session_id) if self.ask.session_id else ""
+        lease = held.enter_context(self.chat.engine.begin(spec, select=self.selected, keep=self.keep,
+                                                          beat=self._check_time, affinity=affinity))
         while not lease.arrived(BEAT):
             self._check_time()
             yield Beat()
