@@ -15,6 +15,8 @@ import threading
 from collections import Counter
 from pathlib import Path
 
+import msgspec
+
 from auth.records import Key
 from auth.usage import UsageBook
 from auth.windows import Windows
@@ -100,9 +102,9 @@ class Ticket:
         self._lock = threading.Lock()   # a stream may be closed by another thread than the one that charges
         self.headers = _headers(admitted)
 
-    def charge(self, prompt_tokens: int, completion_tokens: int) -> None:
+    def charge(self, charge: wire.Charge) -> None:
         """Adds to what the key has used. A supervisor that is gone is logged: the answer is more than its count."""
-        charge = wire.Charge(key=self._key.id, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
+        charge = msgspec.structs.replace(charge, key=self._key.id)
         try:
             with self._lock:
                 if self._channel is not None:
@@ -110,8 +112,8 @@ class Ticket:
                     return
             self._admissions.tell(charge)
         except (wire.WireError, Unavailable) as error:
-            log.warning("%d tokens of key %s were not counted: %s", prompt_tokens + completion_tokens, self._key.id,
-                        error)
+            log.warning("%d tokens of key %s were not counted: %s", charge.prompt_tokens + charge.completion_tokens,
+                        self._key.id, error)
 
     def close(self) -> None:
         """May be called more than once."""

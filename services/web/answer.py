@@ -21,6 +21,7 @@ from services.chat.sessions import parse_id
 from services.web import replies, sse, watch
 from services.web.bodies import AnswerBody
 from services.web.frame import json_response
+from services.web.measure import measured, profile_of
 from services.web.routes import Endpoint, op, taken
 from services.web.sse import Payload
 from services.web.watch import Watch
@@ -67,12 +68,12 @@ class Answers(Endpoint):
     def _payloads(self, ask: Ask, ticket: Ticket, over: Watch,
                   places: threading.Semaphore) -> Generator[Payload, None, None]:
         """What the answer consists of, as a stream tells it. Takes a place first; closing this cancels the answer."""
-        with taken(places), closing(self.parts.chat.answer(ask)) as events:     # type: ignore[type-var]
+        profiles = self.parts.profiles
+        events = measured(self.parts.chat.answer(ask), ticket, lambda: profile_of(profiles, ask.profile))
+        with taken(places), closing(events):
             for event in events:
                 if isinstance(event, Delta | Beat):
                     over.check()
-                else:
-                    ticket.charge(event.done.prompt_tokens, event.done.completion_tokens)
                 yield _payload(event)
 
 

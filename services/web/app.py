@@ -20,7 +20,7 @@ from services.chat.sessions import Sessions
 from services.engine.client import Engine
 from services.settings import Settings
 from services.store.opening import open_store
-from services.web import answer, docs, frame, health, keys, models, openapi, sessions
+from services.web import answer, docs, frame, health, keys, metrics, models, openapi, sessions
 from services.web.drain import Drain
 from services.web.routes import PlainApi, Route, register
 
@@ -40,6 +40,7 @@ ROUTES = (
     Route("/auth/keys/<string:key_id>/rotate", keys.Rotate, "keys"),
     Route("/healthz", health.Healthz, "server"),
     Route("/readyz", health.Readyz, "server"),
+    Route("/metrics", metrics.Metrics, "server"),
     Route("/openapi.json", docs.OpenApi, "server"),
     Route("/docs", docs.Docs, "server"),
     Route("/docs/<string:name>", docs.DocsFile, "server"),
@@ -57,6 +58,7 @@ class Parts:
     engine: Engine
     chat: Chat
     idempotency: Idempotency
+    tally: metrics.Tally
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,11 @@ def build_parts(settings: Settings, control: str, authkey: bytes) -> Parts:
     data: Path = settings.data_dir
     profiles = Profiles(data / "config.json", settings)
     store = open_store(settings, prepare=False)
-    kept, engine = Sessions(store), Engine(control, authkey)
+    kept, engine, tally = Sessions(store), Engine(control, authkey), metrics.Tally(control, authkey)
+    tally.start()
     return Parts(keys=Keys(data, settings), admissions=Admissions(control, authkey), profiles=profiles,
                  sessions=kept, engine=engine, chat=Chat(settings, profiles, kept, engine),
-                 idempotency=Idempotency(data / "idempotency", store.cipher))
+                 idempotency=Idempotency(data / "idempotency", store.cipher), tally=tally)
 
 
 def create_app(settings: Settings, parts: Parts, drain: Drain | None = None) -> Flask:
@@ -95,6 +98,7 @@ def create_app(settings: Settings, parts: Parts, drain: Drain | None = None) -> 
     room = Room(settings, parts, threading.Semaphore(places), threading.Semaphore(places), drain or Drain())
     app.extensions["parley"] = room
     frame.install(app)
+    metrics.install(app, parts.tally)
     app.before_request(lambda: None if request.endpoint == "healthz" else room.drain.refuse_new())
     register(PlainApi(app), Gate(app, parts.keys, parts.admissions), room, ROUTES)
     return app

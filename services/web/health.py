@@ -17,6 +17,8 @@ from services.web.frame import json_response
 from services.web.routes import Endpoint, op
 
 MIN_FREE = 1024 * 1024      # bytes of disk below which a turn may not fit
+SERVING = ("ready", "retiring")
+STALLED = 15.0              # seconds that count as a stall where STALL_TIMEOUT is 0; else it is half of that
 
 
 class Healthz(Endpoint):
@@ -53,18 +55,27 @@ class Readyz(Endpoint):
             return
         if status.draining:
             yield "the server is stopping"
-        yield from _runner(status.runners, spec, profile.model)
+        if not self.room.settings.load_on_fly or any(runner.spec == spec for runner in status.runners):
+            limit = self.room.settings.stall_timeout / 2 or STALLED
+            yield from _runner(status.runners, spec, profile.model, limit)
 
 
-def _runner(runners: list[wire.RunnerState], spec: wire.RunnerSpec, model: str) -> Iterator[str]:
-    """A model that is being loaded beside another one is no reason: questions wait for it, nobody is turned away."""
-    selected = next((runner for runner in runners if runner.spec == spec), None)
-    if selected is None or selected.state == "loading":
-        if not any(runner.state in ("ready", "retiring") for runner in runners):
-            yield f"the model {model} is {'loading' if selected else 'not loaded yet'}"
-    elif selected.state not in ("ready", "retiring"):
-        why = f": {selected.reason}" if selected.reason else ""
-        yield f"the model {model} is {selected.state}{why}"
+def _runner(runners: list[wire.RunnerState], spec: wire.RunnerSpec, model: str, limit: float) -> Iterator[str]:
+    """Judged is by progress: a socket that answers says nothing. One of several runners of the model is enough.
+
+    A model that is being loaded beside another one is no reason: questions wait for it, nobody is turned away.
+    """
+    mine = [runner for runner in runners if runner.spec == spec]
+    serving = [runner for runner in mine if runner.state in SERVING]
+    broken = [runner for runner in mine if runner.state not in (*SERVING, "loading")]
+    if serving:
+        if (stalled := min(runner.stalled_seconds for runner in serving)) >= limit:
+            yield f"the model {model} has work, but has made no progress for {stalled:.0f} s"
+    elif broken:
+        why = f": {broken[0].reason}" if broken[0].reason else ""
+        yield f"the model {model} is {broken[0].state}{why}"
+    elif not any(runner.state in SERVING for runner in runners):
+        yield f"the model {model} is {'loading' if mine else 'not loaded yet'}"
 
 
 def _store(data_dir: Path) -> Iterator[str]:

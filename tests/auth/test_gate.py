@@ -21,6 +21,7 @@ from auth.authentication import generate_api_key
 from auth.gate import ANY_KEY, PUBLIC, Gate
 from auth.keys import Keys
 from auth.limits import Admissions, Limiter
+from services import wire
 from services.errors import ParleyError, TooManyRequests
 
 SCOPE_OF = {"/answer": "answer", "/models": "models:read", "/auth": ANY_KEY, "/auth/keys": "keys", "/admin": "admin"}
@@ -50,7 +51,7 @@ def build(keys: Keys, admissions: Admissions) -> SimpleNamespace:
         def words() -> Iterator[str]:
             yield "one"
             assert g.ticket is not None
-            g.ticket.charge(1, 2)
+            g.ticket.charge(wire.Charge(key="", prompt_tokens=1, completion_tokens=2))
             yield "two"
         return Response(stream_with_context(words()), mimetype="text/event-stream")
     app.add_url_rule("/stream", "/stream", stream, methods=["POST"])

@@ -111,7 +111,7 @@ def test_a_place_is_held_until_the_ticket_closes(admissions: Admissions, limiter
         ticket.close()
         ticket.close()
         ticket = admissions.admit(key(max_parallel=1), place=True)
-    ticket.charge(3, 4)
+    ticket.charge(wire.Charge(key="", prompt_tokens=3, completion_tokens=4))
     ticket.close()
     until(lambda: not limiter._places)
     assert admissions.usage("k1") == wire.Usage(requests=52, prompt_tokens=3, completion_tokens=4)
@@ -119,7 +119,7 @@ def test_a_place_is_held_until_the_ticket_closes(admissions: Admissions, limiter
 
 def test_a_ticket_without_a_place_charges_too(admissions: Admissions) -> None:
     with admissions.admit(key()) as ticket:
-        ticket.charge(1, 2)
+        ticket.charge(wire.Charge(key="", prompt_tokens=1, completion_tokens=2))
     until(lambda: admissions.usage("k1").completion_tokens == 2)
 
 
@@ -204,7 +204,8 @@ def test_no_supervisor_is_unavailable(tmp_path: Path, caplog: pytest.LogCaptureF
             ask()
         assert caught.value.code == "supervisor_down" and caught.value.retry_after
         assert str(tmp_path) not in caught.value.message
-    limits.Ticket(admissions, key(), wire.Admitted(), None).charge(1, 2)
+    limits.Ticket(admissions, key(), wire.Admitted(), None).charge(wire.Charge(key="", prompt_tokens=1,
+                                                                           completion_tokens=2))
     assert "3 tokens of key k1 were not counted" in caplog.text
 
 

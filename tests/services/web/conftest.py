@@ -23,6 +23,7 @@ from services.errors import ParleyError, TooManyRequests
 from services.settings import Settings
 from services.store.memory import MemoryStore
 from services.web.app import Parts, create_app
+from services.web.metrics import Tally
 
 MASTER = "test-master-key-0123456789-abcdefghij"
 TEMPLATE = "{chat_history}\nHuman: {input}\n"
@@ -34,8 +35,9 @@ class FakeTicket:
     def __init__(self, admissions: FakeAdmissions) -> None:
         self.admissions, self.headers, self.open = admissions, {"RateLimit-Limit": "9"}, True
 
-    def charge(self, prompt_tokens: int, completion_tokens: int) -> None:
-        self.admissions.charged.append((prompt_tokens, completion_tokens))
+    def charge(self, charge: wire.Charge) -> None:
+        self.admissions.charges.append(charge)
+        self.admissions.charged.append((charge.prompt_tokens, charge.completion_tokens))
 
     def close(self) -> None:
         self.open = False
@@ -53,6 +55,7 @@ class FakeAdmissions:
 
     tickets: list[FakeTicket] = field(default_factory=list)
     charged: list[tuple[int, int]] = field(default_factory=list)
+    charges: list[wire.Charge] = field(default_factory=list)
     refuse: ParleyError | None = None
     wrong: int = 0
 
@@ -142,11 +145,13 @@ class FakeEngine:
     forgotten: list[tuple[str, str]] = field(default_factory=list)
     down: ParleyError | None = None
 
-    def begin(self, spec: wire.RunnerSpec, select: bool = False, keep: bool = False, beat: Any = None) -> FakeLease:
+    def begin(self, spec: wire.RunnerSpec, select: bool = False, keep: float = 0.0, beat: Any = None,
+              affinity: str = "") -> FakeLease:
         return FakeLease(self, spec, select)
 
     @contextlib.contextmanager
-    def lease(self, spec: wire.RunnerSpec, select: bool = False, keep: bool = False, beat: Any = None) -> Iterator[Any]:
+    def lease(self, spec: wire.RunnerSpec, select: bool = False, keep: float = 0.0,
+              beat: Any = None) -> Iterator[Any]:
         with self.begin(spec, select) as lease:
             assert lease.arrived(1.0)
             yield lease
@@ -236,7 +241,8 @@ def make_world(folder: Path, chat: Any = None, **changes: Any) -> World:
         pass
     real = Chat(settings, profiles, sessions, engine)                                   # type: ignore[arg-type]
     parts = Parts(keys=keys, admissions=FakeAdmissions(), profiles=profiles, sessions=sessions,    # type: ignore[arg-type]
-                  engine=engine, chat=chat or real, idempotency=Idempotency(data / "idempotency"))  # type: ignore[arg-type]
+                  engine=engine, chat=chat or real, idempotency=Idempotency(data / "idempotency"),  # type: ignore[arg-type]
+                  tally=Tally(str(folder / "control.sock"), b"k" * 32))
     return World(settings, parts)
 
 

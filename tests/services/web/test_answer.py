@@ -104,7 +104,8 @@ def test_a_client_that_leaves_cancels_its_answer(scripted, stream, how):
                              environ_overrides={"gunicorn.socket": ours})
     assert scripted.parts.chat.closed_early == 1
     assert "never" not in response.text
-    assert scripted.parts.admissions.charged == [] and not scripted.parts.admissions.tickets[-1].open
+    assert scripted.parts.admissions.charged == [(0, 1)], "the piece that it got"
+    assert not scripted.parts.admissions.tickets[-1].open
     ours.close()
     theirs.close()
 

@@ -9,15 +9,16 @@ import pytest
 
 from services import wire
 from services.errors import Unavailable
+from tests.services.web.conftest import make_world
 
 
 def ready(world):
     return world.call("GET", "/readyz")
 
 
-def runner(world, state="ready", selected=True, reason=None):
+def runner(world, state="ready", selected=True, reason=None, stalled=0.0):
     spec = world.parts.engine.loaded[0]
-    return wire.RunnerState(spec=spec, state=state, selected=selected, reason=reason)
+    return wire.RunnerState(spec=spec, state=state, selected=selected, reason=reason, stalled_seconds=stalled)
 
 
 def test_healthz_needs_no_key_and_no_model(world):
@@ -43,6 +44,22 @@ def test_a_model_that_does_not_answer_is_told(world, monkeypatch, state, reason)
 def test_no_model_or_stopping_is_told(world, monkeypatch, status):
     monkeypatch.setattr(world.parts.engine, "status", lambda: status)
     assert ready(world).status_code == 503
+
+
+@pytest.mark.parametrize("timeout, limit", [(30, 15), (8, 4), (0, 15)])
+def test_a_model_that_makes_no_progress_is_told(tmp_path, monkeypatch, timeout, limit):
+    world = make_world(tmp_path, stall_timeout=timeout)
+
+    def told(*runners):
+        monkeypatch.setattr(world.parts.engine, "status", lambda: wire.StatusOf(runners=list(runners)))
+        return ready(world)
+
+    assert told(runner(world, stalled=limit - 0.1)).status_code == 200
+    stalled = told(runner(world, stalled=limit + 0.1))
+    assert stalled.status_code == 503 and f"no progress for {limit} s" in stalled.json["message"]
+    assert told(runner(world, stalled=limit), runner(world)).status_code == 200, "the other one answers"
+    assert told(runner(world, "crashed"), runner(world)).status_code == 200
+    assert told(runner(world, "loading"), runner(world, "crashed", reason="exit 1")).status_code == 503
 
 
 def test_no_supervisor_is_told(world):

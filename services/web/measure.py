@@ -1,0 +1,77 @@
+"""What becomes of an answer, as its client feels it: how long it took, what it used, how it ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+
+from auth.limits import Ticket
+from services.chat.events import Delta, Event, Final
+from services.chat.profiles import Profiles
+from services.errors import ParleyError
+from services.wire import Charge
+
+
+def measured(events: Iterator[Event], ticket: Ticket, profile: Callable[[], str]) -> Generator[Event, None, None]:
+    """`events` as they are. `ticket` is charged once, before `Final` is passed on or when they break off.
+
+    Of an answer that breaks off nobody counted the tokens: charged are the pieces of text that came, of a token or
+    more each. `profile` is asked then for its profile's name.
+    """
+    measure, outcome = _Measure(), "cancelled"
+    try:
+        with closing(events):       # type: ignore[type-var]
+            for event in events:
+                if isinstance(event, Final):
+                    outcome = ""
+                    ticket.charge(measure.whole(event))
+                elif isinstance(event, Delta):
+                    measure.piece()
+                yield event
+    except Exception as error:
+        outcome = error.code if isinstance(error, ParleyError) else ParleyError.code
+        raise
+    finally:
+        if outcome:
+            ticket.charge(measure.part(outcome, profile()))
+
+
+def profile_of(profiles: Profiles, wanted: str | None) -> str:
+    """The name of the profile that `wanted` (None: the selected one) means; "" when there is no such."""
+    config = profiles.current()
+    name = wanted or config.selected
+    return name if name in config.profiles else ""
+
+
+class _Measure:
+    """The times of one answer, from its arrival on. Seconds of the monotonic clock."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._first: float | None = None        # piece of text
+        self._last = self._began
+        self._pieces = 0
+
+    def piece(self) -> None:
+        self._last = time.monotonic()
+        self._first = self._first or self._last
+        self._pieces += 1
+
+    def whole(self, final: Final) -> Charge:
+        """What to charge for a complete answer. One that is only told again tells nothing of times."""
+        done, told_again = final.done, not final.done.id
+        first = None if told_again else (self._first or time.monotonic()) - self._began
+        steps = 0 if told_again or self._first is None else done.completion_tokens - 1
+        return Charge(key="", outcome=done.finish_reason, profile=final.profile, prompt_tokens=done.prompt_tokens,
+                      completion_tokens=done.completion_tokens, cached_tokens=done.cached_tokens,
+                      processed_tokens=done.processed_tokens, first_seconds=first,
+                      queue_seconds=None if told_again else done.queue_ms / 1000,
+                      token_seconds=(self._last - (self._first or 0.0)) / steps if steps > 0 else None,
+                      seconds=time.monotonic() - self._began)
+
+    def part(self, outcome: str, profile: str) -> Charge:
+        """What to charge for one that broke off."""
+        return Charge(key="", outcome=outcome, profile=profile, completion_tokens=self._pieces,
+                      first_seconds=None if self._first is None else self._first - self._began,
+                      seconds=time.monotonic() - self._began)

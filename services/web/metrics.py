@@ -1,0 +1,96 @@
+"""`/metrics`: the figures of the whole server. The serve process has them; each worker tells it what it answered.
+
+A request only adds to a count in its own process; a thread takes the counts to the serve process about once a second,
+so that a slow or absent one delays nobody.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+
+from flask import Flask, Response, g, request
+
+from services import wire
+from services.engine.client import supervisor_gone
+from services.engine.failures import error_of
+from services.web.frame import Trace
+from services.web.routes import Endpoint, op
+
+PAUSE = 1.0             # seconds in which counts are gathered before they are told
+OTHER = "other"         # the route and the method of what no route answers
+log = logging.getLogger("parley.web")
+
+
+class Metrics(Endpoint):
+    @op("The server's figures, in Prometheus' text format", scope="admin", media="text/plain")
+    def get(self) -> Response:
+        return Response(self.parts.tally.figures(), content_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+class Tally:
+    """This worker's HTTP requests by route, method and status. Safe for threads; `start` after the fork."""
+
+    def __init__(self, control_address: str, authkey: bytes) -> None:
+        self._address = control_address
+        self._authkey = authkey
+        self._lock = threading.Lock()           # owns the counts
+        self._counts: Counter[tuple[str, str, int]] = Counter()
+        self._news = threading.Event()
+
+    def start(self) -> None:
+        threading.Thread(target=self._tell_now_and_then, name="tally", daemon=True).start()
+
+    def count(self, route: str, method: str, status: int) -> None:
+        with self._lock:
+            self._counts[route, method, status] += 1
+        self._news.set()
+
+    def figures(self) -> str:
+        """What the serve process has counted and knows of the runners, this worker's last requests included."""
+        try:
+            with wire.connect(self._address, self._authkey) as channel:
+                self._tell(channel)
+                answer = channel.ask(wire.GetMetrics())
+        except wire.WireError as error:
+            raise supervisor_gone(error) from None
+        if isinstance(answer, wire.Failed):
+            raise error_of(answer)
+        assert isinstance(answer, wire.Metrics)
+        return answer.text
+
+    def _tell_now_and_then(self) -> None:
+        while self._news.wait():
+            time.sleep(PAUSE)
+            try:
+                with wire.connect(self._address, self._authkey) as channel:
+                    self._tell(channel)
+            except wire.WireError as error:
+                log.debug("requests are told later: %s", error)
+
+    def _tell(self, channel: wire.Channel) -> None:
+        """What could not be told is told with what comes next."""
+        self._news.clear()
+        with self._lock:
+            counts, self._counts = self._counts, Counter()
+        try:
+            if counts:
+                channel.send(wire.Report(served=[wire.Served(route=route, method=method, status=status, count=count)
+                                                 for (route, method, status), count in counts.items()]))
+        except wire.WireError:
+            with self._lock:
+                self._counts.update(counts)
+            raise
+
+
+def install(app: Flask, tally: Tally) -> None:
+    """Count every request of `app` when its response is closed."""
+    @app.after_request
+    def _count(response: Response) -> Response:
+        trace: Trace = g.trace
+        rule = request.url_rule
+        route, method = (rule.rule, request.method) if rule else (OTHER, OTHER)
+        response.call_on_close(lambda: tally.count(route, method, trace.status))
+        return response
