@@ -101,4 +101,5 @@ def _record(key_id: str, secret: str, wish: Wish, now: float) -> Record:
                   scopes=[scope for scope in SCOPES if scope in wish.scopes],  # type: ignore[misc]
                   profiles=None if wish.profiles is None else list(wish.profiles), created=records.moment(now),
                   expires_at=None if wish.expires_in is None else records.moment(now + wish.expires_in),
-                  requests_per_minute=wish.requests_per_minute, max_parallel=wish.max_parallel)
+                  requests_per_minute=wish.requests_per_minute, max_parallel=wish.max_parallel,
+                  weight=None if wish.weight is None else float(wish.weight))

@@ -10,7 +10,7 @@ from auth.records import DEFAULT_SCOPES, SCOPES, Key
 from services.errors import BadRequest, Forbidden
 
 LONGEST = 100 * 365 * 86400         # seconds a key may live when it has an end at all
-LATER = ("tokens_per_minute", "token_budget", "weight")
+LATER = ("tokens_per_minute", "token_budget")
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Wish:
     expires_in: float | None = None             # seconds
     requests_per_minute: int | None = None
     max_parallel: int | None = None
-    tokens_per_minute: Any = None               # these three are refused: a limit must not be taken and then not hold
+    weight: float | None = None                 # share of a busy model beside other keys; none: 1
+    tokens_per_minute: Any = None               # these two are refused: a limit must not be taken and then not hold
     token_budget: Any = None
-    weight: Any = None
 
 
 def check(wish: Wish) -> None:
@@ -41,6 +41,7 @@ def check(wish: Wish) -> None:
     _check_number("expires_in", wish.expires_in, 1, LONGEST, (int, float))
     _check_number("requests_per_minute", wish.requests_per_minute, 1, 1_000_000, (int,))
     _check_number("max_parallel", wish.max_parallel, 1, 100_000, (int,))
+    _check_number("weight", wish.weight, 0.1, 100, (int, float))
 
 
 def _check_scopes(scopes: Any) -> None:
@@ -62,7 +63,7 @@ def _check_number(field: str, value: Any, low: float, high: float, types: tuple[
     if value is None:
         return
     if isinstance(value, bool) or type(value) not in types or not low <= value <= high:
-        what = "a whole number" if types == (int,) else "a number of seconds"
+        what = "a whole number" if types == (int,) else "a number"
         raise BadRequest(f"{field}: expected {what} from {low} to {high}", param=field)
 
 
@@ -80,7 +81,8 @@ def within(wish: Wish, by: Key | None, now: float) -> Wish:
     rate = _at_most("requests_per_minute", wish.requests_per_minute, by.requests_per_minute)
     return replace(wish, profiles=wish.profiles or by.profiles, requests_per_minute=rate,
                    expires_in=_at_most("expires_in", wish.expires_in, left),
-                   max_parallel=_at_most("max_parallel", wish.max_parallel, by.max_parallel))
+                   max_parallel=_at_most("max_parallel", wish.max_parallel, by.max_parallel),
+                   weight=_at_most("weight", wish.weight, by.weight))
 
 
 def require_scopes(by: Key, scopes: Any, what: str) -> None:
@@ -97,7 +99,7 @@ def require_cover(by: Key | None, key: Key, now: float) -> None:
         return
     left = None if key.expires_at is None else key.ends() - now
     same = Wish(scopes=key.scopes, profiles=key.profiles, expires_in=left,
-                requests_per_minute=key.requests_per_minute, max_parallel=key.max_parallel)
+                requests_per_minute=key.requests_per_minute, max_parallel=key.max_parallel, weight=key.weight)
     if within(same, by, now) != same:
         raise Forbidden(f"key {key.id} has rights or a life beyond this key's own", code="beyond_own_rights")
 

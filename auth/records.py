@@ -29,6 +29,7 @@ Id = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_-]{1,64}\Z")]
 Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
+Weight = Annotated[float, msgspec.Meta(ge=0.1, le=100)]
 
 
 class Rotation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -53,9 +54,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_parallel: Positive | None = None
     revoked_at: Moment | None = None
     rotation: Rotation | list[Rotation] | None = None       # a list, newest first, where several may still work
+    weight: Weight | None = None        # share of a busy model beside other keys; none: 1
     tokens_per_minute: None = None      # from here on: places of a later version
     token_budget: None = None
-    weight: None = None
     networks: None = None
     parent: None = None
 
@@ -93,6 +94,7 @@ class Key:
     revoked_at: str | None
     old_secret_until: str | None        # set by a rotation with grace: the last end of those in `old_secrets`
     old_secrets: tuple[str, ...] = ()   # until when each of the secrets of before works, the newest first
+    weight: float = 1.0                 # share of a busy model beside other keys
 
     @property
     def is_master(self) -> bool:
@@ -110,7 +112,7 @@ class Key:
                 "scopes": list(self.scopes), "profiles": None if self.profiles is None else list(self.profiles),
                 "created": self.created, "expires_at": self.expires_at, "revoked_at": self.revoked_at,
                 "requests_per_minute": self.requests_per_minute, "max_parallel": self.max_parallel,
-                "old_secret_until": self.old_secret_until}
+                "weight": self.weight, "old_secret_until": self.old_secret_until}
 
 
 def key_of(record: Record) -> Key:
@@ -123,7 +125,8 @@ def key_of(record: Record) -> Key:
                created=_iso(record.created), expires_at=_iso_or_none(record.expires_at),
                requests_per_minute=record.requests_per_minute, max_parallel=record.max_parallel,
                revoked_at=_iso_or_none(record.revoked_at),
-               old_secret_until=_iso_or_none(max(old, default=None)), old_secrets=tuple(_iso(until) for until in old))
+               old_secret_until=_iso_or_none(max(old, default=None)), old_secrets=tuple(_iso(until) for until in old),
+               weight=1.0 if record.weight is None else record.weight)
 
 
 def digest_of(secret: str | bytes) -> str:

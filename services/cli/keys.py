@@ -45,13 +45,14 @@ def keys() -> None:
               help="How long the key works, as 12h or 30d. Default: for good.")
 @click.option("--rpm", type=int, help="Requests per minute. Default: no limit.")
 @click.option("--parallel", type=int, help="Answers at the same time. Default: no limit.")
+@click.option("--weight", type=float, help="Share of a busy model beside other keys, 0.1 to 100. Default: 1.")
 def create(name: str, scopes: tuple[str, ...], profiles: tuple[str, ...], expires_in: int | None, rpm: int | None,
-           parallel: int | None) -> None:
+           parallel: int | None, weight: float | None) -> None:
     """Make a key and print it: this is the only time it can be seen."""
     chosen: dict[str, Any] = {"scopes": scopes} if scopes else {}
     _warn_of_unknown(profiles)
     secret, key = _keys().create(name=name, profiles=profiles or None, expires_in=expires_in,
-                                 requests_per_minute=rpm, max_parallel=parallel, **chosen)
+                                 requests_per_minute=rpm, max_parallel=parallel, weight=weight, **chosen)
     click.echo(f"made key {key.id} ({', '.join(key.scopes)}); it is shown this once:", err=True)
     click.echo(secret)
 
@@ -64,7 +65,8 @@ def list_keys(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([key.public() for key in found], indent=2))
         return
-    rows: list[tuple[str, ...]] = [("ID", "STATE", "BEGINS", "CREATED", "EXPIRES", "RPM", "PARALLEL", "SCOPES", "NAME")]
+    rows: list[tuple[str, ...]] = [("ID", "STATE", "BEGINS", "CREATED", "EXPIRES", "RPM", "PARALLEL", "WEIGHT",
+                                     "SCOPES", "NAME")]
     rows += [_row(key) for key in found]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
@@ -137,7 +139,8 @@ def _warn_of_unknown(profiles: tuple[str, ...]) -> None:
 
 def _row(key: Key) -> tuple[str, ...]:
     return (key.id, _state(key), key.prefix, key.created, key.expires_at or "never",
-            str(key.requests_per_minute or "-"), str(key.max_parallel or "-"), ",".join(key.scopes), key.name)
+            str(key.requests_per_minute or "-"), str(key.max_parallel or "-"), f"{key.weight:g}", ",".join(key.scopes),
+            key.name)
 
 
 def _state(key: Key) -> str:

@@ -6,6 +6,7 @@ key instead: it runs to its end, and whoever sends the same request again follow
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import closing
@@ -15,7 +16,7 @@ from typing import Any
 from flask import Response, g, request
 
 from auth.limits import Ticket
-from services.chat.events import Ask, Beat, Delta, Event
+from services.chat.events import Ask, Beat, Delta, Event, Final, Waiting
 from services.chat.idempotency import digest_of
 from services.chat.sessions import parse_id
 from services.web import replies, sse, watch
@@ -82,13 +83,15 @@ def _ask(body: AnswerBody, idempotency: str | None = None) -> Ask:
     session_id = None if body.session_id is None else parse_id(body.session_id)
     sampling: dict[str, Any] = {name: getattr(body, name) for name in _SAMPLING}
     return Ask(owner=g.key.id, prompt=body.prompt, session_id=session_id, profile=body.profile,
-               allowed_profiles=g.key.profiles, stop=stop, schema=body.schema_, request_id=g.trace.id,
-               idempotency=idempotency, **sampling)
+               allowed_profiles=g.key.profiles, stop=stop, schema=body.schema_, weight=g.key.weight,
+               request_id=g.trace.id, idempotency=idempotency, **sampling)
 
 
 def _payload(event: Event) -> Payload:
     if isinstance(event, Delta):
         return {"delta": event.text}
+    if isinstance(event, Waiting):
+        return {"queue": {"position": event.position, "eta_seconds": math.ceil(event.eta_seconds)}}
     return sse.BEAT if isinstance(event, Beat) else {"done": True, **event.body()}
 
 

@@ -92,7 +92,7 @@ class KeyBody(Body):
     max_parallel: int | None = Field(None, ge=1, le=100_000, description="answers at the same time")
     tokens_per_minute: int | None = Field(None, ge=1, le=1 << 53)
     token_budget: Budget | None = None
-    weight: int | None = Field(None, ge=1, le=1000)
+    weight: float | None = Field(None, ge=0.1, le=100, description="share of a busy model beside other keys' 1")
 
 
 class RotateBody(Body):

@@ -52,9 +52,17 @@ class Answer(BaseModel):
     context: Context
 
 
-class AnswerEvent(BaseModel):
-    """One `data:` line: a piece of the text, the end, or an error after the start."""
+class Queue(BaseModel):
+    """Told about every second while the model's places are all taken, before the first piece of the text."""
 
+    position: int = Field(description="1: the next to be served")
+    eta_seconds: int = Field(description="about how long it will take, by the model's measured speed")
+
+
+class AnswerEvent(BaseModel):
+    """One `data:` line: the place in the queue, a piece of the text, the end, or an error after the start."""
+
+    queue: Queue | None = None
     delta: str | None = None
     done: bool | None = None
     error: ErrorDetail | None = None
@@ -146,6 +154,7 @@ class KeyRecord(BaseModel):
     expires_at: str | None
     requests_per_minute: int | None
     max_parallel: int | None
+    weight: float = Field(description="the key's share of a busy model beside those of other keys")
 
 
 class NewKey(KeyRecord):

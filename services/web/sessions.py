@@ -29,7 +29,9 @@ class Session(Endpoint):
 
     @op("Delete a session", scope="answer", status=204, errors=_CHANGES)
     def delete(self, session_id: str) -> Response:
-        self.parts.sessions.delete(g.key.id, parse_id(session_id))
+        owner, sid = g.key.id, parse_id(session_id)
+        self.parts.sessions.delete(owner, sid)
+        self.parts.chat.forget(owner, sid)
         return empty()
 
 
@@ -54,5 +56,8 @@ class Fork(Endpoint):
 class Rewind(Endpoint):
     @op("Drop the turns after one", scope="answer", body=RewindBody, reply=replies.Session, errors=_CHANGES)
     def post(self, session_id: str, body: RewindBody) -> Response:
+        owner, sid = g.key.id, parse_id(session_id)
         with taken(self.room.places):
-            return json_response(self.parts.sessions.rewind(g.key.id, parse_id(session_id), body.to))
+            left = self.parts.sessions.rewind(owner, sid, body.to)
+            self.parts.chat.forget(owner, sid)
+            return json_response(left)

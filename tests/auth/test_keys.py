@@ -94,7 +94,9 @@ def test_a_key_is_kept_nowhere(data: Path, keys: Keys, caplog: pytest.LogCapture
 
 
 @pytest.mark.parametrize(("wish", "param", "code"), [
-    ({"tokens_per_minute": 5}, "tokens_per_minute", "not_supported"), ({"weight": 1}, "weight", "not_supported"),
+    ({"tokens_per_minute": 5}, "tokens_per_minute", "not_supported"),
+    ({"weight": 0.09}, "weight", None), ({"weight": 101}, "weight", None), ({"weight": float("nan")}, "weight", None),
+    ({"weight": True}, "weight", None), ({"weight": "1"}, "weight", None),
     ({"token_budget": {"tokens": 1, "per": "day"}}, "token_budget", "not_supported"),
     ({"name": "x" * 81}, "name", None), ({"name": "a\nb"}, "name", None), ({"name": "\ud800"}, "name", None),
     ({"scopes": []}, "scopes", None), ({"scopes": ["root"]}, "scopes", None), ({"scopes": "answer"}, "scopes", None),
@@ -371,3 +373,15 @@ def test_default_clock_is_the_wall_clock(data: Path) -> None:
     keys = Keys(data, Settings(data_dir=data))
     _, key = keys.create(expires_in=3600)
     assert 3590 < key.ends() - time.time() <= 3600
+
+
+def test_a_weight_is_kept_and_granted_up_to_ones_own(keys: Keys) -> None:
+    assert keys.create()[1].weight == 1
+    _, heavy = keys.create(weight=20, scopes=["keys", "answer"])
+    _, light = keys.create(weight=0.5, scopes=["keys", "answer"], by=heavy)
+    assert (heavy.weight, light.weight, keys.get(light.id).public()["weight"]) == (20.0, 0.5, 0.5)
+    assert keys.create(scopes=["answer"], by=light)[1].weight == 0.5
+    with pytest.raises(Forbidden, match=r"at most its own 0\.5"):
+        keys.create(scopes=["answer"], weight=1, by=light)
+    with pytest.raises(Forbidden):
+        keys.rotate(heavy.id, 0, by=light)

@@ -33,12 +33,13 @@ def who(settings: Settings, secret: str) -> str | None:
 
 def test_create_prints_the_key_alone_on_standard_output(run: Run, settings: Settings) -> None:
     result = run("create", "--name", "bot", "--scope", "answer", "--scope", "keys", "--profile", "small",
-                 "--expires-in", "30d", "--rpm", "5", "--parallel", "2")
+                 "--expires-in", "30d", "--rpm", "5", "--parallel", "2", "--weight", "2.5")
     assert result.exit_code == 0 and looks_like_key(result.stdout.strip())
     key_id = who(settings, result.stdout)
     shown = json.loads(run("show", key_id).stdout)
     assert shown["scopes"] == ["answer", "keys"] and shown["profiles"] == ["small"] and shown["name"] == "bot"
     assert (shown["requests_per_minute"], shown["max_parallel"]) == (5, 2) and shown["expires_at"]
+    assert shown["weight"] == 2.5 and " 2.5 " in run("list").stdout
     assert result.stdout.strip() not in result.stderr
 
 

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from services.chat.events import Beat, Delta
+from services.chat.events import Beat, Delta, Waiting
 from services.errors import BadRequest, DeadlineExceeded, RunnerCrashed, StorageFull, Unavailable
 from services.web.routes import taken
 from tests.services.web.conftest import FakeChat, final, make_world, wait_until
@@ -90,6 +90,13 @@ def test_slow_starts_send_heartbeats(scripted, monkeypatch):
     scripted.parts.chat.events = [Beat(), Beat(), Delta("a"), final("a")]
     text = ask(scripted, stream=True).text
     assert text.startswith(": hb\n\n: hb\n\ndata: ")
+
+
+def test_the_place_in_the_queue_is_told_in_streams_alone(scripted):
+    scripted.parts.chat.events = [Waiting(3, 4.2), Waiting(1, 0.5), Delta("a"), final("a")]
+    assert scripted.events(prompt="x")[:3] == [{"queue": {"position": 3, "eta_seconds": 5}},
+                                               {"queue": {"position": 1, "eta_seconds": 1}}, {"delta": "a"}]
+    assert ask(scripted).json["result"] == "a" and "queue" not in ask(scripted).json
 
 
 # ---------------------------------------------------------------- the client leaves, the server stops

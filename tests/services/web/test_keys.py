@@ -21,16 +21,21 @@ def test_a_key_without_a_body_may_what_the_seed_s_may(world):
 
 def test_a_key_with_a_body(world):
     made = world.call("POST", "/auth/key", json={"name": "n", "scopes": ["answer"], "profiles": ["one"],
-                                                 "expires_in": 60, "requests_per_minute": 3, "max_parallel": 2}).json
+                                                 "expires_in": 60, "requests_per_minute": 3, "max_parallel": 2,
+                                                 "weight": 2.5}).json
     assert (made["name"], made["scopes"], made["profiles"], made["max_parallel"]) == ("n", ["answer"], ["one"], 2)
-    assert made["expires_at"]
+    assert made["expires_at"] and made["weight"] == 2.5
+    world.call("POST", "/answer", key=made["key"], json={"prompt": "x", "session_id": 1})
+    sent = world.parts.engine.requests[-1]
+    assert (sent.weight, sent.owner, sent.session) == (2.5, made["id"], "1")
+    assert world.call("GET", "/auth").json["weight"] == 1
 
 
 @pytest.mark.parametrize("body, param", [({"scopes": ["all"]}, "scopes"), ({"scopes": []}, "scopes"),
                                          ({"name": 1}, "name"), ({"name": "n" * 81}, "name"),
                                          ({"expires_in": 0}, "expires_in"), ({"expires_in": "1"}, "expires_in"),
                                          ({"max_parallel": 0}, "max_parallel"), ({"owner": "x"}, "owner"),
-                                         ({"weight": 2}, "weight"), ({"tokens_per_minute": 2}, "tokens_per_minute")])
+                                         ({"weight": 0}, "weight"), ({"tokens_per_minute": 2}, "tokens_per_minute")])
 def test_wrong_wishes_are_400(world, body, param):
     response = world.call("POST", "/auth/key", json=body)
     assert response.status_code == 400 and response.json["error"]["param"].startswith(param)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from services.errors import Unavailable
+
 ROUTES = [("GET", "", None), ("PATCH", "", {"name": "new"}), ("DELETE", "", None), ("POST", "/fork", None),
           ("POST", "/fork", {"at": 1}), ("POST", "/rewind", {"to": 1})]
 
@@ -49,6 +51,15 @@ def test_rename_fork_rewind_delete(talk):
     assert (deleted.status_code, deleted.data) == (204, b"") and "Content-Type" not in deleted.headers
     assert world.call("GET", "/answer/1", key=a).status_code == 404
     assert world.call("GET", f"/answer/{fork['session_id']}", key=a).status_code == 200
+    owner = world.call("GET", "/auth", key=a).json["id"]
+    assert world.parts.engine.forgotten == [(owner, "1"), (owner, "1")]     # the rewind, the deletion
+
+
+def test_what_cannot_be_forgotten_does_not_keep_a_session(talk, caplog):
+    world, a, _ = talk
+    world.parts.engine.down = Unavailable("the supervisor is gone")
+    assert world.call("DELETE", "/answer/1", key=a).status_code == 204
+    assert "the supervisor is gone" in caplog.text and world.call("GET", "/answer/1", key=a).status_code == 404
 
 
 def test_a_retried_fork_is_one_fork(talk):
