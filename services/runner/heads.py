@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from services.runner.slots import common_prefix
 
 Tokenize = Callable[[Sequence[str]], list[int]]
+TAIL = 200          # characters at the end in which what follows may change tokens
 # What somebody may go on with, so far as it can change the tokens before it: letters, digits, marks, spaces, lines.
 PROBES = ("a", "A", " a", "1", " 1", "-", ".", "'s", "\n", "\n\n", " ", "  a", "\t", "é", "中", "🙂", "<", "{\"")
 
@@ -19,13 +20,15 @@ def head_tokens(tokenize: Tokenize, segments: Sequence[str], characters: int, pr
 def settled(tokenize: Tokenize, segments: Sequence[str]) -> list[int]:
     """The tokens of a text that goes on: those that stay the same whatever follows, as far as the probes tell.
 
-    Whoever uses them compares tokens, so a probe that is missing here costs time and never a wrong answer.
+    Spaces at its end belong to the word that follows. Whoever uses the tokens compares them, so a probe that is missing
+    here costs time and never a wrong answer.
     """
-    tokens = tokenize(segments)
-    kept = len(tokens)
-    for probe in PROBES:
-        kept = min(kept, common_prefix(tokens, tokenize([*segments[:-1], segments[-1] + probe])))
-    return tokens[:kept]
+    tail = segments[-1][-TAIL:]
+    tokens = tokenize([tail])
+    futures = [tail.rstrip(" \t"), *(tail + probe for probe in PROBES)]
+    kept = min(common_prefix(tokens, tokenize([future])) for future in futures)
+    whole = tokenize(segments)
+    return whole[:max(0, len(whole) - (len(tokens) - kept))]
 
 
 def take(segments: Sequence[str], characters: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -94,7 +95,8 @@ class Loop(ABC, Generic[Work]):
 
     def stats(self) -> Stats:
         """As after the last step."""
-        return msgspec.structs.replace(self.snapshot, idle_seconds=time.monotonic() - self.scheduler.progress)
+        return msgspec.structs.replace(self.snapshot, idle_seconds=time.monotonic() - self.scheduler.progress,
+                                       memory_bytes=_resident())
 
     def begin(self, request: Any) -> None:
         self.inbox.put(partial(self.scheduler.add, request))
@@ -107,3 +109,12 @@ class Loop(ABC, Generic[Work]):
 
     def forget(self, message: Forget) -> None:
         """Nothing is kept."""
+
+
+def _resident() -> int:
+    """Bytes of this process that are in memory, its files' pages included; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0

@@ -215,20 +215,20 @@ class Slots:
         return shared if owner == sequence.owner else min(shared, head, sequence.head)
 
     def _target(self, sequence: Sequence, source: Slot | None, shared: int) -> Slot:
-        """The slot of the same session; or stay in place when little is lost by it; else the idle slot that was used
-        longest ago, empty ones first."""
+        """The slot of the same session; or stay in place when little is lost by it, and no session's; else the idle
+        slot that was used longest ago, empty ones first."""
         mine = [slot for slot in self.slots if slot.idle and _continues(slot, sequence)]
         if mine:
             return source if source in mine else mine[0]
         others = [slot for slot in self.slots if slot.idle and slot is not source]
-        if source and source.idle and (not others or 2 * shared >= source.length):
+        if source and source.idle and (not others or (2 * shared >= source.length and not source.session)):
             return source
         return min(others, key=lambda slot: (slot.length > 0, slot.used))
 
     def _keep(self, slot: Slot, sequence: Sequence, shared: int) -> None:
         """Shelve what the slot holds before `sequence` takes it, unless that only continues it."""
         lost = slot.length - shared
-        if lost >= WORTH and lost > shared and not _continues(slot, sequence) and not slot.saved:
+        if lost >= WORTH and (slot.session or lost > shared) and not _continues(slot, sequence) and not slot.saved:
             self._shelve(slot)
 
     def _shelve(self, slot: Slot) -> None:

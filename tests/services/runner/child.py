@@ -69,7 +69,7 @@ def launch(started: list[subprocess.Popen[bytes]], folder: Path, model: Path, *,
     address = os.path.join(tempfile.mkdtemp(dir=folder), "s")
     spec = {"model": str(model), "n_ctx": 300, "parallel": 4, "n_threads": 1, **spec}
     tell(process, {"address": address, "authkey": KEY.hex(), "spec": spec,
-                   "limits": {"max_queue": max_queue, **(limits or {})}})
+                   "limits": {"max_queue": max_queue, "kv_memory_bytes": 1 << 26, **(limits or {})}})
     assert process.stdout
     return Child(process, address, msgspec.json.decode(process.stdout.readline(), type=Ready))
 
