@@ -1,46 +1,54 @@
-"""JSON Schema → GBNF grammar. What the grammar cannot hold a completion to is refused, never ignored.
+"""JSON Schema → a grammar. What the grammar cannot hold a completion to is refused, never ignored.
 
-llama-cpp-python's converter skips keywords that it does not know and confuses definitions of the same name, so the
-schema is first rewritten into the plain forms that it converts faithfully. Nothing is ever fetched.
+Nothing is ever fetched. The values are written in the order and with the names that the schema gives, with at most
+one space after each of `{ [ , :` and before `} ]`.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
+from itertools import groupby
 from typing import Any
 
 from services.errors import BadSchema
-from services.runner.llama import SchemaConverter
+from services.runner.gbnf import (
+    BASIC,
+    CHAR,
+    COLON,
+    COMMA,
+    SPACE,
+    Call,
+    Either,
+    Expression,
+    Grammar,
+    Literal,
+    Repeat,
+    Row,
+    as_json,
+    either,
+    maybe,
+    row,
+    size,
+)
+from services.runner.pattern import FORMATS, MOST_REPEATS, Pattern
 
-MOST_BYTES = 64 * 1024      # of a schema as JSON, and of its grammar
+MOST_BYTES = 64 * 1024      # of a schema as JSON
 MOST_DEPTH = 64
-MOST_REPEATS = 512          # minItems, maxItems, minLength, maxLength, pattern's {n}
 MOST_REFS = 256
-MOST_OPTIONAL = 128         # properties of one object that may be left out: the grammar grows with their square
-MOST_PATTERN = 128          # characters
-MOST_WEIGHT, ENDLESS = 4000, 64     # of a pattern's nested repeats
+MOST_OPTIONS = 128          # properties of one object that may be left out, parts of one anyOf: all are tried at once
+MOST_SIZE = 30_000          # of a grammar: about its letters, rules and repeats together
 
 Schema = dict[str, Any]
 NOTES = {"title", "description", "default", "examples", "example", "$schema", "$id", "$comment", "deprecated",
-         "readOnly", "writeOnly", "$defs", "definitions", "format"}
+         "readOnly", "writeOnly", "$defs", "definitions"}
 TYPES = {"object": {"properties", "required", "additionalProperties"},
          "array": {"items", "prefixItems", "minItems", "maxItems"},
-         "string": {"pattern", "minLength", "maxLength"},
+         "string": {"pattern", "minLength", "maxLength", "format"},
          "integer": set[str](), "number": set[str](), "boolean": set[str](), "null": set[str]()}
-FORMATS = {"uuid", "date", "time", "date-time"}
-REF = "parley-ref-"         # name of every definition in the rewritten schema
-SAFE_PATTERN = re.compile(r"""(?x) \^ (?: [A-Za-z0-9\ _\-:/,@\#%&=~;!'] | \\[.+*?()\[\]{}|/dw-]
-                              | \[ [A-Za-z0-9\ _:,.@+\#-]+ \] | [*+?|()] | \{\d{1,4}(,\d{0,4})?\} )* \$""")
-WORD = re.compile(r"(\[(?:\\.|[^\]\\])*\]|\{(?:\d+,)?(\d*)\}|.)")
-SETS = {"d": "[0-9]", "w": "[A-Za-z0-9_]"}
-# A JSON string's characters: no raw control characters, and no escaped half of a surrogate pair.
-CHAR = (r'[^"\\\x7F\x00-\x1F] | "\\" (["\\/bfnrt] | "u" ([0-9a-cA-CefEF] [0-9a-fA-F] | [dD] [0-7]) [0-9a-fA-F] '
-        r'[0-9a-fA-F])')
 
 
-def grammar_of(schema: Schema) -> str:
+def grammar_of(schema: Schema) -> Grammar:
     """The grammar that lets through exactly, or less than, what `schema` allows. `BadSchema` says what is wrong."""
     try:
         text = json.dumps(schema, allow_nan=False)
@@ -50,74 +58,88 @@ def grammar_of(schema: Schema) -> str:
         raise _bad("schema", f"is not JSON: {error}") from None
     if len(text) > MOST_BYTES:
         raise _bad("schema", f"is larger than {MOST_BYTES} bytes; make it smaller")
-    plain = _Rewriter(json.loads(text)).rewritten()
-    converter = _Converter(prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False)
-    try:
-        converter.visit(converter.resolve_refs(plain, ""), "")
-    except (AssertionError, ValueError, LookupError, RecursionError) as error:
-        raise _bad("schema", f"cannot be turned into a grammar: {error}") from None
-    grammar = str(converter.format_grammar())
-    if len(grammar) > MOST_BYTES:
-        raise _bad("schema", "makes too large a grammar; use fewer alternatives and shorter repeats")
-    return grammar
+    return _Reader(json.loads(text)).grammar()
 
 
-class _Converter(SchemaConverter):
-    """The library's converter, with strings that are always valid JSON."""
-
-    def _format_literal(self, literal: str) -> str:
-        return '"' + "".join(f"\\x{ord(c):02X}" if ord(c) < 32 else f"\\{c}" if c in '"\\' else c
-                             for c in literal) + '"'
-
-    def _generate_constant_rule(self, value: Any) -> str:
-        return self._format_literal(json.dumps(value, ensure_ascii=False)) + " space"
-
-    def _add_primitive(self, name: str, rule: Any) -> str:
-        if name == "char":
-            return str(self._add_rule(name, CHAR))
-        return str(super()._add_primitive(name, rule))
-
-
-class _Rewriter:
-    """One schema, rewritten into what the converter gets right."""
+class _Reader:
+    """One schema, read into rules. Equal ones are one."""
 
     def __init__(self, schema: Schema) -> None:
-        self.root = schema
-        self.names: dict[str, str] = {}         # $ref as written -> name of the definition
-        self.definitions: dict[str, Any] = {}
+        self._schema = schema
+        self._rules: list[Expression | None] = []       # None: of a definition that is still being read
+        self._known: dict[Expression, Call] = {}
+        self._refs: dict[str, Call] = {}                # $ref as written
+        self._size = 0
 
-    def rewritten(self) -> Schema:
-        root = self._node(self.root, "schema", 0)
-        return {**root, "$defs": self.definitions} if self.definitions else root
+    def grammar(self) -> Grammar:
+        root = self._node(self._schema, "schema", 0)
+        rules = [rule for rule in self._rules if rule is not None]
+        assert len(rules) == len(self._rules)
+        return Grammar(tuple(rules), root.rule)
 
-    def _node(self, node: Any, where: str, depth: int) -> Schema:
+    # ------------------------------------------------------------ rules
+
+    def _rule(self, expression: Expression) -> Call:
+        known = self._known.get(expression)
+        if known is None:
+            known = self._known[expression] = self._later()
+            self._set(known, expression)
+        return known
+
+    def _later(self) -> Call:
+        self._rules.append(None)
+        return Call(len(self._rules) - 1)
+
+    def _set(self, call: Call, expression: Expression) -> None:
+        self._rules[call.rule] = expression
+        self._size += size(expression)
+        if self._size > MOST_SIZE:
+            raise _bad("schema", "makes too large a grammar; use fewer alternatives and shorter repeats")
+
+    # ------------------------------------------------------------ any schema
+
+    def _node(self, node: Any, where: str, depth: int) -> Call:
         if depth > MOST_DEPTH:
             raise _bad(where, f"is more than {MOST_DEPTH} levels deep")
         if node is True or (isinstance(node, dict) and not node.keys() - NOTES):
-            return {"anyOf": [{"type": name} for name in TYPES if name != "integer"]}
+            return self._anything()
         if not isinstance(node, dict):
             raise _bad(where, f"is {json.dumps(node)[:40]}; a schema is an object")
         kind = next((key for key in ("$ref", "anyOf", "oneOf", "allOf", "const", "enum") if key in node), "type")
-        rewrite: Callable[[Schema, str, int], Schema] = {
+        read: Callable[[Schema, str, int], Call] = {
             "$ref": self._ref, "anyOf": self._any, "oneOf": self._one, "allOf": self._all,
             "const": self._constant, "enum": self._constant, "type": self._typed}[kind]
-        return rewrite(node, where, depth)
+        return read(node, where, depth)
 
-    def _ref(self, node: Schema, where: str, depth: int) -> Schema:
+    def _anything(self) -> Call:
+        if "" not in self._refs:
+            value = self._refs[""] = self._later()
+            member = self._rule(row(self._basic("string"), COLON, value))
+            self._set(value, Either((self._braces("{", self._list(member, 0, None), "}"),
+                                     self._braces("[", self._list(value, 0, None), "]"),
+                                     *map(self._basic, ("string", "number", "boolean", "null")))))
+        return self._refs[""]
+
+    def _basic(self, name: str) -> Call:
+        if name == "string":
+            return self._rule(row('"', Repeat(self._rule(CHAR), 0, None), '"'))
+        return self._rule(BASIC[name])
+
+    def _ref(self, node: Schema, where: str, depth: int) -> Call:
         ref = node["$ref"]
         _only(node, {"$ref"}, where)
         if not isinstance(ref, str) or not (ref == "#" or ref.startswith("#/")):
             raise _bad(where, f"has $ref {json.dumps(ref)[:80]}; only references into the schema itself (#/…) are "
                        "used, nothing is fetched")
-        if ref not in self.names:
-            if len(self.names) >= MOST_REFS:
+        if ref not in self._refs:
+            if len(self._refs) >= MOST_REFS:
                 raise _bad(where, f"has more than {MOST_REFS} different $ref")
-            self.names[ref] = name = f"{REF}{len(self.names)}-"
-            self.definitions[name] = self._node(self._target(ref, where), f"{where}.$ref", depth + 1)
-        return {"$ref": f"#/$defs/{self.names[ref]}"}
+            self._refs[ref] = self._later()
+            self._set(self._refs[ref], self._node(self._target(ref, where), f"{where}.$ref", depth + 1))
+        return self._refs[ref]
 
     def _target(self, ref: str, where: str) -> Any:
-        target: Any = self.root
+        target: Any = self._schema
         for step in ref.split("/")[1:]:
             step = step.replace("~1", "/").replace("~0", "~")
             if isinstance(target, list) and step.isdigit() and int(step) < len(target):
@@ -128,12 +150,15 @@ class _Rewriter:
                 raise _bad(where, f"has $ref {ref[:80]}, which is not in the schema")
         return target
 
-    def _any(self, node: Schema, where: str, depth: int) -> Schema:
+    def _any(self, node: Schema, where: str, depth: int) -> Call:
         _only(node, {"anyOf"}, where)
-        return {"anyOf": [self._node(part, f"{where}.anyOf[{i}]", depth + 1)
-                          for i, part in enumerate(_listed(node["anyOf"], f"{where}.anyOf"))]}
+        parts = _listed(node["anyOf"], f"{where}.anyOf")
+        if len(parts) > MOST_OPTIONS:
+            raise _bad(where, f"has anyOf of more than {MOST_OPTIONS} parts")
+        return self._rule(Either(tuple([self._node(part, f"{where}.anyOf[{i}]", depth + 1)
+                                        for i, part in enumerate(parts)])))
 
-    def _one(self, node: Schema, where: str, depth: int) -> Schema:
+    def _one(self, node: Schema, where: str, depth: int) -> Call:
         """`oneOf` demands that no value fits two: taken only where the types already tell them apart."""
         parts = _listed(node["oneOf"], f"{where}.oneOf")
         kinds = [_kind(part) for part in parts]
@@ -141,14 +166,14 @@ class _Rewriter:
             raise _bad(where, "has oneOf with parts that are not told apart by type; use anyOf")
         return self._any({("anyOf" if key == "oneOf" else key): value for key, value in node.items()}, where, depth)
 
-    def _all(self, node: Schema, where: str, depth: int) -> Schema:
+    def _all(self, node: Schema, where: str, depth: int) -> Call:
         _only(node, {"allOf"}, where)
         parts = _listed(node["allOf"], f"{where}.allOf")
         if len(parts) > 1:
             raise _bad(where, "has allOf with several parts, which is not supported; write one object")
         return self._node(parts[0], f"{where}.allOf[0]", depth + 1)
 
-    def _constant(self, node: Schema, where: str, _depth: int) -> Schema:
+    def _constant(self, node: Schema, where: str, _depth: int) -> Call:
         _only(node, {"const", "enum", "type"}, where)
         values = _listed(node["enum"], f"{where}.enum") if "enum" in node else [node["const"]]
         names = _names(node.get("type", list(TYPES)), where)
@@ -156,111 +181,101 @@ class _Rewriter:
                 and ("const" not in node or json.dumps(value) == json.dumps(node["const"]))]
         if not kept:
             raise _bad(where, "allows no value")
-        return {"enum": kept}
+        return self._rule(_words(sorted(set(map(as_json, kept)))))
 
-    def _typed(self, node: Schema, where: str, depth: int) -> Schema:
+    # ------------------------------------------------------------ schemas of a type
+
+    def _typed(self, node: Schema, where: str, depth: int) -> Call:
         names = _names(node["type"] if "type" in node else _guess(node, where), where)
         _only(node, {"type"}.union(*(TYPES[name] for name in names)), where)
         parts = [self._one_type(name, node, where, depth) for name in names]
-        return parts[0] if len(parts) == 1 else {"anyOf": parts}
+        return parts[0] if len(parts) == 1 else self._rule(Either(tuple(parts)))
 
-    def _one_type(self, name: str, node: Schema, where: str, depth: int) -> Schema:
-        if name == "object":
-            return self._object(node, where, depth)
-        if name == "array":
-            return self._array(node, where, depth)
-        if name == "string":
-            return _string(node, where)
-        return {"type": name}
+    def _one_type(self, name: str, node: Schema, where: str, depth: int) -> Call:
+        read = {"object": self._object, "array": self._array, "string": self._string}.get(name)
+        return read(node, where, depth) if read else self._basic(name)
 
-    def _object(self, node: Schema, where: str, depth: int) -> Schema:
+    def _object(self, node: Schema, where: str, depth: int) -> Call:
         """With `properties` no others are written: allowed always, and safe where they would clash."""
         properties, required = node.get("properties", {}), node.get("required", [])
-        others = node.get("additionalProperties", True)
+        more = node.get("additionalProperties", True)
         if not isinstance(properties, dict) or not isinstance(required, list):
             raise _bad(where, "needs an object as properties and a list as required")
         if missing := [name for name in required if not isinstance(name, str) or name not in properties]:
             raise _bad(where, f"requires {missing[0]!r}, which is not among its properties")
-        if len(properties) - len(set(required)) > MOST_OPTIONAL:
-            raise _bad(where, f"has more than {MOST_OPTIONAL} properties that are not required")
+        if len(properties) - len(set(required)) > MOST_OPTIONS:
+            raise _bad(where, f"has more than {MOST_OPTIONS} properties that are not required")
         if properties:
-            parts = {key: self._node(part, f"{where}.{key}", depth + 1) for key, part in properties.items()}
-            return {"type": "object", "properties": parts, "required": required, "additionalProperties": False}
-        if others is False:
-            return {"type": "object", "additionalProperties": False}
-        if others is True or others == {}:
-            return {"type": "object"}
-        values = self._node(others, f"{where}.additionalProperties", depth + 1)
-        return {"type": "object", "additionalProperties": values}
+            members = [(row(as_json(key), COLON, self._node(part, f"{where}.{key}", depth + 1)), key in required)
+                       for key, part in properties.items()]
+            inner = self._members(members)
+            return self._braces("{", inner if required else maybe(inner), "}")
+        if more is False:
+            return self._rule(Literal("{}"))
+        value = self._node(more, f"{where}.additionalProperties", depth + 1)
+        return self._braces("{", self._list(row(self._basic("string"), COLON, value), 0, None), "}")
 
-    def _array(self, node: Schema, where: str, depth: int) -> Schema:
+    def _members(self, members: list[tuple[Row, bool]]) -> Call:
+        """At least one of the members, in their order; whether one is required is told with it."""
+        tail = head = self._rule(Row(()))       # what follows when something, when nothing, is written already
+        for i, (pair, required) in enumerate(reversed(members)):
+            member = self._rule(pair)
+            first, more = row(member, tail), row(COMMA, member, tail)
+            head = self._rule(first if required or not i else either(first, head))
+            tail = self._rule(more if required else either(more, tail))
+        return head
+
+    def _array(self, node: Schema, where: str, depth: int) -> Call:
         if "prefixItems" in node:
             _only(node, {"type", "prefixItems"}, where)
-            parts = _listed(node["prefixItems"], f"{where}.prefixItems")
-            return {"type": "array", "prefixItems": [self._node(part, f"{where}[{i}]", depth + 1)
-                                                     for i, part in enumerate(parts)]}
+            parts = [self._node(part, f"{where}[{i}]", depth + 1)
+                     for i, part in enumerate(_listed(node["prefixItems"], f"{where}.prefixItems"))]
+            return self._braces("[", row(parts[0], *(row(COMMA, part) for part in parts[1:])), "]")
         least, most = _range(node, "minItems", "maxItems", where)
-        items = self._node(node.get("items", True), f"{where}.items", depth + 1)
-        return {"type": "array", "items": items, "minItems": least, **({} if most is None else {"maxItems": most})}
+        item = self._node(node.get("items", True), f"{where}.items", depth + 1)
+        return self._rule(Literal("[]")) if most == 0 else self._braces("[", self._list(item, least, most), "]")
 
+    def _list(self, item: Expression, least: int, most: int | None) -> Expression:
+        more = self._rule(row(COMMA, item))
+        some = row(item, Repeat(more, max(least - 1, 0), None if most is None else most - 1))
+        return some if least else maybe(some)
 
-def _string(node: Schema, where: str) -> Schema:
-    if "pattern" in node:
-        _only(node, {"type", "pattern"}, where, notes=NOTES - {"format"})
-        return {"type": "string", "pattern": _pattern(node["pattern"], where)}
-    if "minLength" in node or "maxLength" in node:
+    def _braces(self, left: str, inner: Expression, right: str) -> Call:
+        """`inner`, when it may be left out, takes the space behind it along: no blank can be read in two ways."""
+        if isinstance(inner, Repeat):
+            return self._rule(row(left, SPACE, maybe(inner.part, SPACE), right))
+        return self._rule(row(left, SPACE, inner, SPACE, right))
+
+    def _string(self, node: Schema, where: str, _depth: int) -> Call:
+        asked = sorted(node.keys() & {"pattern", "format"})
+        if asked:
+            _only(node, {"type", asked[0]} | TYPES["object"] | TYPES["array"], where)
+            pattern = _pattern_of(node, asked[0], where)
+            return self._rule(row('"', Pattern(pattern, where).expression(), '"'))
         least, most = _range(node, "minLength", "maxLength", where)
-        return {"type": "string", "minLength": least, **({} if most is None else {"maxLength": most})}
-    return {"type": "string", "format": node["format"]} if node.get("format") in FORMATS else {"type": "string"}
+        return self._rule(row('"', Repeat(self._rule(CHAR), least, most), '"'))
 
 
-def _pattern(pattern: Any, where: str) -> str:
-    """The pattern in the words that the converter gets right: no escapes outside sets, repeats that cannot explode."""
-    if not isinstance(pattern, str) or len(pattern) > MOST_PATTERN or not SAFE_PATTERN.fullmatch(pattern):
-        raise _bad(where, "has a pattern that is not supported; use ^…$ with plain characters, sets, groups, repeats")
-    plain = re.sub(r"\\(.)", lambda m: SETS.get(m[1], f"[\\{m[1]}]" if m[1] in "[]" else f"[{m[1]}]"), pattern)
-    if any(int(number) > MOST_REPEATS for braces in re.findall(r"\{[^}]*\}", plain)
-           for number in re.findall(r"\d+", braces)):
-        raise _bad(where, f"has a pattern that repeats more than {MOST_REPEATS} times")
-    if _weight(plain, where) > MOST_WEIGHT:
-        raise _bad(where, "has a pattern with a repeat inside a repeat that could grow without end")
-    return plain
+def _words(words: list[str], depth: int = 0) -> Expression:
+    """One of the words, which are sorted and differ. What they begin with alike is read once."""
+    if len(words) == 1 or depth > MOST_DEPTH:
+        return either(*words) if len(words) > 1 else Literal(words[0])
+    start = next(i for i in range(len(words[-1])) if words[0][i:i + 1] != words[-1][i])
+    parts = [_words([word[start:] for word in group], depth + 1)
+             for _, group in groupby(words, key=lambda word: word[start:start + 1])]
+    return row(words[0][:start], Either(tuple(parts)))
 
 
-def _weight(pattern: str, where: str) -> int:
-    """The largest product of repeats inside one another; an endless one counts `ENDLESS`. What may be empty must not be
-    repeated: the ways to read it, all of which the grammar follows at once, would grow beyond any bound."""
-    groups, starts, last, empty = [1], [0], 1, False
-    for found in WORD.finditer(pattern):
-        word, most = found.groups()
-        if word == "(":
-            groups.append(1)
-            starts.append(found.start())
-        elif word == ")":
-            last, start = groups.pop(), starts.pop()
-            if not groups:
-                break
-            empty = _may_be_empty(pattern[start:found.end()], where)
-        elif word[0] in "*+{":
-            if empty:
-                raise _bad(where, "has a pattern that repeats something that may be empty")
-            last *= int(most) if most else ENDLESS
-            empty = word == "*" or word[:2] == "{0"
-        elif word == "?":
-            empty = True
-        else:
-            last, empty = 1, False
-        groups[-1] = max(groups[-1], last)
-    if len(groups) != 1:
-        raise _bad(where, "has a pattern whose parentheses do not match")
-    return groups[0]
-
-
-def _may_be_empty(pattern: str, where: str) -> bool:
-    try:
-        return re.fullmatch(pattern, "") is not None
-    except re.error as error:
-        raise _bad(where, f"has a pattern that is no regular expression: {error}") from None
+def _pattern_of(node: Schema, keyword: str, where: str) -> str:
+    value = node[keyword]
+    if keyword == "format":
+        if value not in (known := list(FORMATS)):
+            raise _bad(where, f"has format {json.dumps(value)[:40]}, which is not supported: take it out, the "
+                       f"completion would not be held to it. Supported are {', '.join(known)}")
+        return FORMATS[value]
+    if not isinstance(value, str):
+        raise _bad(where, f"has pattern {json.dumps(value)[:40]}; it must be a string")
+    return value
 
 
 def _range(node: Schema, low: str, high: str, where: str) -> tuple[int, int | None]:
@@ -307,9 +322,9 @@ def _listed(value: Any, where: str) -> list[Any]:
     return value
 
 
-def _only(node: Schema, allowed: set[str], where: str, notes: set[str] = NOTES) -> None:
+def _only(node: Schema, allowed: set[str], where: str) -> None:
     """Refuse keywords that the grammar would not hold the completion to."""
-    if extra := sorted(node.keys() - allowed - notes):
+    if extra := sorted(node.keys() - allowed - NOTES):
         raise _bad(where, f"has {extra[0]!r} here, which is not supported: take it out, the completion would not be "
                    "held to it")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from services.errors import BadRequest, BadSchema, ContextOverflow
+from services.errors import BadRequest, ContextOverflow
+from services.runner.complying import Complying
 from services.runner.grammar import grammar_of
 from services.runner.heads import head_tokens, settled
 from services.runner.model import Model
@@ -16,7 +17,6 @@ BYTES_PER_TOKEN = 32        # a prompt with more bytes than this for each token 
 
 def prepare(model: Model, message: Generate) -> Sequence:
     """Tokenise and check. The completion may be as long as the context leaves room for."""
-    grammar = grammar_of(message.schema) if message.schema is not None else None
     prompt = _tokens(model, message.prompt)
     if not prompt:
         raise BadRequest("the prompt is empty, and this model has no token to begin a text with", param="prompt")
@@ -24,12 +24,13 @@ def prepare(model: Model, message: Generate) -> Sequence:
         raise _overflow(model, len(prompt))
     if message.max_tokens < 1:
         raise BadRequest(f"max_tokens is {message.max_tokens}; it must be at least 1", param="max_tokens")
-    try:
-        sampler = Chain(model, message.sampling, prompt, grammar)
-    except ValueError as error:
-        raise BadSchema(f"the schema cannot be turned into a grammar: {error}", param="schema") from None
-    return Sequence(id=message.id, owner=message.owner, prompt=prompt, sampler=sampler, text=Text(message.stop),
-                    max_tokens=min(message.max_tokens, model.n_ctx - len(prompt)), session=message.session,
+    room = min(message.max_tokens, model.n_ctx - len(prompt))
+    if message.schema is None:
+        sampler, stops = Chain(model, message.sampling, prompt), message.stop
+    else:       # no stop string cuts a value
+        sampler, stops = Complying(model, message.sampling, prompt, grammar_of(message.schema), room), []
+    return Sequence(id=message.id, owner=message.owner, prompt=prompt, sampler=sampler, text=Text(stops),
+                    max_tokens=room, session=message.session,
                     head=head_tokens(model.tokenize, message.prompt, message.head, prompt),
                     weight=message.weight, rank=BATCH if message.batch else INTERACTIVE)
 

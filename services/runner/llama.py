@@ -10,16 +10,15 @@ import ctypes
 import logging
 import os
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import llama_cpp.llama_cpp as lib
-import llama_cpp.llama_grammar
+from llama_cpp import __version__ as VERSION
 
-__all__ = ["VERSION", "File", "LoadFailed", "SchemaConverter", "cores", "last_error", "lib"]
-VERSION: str = llama_cpp.__version__
+__all__ = ["VERSION", "File", "LoadFailed", "cores", "last_error", "lib"]
 log = logging.getLogger("parley.runner")
-SchemaConverter: Any = llama_cpp.llama_grammar.SchemaConverter
 
 CONTROL = lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_UNKNOWN      # parsed only where special tokens are
 LEVELS = {3: logging.WARNING, 4: logging.ERROR}     # of ggml's log; the rest is chatter
@@ -161,6 +160,12 @@ class File:
 
     def piece(self, token: int) -> bytes:
         return self._render(token, special=False)
+
+    @cached_property
+    def byte_tokens(self) -> dict[int, int]:
+        """The token that is this one byte; of some bytes there may be none."""
+        pieces = ((token, self.piece(token)) for token in range(self.n_vocab))
+        return {piece[0]: token for token, piece in pieces if len(piece) == 1}
 
     def is_end(self, token: int) -> bool:
         return token in self._ends

@@ -14,8 +14,11 @@ INTERACTIVE, BATCH, PREPARE = 0, 1, 2       # classes, the first before the othe
 class Sampler(Protocol):
     """A request's own sampler chain. `SamplingFailed` from `sample` ends that request only."""
 
-    whole: bool         # whether the completion may end here: always without a schema, with one when the value is whole
     closed: bool        # whether a value was closed early, because the budget of tokens was about to end it
+
+    @property
+    def finished(self) -> bool:
+        """Whether the value that a schema asked for is complete, so that nothing may follow. Never without one."""
 
     def sample(self, row: int) -> int:
         """Choose the token that follows batch row `row` of the last decode."""
@@ -27,7 +30,7 @@ class Sampler(Protocol):
 class Silent:
     """The sampler of a prompt that is only prepared."""
 
-    whole, closed = True, False
+    finished, closed = False, False
 
     def sample(self, row: int) -> int:
         raise AssertionError(f"row {row} of a prompt that nobody asked for")
@@ -122,9 +125,9 @@ class Sequence:
         text = self.text.push(piece)
         if self.text.stopped:
             return text, "stop"
-        if self.completion >= self.max_tokens:
+        if self.sampler.finished or self.completion >= self.max_tokens:
             text += self.text.finish()
-            return text, "stop" if self.text.stopped or self.sampler.closed else "length"
+            return text, "stop" if self.text.stopped or self.sampler.finished else "length"
         return text, None
 
     def done(self, reason: str, now: float) -> Done:

@@ -106,7 +106,7 @@ class FakeSampler:
     def __init__(self, backend: FakeBackend, ends_after: int | None = None, stuck: bool = False) -> None:
         self.backend, self.left, self.stuck = backend, ends_after, stuck
         self.ended = 0
-        self.whole, self.closed = True, False
+        self.finished, self.closed = False, False
 
     def sample(self, row: int) -> int:
         if self.stuck:

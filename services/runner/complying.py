@@ -1,0 +1,167 @@
+"""The sampler of a request with a schema: what it writes always parses, always complies, and is always closed in time.
+
+A token is first chosen freely, then checked: the whole vocabulary is masked only when the choice does not comply. Two
+readers of the same grammar check: llama.cpp's, which can mask, and ours (pushdown.py), which knows what it takes to
+close the value, reads UTF-8 strictly and sees the text that is really sent.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from services.errors import BadSchema
+from services.runner.closing import MOST_BYTES, Value
+from services.runner.gbnf import Grammar
+from services.runner.llama import File, last_error, lib
+from services.runner.model import Model
+from services.runner.sampler import Chain
+from services.runner.sequence import SamplingFailed
+from services.wire import Sampling
+
+MOST_TRIES = 32         # tokens that comply but do not fit, or the like: then the value is closed
+
+
+class Complying(Chain):
+    """Made in any thread, used in the loop's. `budget`: the tokens that the value may have.
+
+    `forced` are tokens that come next whatever the model says. `BadSchema`: llama.cpp refuses the grammar, or its
+    shortest value does not fit the budget.
+    """
+
+    def __init__(self, model: Model, sampling: Sampling, prompt: list[int], grammar: Grammar, budget: int) -> None:
+        self.forced: list[int] = []
+        self._model, self._spelling = model, Spelling(model)
+        self._value = Value(grammar, self._spelling.tokens, budget)
+        _refuse_what_does_not_fit(self._value)
+        super().__init__(model, sampling, prompt)
+        self._rules = lib.llama_sampler_init_grammar(model.vocab, grammar.text.encode(), b"root")
+        if not self._rules:
+            super().close()
+            raise BadSchema("the schema cannot be turned into a grammar: "
+                            f"{last_error() or 'llama.cpp cannot parse it'}", param="schema")
+
+    @property
+    def finished(self) -> bool:
+        return self._value.finished or (self.closed and not self.forced)
+
+    def sample(self, row: int) -> int:
+        token = self.forced.pop(0) if self.forced else self._choose(row)
+        lib.llama_sampler_accept(self._chain, token)
+        return token
+
+    def draft(self, most: int) -> list[int]:
+        """Up to `most` tokens that will come next, or most likely: what the grammar leaves no choice about."""
+        if self.forced:
+            return self.forced[:most]
+        text = self._value.certain(4 * most)
+        return (self._spelling.tokens(text) or [])[:most] if text else []
+
+    def close(self) -> None:
+        super().close()
+        lib.llama_sampler_free(self._rules)
+
+    def _choose(self, row: int) -> int:
+        """The first of the chain's choices that complies and leaves room to close the value."""
+        for tries, token in enumerate(self._choices(row)):
+            if self._model.is_end(token):
+                if self._value.state.whole:
+                    return token
+                continue
+            state = self._value.after(piece := self._model.piece(token))
+            if state and self._value.fits(state):
+                lib.llama_sampler_accept(self._rules, token)
+                self._value.take(state, piece)
+                self.closed = self._value.left <= 0 and bool(state.ways)    # a number, say, that might have gone on
+                return token
+            if (state and self._value.slack <= 0) or tries >= MOST_TRIES:
+                break
+        return self._close_now()
+
+    def _close_now(self) -> int:
+        ending = self._value.ending(self._value.state)
+        if ending is None:
+            raise SamplingFailed("this model's vocabulary cannot spell what the schema demands; simplify the schema "
+                                 "or use another model")
+        first, *self.forced = ending or [lib.llama_vocab_eos(self._model.vocab)]
+        self.closed = True
+        return first
+
+    def _choices(self, row: int) -> Iterator[int]:
+        """Tokens that llama.cpp lets through, in the order in which the chain chooses them."""
+        logits = np.ctypeslib.as_array(lib.llama_get_logits_ith(self._context, row), (self._n_vocab,))
+        token = self._pick(_candidates(logits))
+        if np.isfinite(self._complying(_candidates(logits[token:token + 1], token))["logit"][0]):
+            yield token
+        allowed = self._complying(_candidates(logits))
+        allowed = allowed[np.isfinite(allowed["logit"]) & (allowed["id"] != token)]
+        while len(allowed):
+            yield (token := self._pick(allowed.copy()))
+            allowed = allowed[allowed["id"] != token]
+
+    def _pick(self, candidates: np.ndarray[Any, Any]) -> int:
+        chosen = _pointer(candidates)
+        lib.llama_sampler_apply(self._chain, ctypes.byref(chosen))
+        return int(chosen.data[chosen.selected].id)
+
+    def _complying(self, candidates: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """The candidates, with the logits of those that break the grammar at minus infinity."""
+        lib.llama_sampler_apply(self._rules, ctypes.byref(_pointer(candidates)))
+        return candidates
+
+
+class Spelling:
+    """Bytes → tokens whose pieces are these bytes and nothing else."""
+
+    def __init__(self, model: File) -> None:
+        self._model = model
+
+    def tokens(self, data: bytes) -> list[int] | None:
+        """None when the vocabulary cannot. `data` may begin in the middle of a character."""
+        start = next((i for i, byte in enumerate(data) if byte & 0xC0 != 0x80), len(data))
+        head = self._single(data[:start])
+        rest = self._of_text(data[start:])
+        return None if head is None or rest is None else head + rest
+
+    def _of_text(self, data: bytes) -> list[int] | None:
+        """As the model's tokenizer has it. Some put a space before what begins a text: not behind a line end."""
+        text = data.decode()
+        for lead in ("", "\n"):
+            tokens = self._model.tokens(lead + text, parse=False)[len(self._model.tokens(lead, parse=False)):]
+            pieces = list(map(self._model.piece, tokens))
+            if b"".join(pieces) == data and all(pieces):
+                return tokens
+        return self._single(data)
+
+    def _single(self, data: bytes) -> list[int] | None:
+        known = self._model.byte_tokens if data else {}
+        return [known[byte] for byte in data] if all(byte in known for byte in data) else None
+
+
+def _refuse_what_does_not_fit(value: Value) -> None:
+    ending = value.ending(value.state)
+    if value.state.cost > MOST_BYTES:
+        raise BadSchema(f"the shortest value that complies with the schema has {value.state.cost:.0f} bytes; at most "
+                        f"{MOST_BYTES} are taken", param="schema")
+    if ending is None:
+        raise BadSchema("this model's vocabulary cannot spell what the schema demands", param="schema")
+    if len(ending) > value.left:
+        raise BadSchema(f"the shortest value that complies with the schema has {len(ending)} tokens, and the answer "
+                        f"may have {value.left}: raise max_tokens; where the context has no more room, shorten the "
+                        "prompt", param="schema")
+
+
+def _candidates(logits: np.ndarray[Any, Any], first: int = 0) -> np.ndarray[Any, Any]:
+    """llama.cpp's token data for the tokens from `first` on."""
+    candidates = np.zeros(len(logits), np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)]))
+    candidates["id"] = np.arange(first, first + len(logits))
+    candidates["logit"] = logits
+    return candidates
+
+
+def _pointer(candidates: np.ndarray[Any, Any]) -> Any:
+    data = candidates.ctypes.data_as(lib.llama_token_data_p)
+    return lib.llama_token_data_array(data, len(candidates), -1, False)

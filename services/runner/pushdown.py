@@ -1,0 +1,293 @@
+"""Where in its grammar a text stands, and the shortest way to its end.
+
+A `Machine` reads a grammar byte by byte, as a pushdown automaton does: each of its ways through the grammar is a place
+and, below it, the places to return to. Sets of ways are its states, made when they are first reached and kept, so that
+a byte mostly costs one look-up. Each place knows how few bytes lead from it to the end of its rule; a way's total says
+how short the text can still be made. UTF-8 is read strictly; a character may begin in one token and end in the next.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+from services.errors import BadSchema
+from services.runner.gbnf import Call, Chars, Either, Expression, Grammar, Literal, Repeat, size
+
+MOST_DEPTH = 400        # places to return to, one below the other: some hundred brackets
+MOST_WAYS = 512         # of one state; what is more ambiguous is not gone into
+MOST_KEPT = 4000        # states and moves of one machine
+INLINE = 4              # a repeated part larger than this is a rule of its own
+BLANK, BEFORE_BLANK = 0x20, b",:"
+MATCH, SPLIT, CALL, RETURN = range(4)
+
+# (MATCH, ((low byte, high byte, place), …), 0) | (SPLIT, (place, …), 0) | (CALL, rule, place) | (RETURN, 0, 0)
+Place: TypeAlias = "tuple[int, Any, int]"
+
+
+class _Places:
+    """The places of a grammar. Each is made after those it leads to, but for loops and calls."""
+
+    def __init__(self, grammar: Grammar) -> None:
+        self.places: list[Place] = []
+        self.starts: list[int] = []         # of each rule
+        self._firsts: list[int] = []        # the first place made for each rule
+        self._rules = list(grammar.rules)   # grows: large parts that are repeated become rules
+        self._shared: dict[Place, int] = {}
+        for expression in self._rules:
+            self._shared.clear()
+            self._firsts.append(len(self.places))
+            self.starts.append(self._before(expression, self._add((RETURN, 0, 0))))
+        self._firsts.append(len(self.places))
+        self.costs = self._least_costs()
+
+    def _add(self, place: Place) -> int:
+        self.places.append(place)
+        return len(self.places) - 1
+
+    def _before(self, expression: Expression, after: int) -> int:
+        """The place from which `expression` leads to the place `after`."""
+        if isinstance(expression, Literal):
+            for byte in reversed(expression.text.encode()):
+                after = self._add((MATCH, ((byte, byte, after),), 0))
+            return after
+        if isinstance(expression, Chars):
+            return self._chars(expression, after)
+        if isinstance(expression, Call):
+            return self._add((CALL, expression.rule, after))
+        if isinstance(expression, Repeat):
+            return self._repeat(expression, after)
+        if isinstance(expression, Either):
+            return self._add((SPLIT, tuple([self._before(part, after) for part in expression.parts]), 0))
+        for part in reversed(expression.parts):
+            after = self._before(part, after)
+        return after
+
+    def _chars(self, expression: Chars, after: int) -> int:
+        table = []
+        for low, high in expression.ranges:
+            for first, *rest in _encoded(low, high):
+                place = after
+                for low_byte, high_byte in reversed(rest):
+                    place = self._share((MATCH, ((low_byte, high_byte, place),), 0))
+                table.append((*first, place))
+        return self._add((MATCH, tuple(table), 0))
+
+    def _share(self, place: Place) -> int:
+        if place not in self._shared:
+            self._shared[place] = self._add(place)
+        return self._shared[place]
+
+    def _repeat(self, expression: Repeat, after: int) -> int:
+        part, least, most = expression.part, expression.least, expression.most
+        if size(part) > INLINE and max(least, most or 0) > 1:
+            self._rules.append(part)
+            part = Call(len(self._rules) - 1)
+        end = after
+        if most is None:
+            after = self._add((SPLIT, (end,), 0))
+            self.places[after] = (SPLIT, (end, self._before(part, after)), 0)
+        for _ in range((most or least) - least):
+            after = self._add((SPLIT, (end, self._before(part, after)), 0))
+        for _ in range(least):
+            after = self._before(part, after)
+        return after
+
+    def _least_costs(self) -> list[float]:
+        """For each place the fewest bytes to the end of its rule; infinite where there is no end."""
+        costs = [math.inf] * len(self.places)
+        callers: list[set[int]] = [set() for _ in self._rules]
+        for rule in range(len(self._rules)):
+            for kind, what, _ in self.places[self._firsts[rule]:self._firsts[rule + 1]]:
+                if kind == CALL:
+                    callers[what].add(rule)
+        waiting = dict.fromkeys(range(len(self._rules)))
+        while waiting:
+            rule = next(iter(waiting))
+            del waiting[rule]
+            before = costs[self.starts[rule]]
+            for place in range(self._firsts[rule], self._firsts[rule + 1]):
+                costs[place] = self._cost(place, costs)
+            if costs[self.starts[rule]] < before:
+                waiting.update(dict.fromkeys(callers[rule]))
+        return costs
+
+    def _cost(self, place: int, costs: list[float]) -> float:
+        kind, what, after = self.places[place]
+        if kind == MATCH:
+            return 1 + min([costs[target] for _, _, target in what])
+        if kind == SPLIT:
+            return min([costs[target] for target in what])
+        return costs[self.starts[what]] + costs[after] if kind == CALL else 0
+
+
+def _encoded(low: int, high: int) -> Iterator[tuple[tuple[int, int], ...]]:
+    """The UTF-8 of the characters from `low` to `high`: rows of byte ranges. No surrogates are between them."""
+    for last in (0x7F, 0x7FF, 0xFFFF, high):
+        if low <= min(high, last):
+            yield from _spans(chr(low).encode(), chr(min(high, last)).encode())
+            low = min(high, last) + 1
+
+
+def _spans(low: bytes, high: bytes) -> Iterator[tuple[tuple[int, int], ...]]:
+    """The rows of byte ranges that hold what is from `low` to `high`, both of one length."""
+    head, rest = (low[0], high[0]), len(low) - 1
+    lowest, highest = b"\x80" * rest, b"\xBF" * rest
+    if head[0] == head[1] and rest:
+        yield from ((head, *tail) for tail in _spans(low[1:], high[1:]))
+        return
+    first, last = head
+    if low[1:] != lowest:
+        yield from (((first, first), *tail) for tail in _spans(low[1:], highest))
+        first += 1
+    if high[1:] != highest:
+        last -= 1
+    if first <= last:
+        yield ((first, last), *([(0x80, 0xBF)] * rest))
+    if high[1:] != highest:
+        yield from (((head[1], head[1]), *tail) for tail in _spans(lowest, high[1:]))
+
+
+class Frame:
+    """A place to return to, the frames below it, and the bytes from there to the end of all."""
+
+    __slots__ = ("below", "cost", "depth", "place")
+
+    def __init__(self, place: int, below: Frame | None, cost: float) -> None:
+        self.place, self.below = place, below
+        self.cost: float = cost + (below.cost if below else 0)
+        self.depth: int = below.depth + 1 if below else 1
+
+
+Way: TypeAlias = "tuple[int, Frame | None]"
+
+
+class State(NamedTuple):
+    number: int
+    ways: tuple[Way, ...]       # each stands before a byte; all lead to an end
+    whole: bool                 # the value may end here
+    cost: float                 # bytes that close it; infinite only for a grammar without an end
+
+
+class Machine:
+    """A grammar that is being read. For one thread. `BadSchema`: there is no way to an end."""
+
+    def __init__(self, grammar: Grammar) -> None:
+        made = _Places(grammar)
+        self._places, self._starts, self._costs = made.places, made.starts, made.costs
+        self._states: dict[tuple[frozenset[Way], bool], State] = {}
+        self._frames: dict[tuple[int, Frame | None], Frame] = {}
+        self._moves: dict[tuple[int, int], State | None] = {}
+        self._count = 0
+        start = self._state([(self._starts[grammar.root], None)])
+        if start is None:
+            endless = self._costs[self._starts[grammar.root]] == math.inf
+            raise BadSchema("the schema allows no value that ends: it demands itself inside itself" if endless else
+                            f"the schema allows more than {MOST_WAYS} kinds of values at once", param="schema")
+        self.start = start
+
+    def after(self, state: State, data: bytes) -> State | None:
+        """The state behind `data`; None when it does not comply."""
+        moves, now = self._moves, state
+        for byte in data:
+            key = (now.number, byte)
+            found = moves[key] if key in moves else self._move(now, byte)
+            if found is None:
+                return None
+            now = found
+        return now
+
+    def closing(self, state: State) -> bytes:
+        """The shortest text that ends the value."""
+        if state.whole:
+            return b""
+        place, frame = min(state.ways, key=self._total)
+        text = bytearray()
+        while True:
+            kind, what, after = self._places[place]
+            if kind == RETURN:
+                if frame is None:
+                    return bytes(text)
+                place, frame = frame.place, frame.below
+            elif kind == CALL:
+                place, frame = self._starts[what], Frame(after, frame, 0)
+            elif kind == SPLIT:
+                place = min(what, key=self._costs.__getitem__)
+            else:
+                byte, _, place = min(what, key=lambda row: self._costs[row[2]])
+                text.append(byte)
+
+    def certain(self, state: State, last: int, most: int) -> bytes:
+        """What must come next, up to `most` bytes, but that a blank that may be there is expected where JSON is
+        mostly written with one. `last`: the byte written before."""
+        text = bytearray()
+        while len(text) < most and not state.whole:
+            tables = [self._places[place][1] for place, _ in state.ways]
+            if any(low != high for table in tables for low, high, _ in table):
+                break
+            options = {low for table in tables for low, _, _ in table}
+            if len(options) > 1:
+                options = options & {BLANK} if last in BEFORE_BLANK else options - {BLANK}
+            if len(options) != 1:
+                break
+            last = options.pop()
+            text.append(last)
+            following = self.after(state, bytes([last]))
+            assert following is not None
+            state = following
+        return bytes(text)
+
+    def _total(self, way: Way) -> float:
+        return self._costs[way[0]] + (way[1].cost if way[1] else 0)
+
+    def _move(self, state: State, byte: int) -> State | None:
+        if len(self._moves) > MOST_KEPT:
+            self._moves.clear()
+            self._states.clear()
+            self._frames.clear()
+        reached = [(target, frame) for place, frame in state.ways for low, high, target in self._places[place][1]
+                   if low <= byte <= high]
+        found = self._moves[state.number, byte] = self._state(reached) if reached else None
+        return found
+
+    def _state(self, reached: list[Way]) -> State | None:
+        """The state of all places before a byte that these ways lead to; None when there is no way to an end."""
+        ways: set[Way] = set()
+        seen: set[Way] = set()
+        whole = False
+        while reached:
+            way = reached.pop()
+            if way in seen or self._total(way) == math.inf:
+                continue
+            seen.add(way)
+            place, frame = way
+            kind, what, after = self._places[place]
+            if kind == MATCH:
+                ways.add(way)
+            elif kind == SPLIT:
+                reached += [(target, frame) for target in what]
+            elif kind == CALL:
+                if (inner := self._frame(after, frame)) is None or inner.depth <= MOST_DEPTH:
+                    reached.append((self._starts[what], inner))
+            elif frame is None:
+                whole = True
+            else:
+                reached.append((frame.place, frame.below))
+        if not (ways or whole) or len(ways) > MOST_WAYS:
+            return None
+        key = (frozenset(ways), whole)
+        if key not in self._states:
+            self._count += 1
+            cost = 0 if whole else min(map(self._total, ways))
+            self._states[key] = State(self._count, tuple(ways), whole, cost)
+        return self._states[key]
+
+    def _frame(self, place: int, below: Frame | None) -> Frame | None:
+        """The way back to `place`; what only returns from there is left out, so that endless rows stay flat."""
+        if self._places[place][0] == RETURN:
+            return below
+        key = (place, below)
+        if key not in self._frames:
+            self._frames[key] = Frame(place, below, self._costs[place])
+        return self._frames[key]
