@@ -70,10 +70,10 @@ class Answers(Endpoint):
                   places: threading.Semaphore) -> Generator[Payload, None, None]:
         """What the answer consists of, as a stream tells it. Takes a place first; closing this cancels the answer."""
         profiles = self.parts.profiles
-        events = measured(self.parts.chat.answer(ask), ticket, lambda: profile_of(profiles, ask.profile))
+        events = measured(self.parts.chat.answer(ask), ticket, ask.spent, lambda: profile_of(profiles, ask.profile))
         with taken(places), closing(events):
             for event in events:
-                if isinstance(event, Delta | Beat):
+                if not isinstance(event, Final):
                     over.check()
                 yield _payload(event)
 

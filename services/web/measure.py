@@ -7,17 +7,18 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 
 from auth.limits import Ticket
-from services.chat.events import Delta, Event, Final
+from services.chat.events import Delta, Event, Final, Spent
 from services.chat.profiles import Profiles
 from services.errors import ParleyError
 from services.wire import Charge
 
 
-def measured(events: Iterator[Event], ticket: Ticket, profile: Callable[[], str]) -> Generator[Event, None, None]:
+def measured(events: Iterator[Event], ticket: Ticket, spent: Spent,
+             profile: Callable[[], str]) -> Generator[Event, None, None]:
     """`events` as they are. `ticket` is charged once, before `Final` is passed on or when they break off.
 
-    Of an answer that breaks off nobody counted the tokens: charged are the pieces of text that came, of a token or
-    more each. `profile` is asked then for its profile's name.
+    An answer that breaks off is charged with what the pipeline knows by then, `spent`; `profile` is asked then for its
+    profile's name.
     """
     measure, outcome = _Measure(), "cancelled"
     try:
@@ -34,7 +35,7 @@ def measured(events: Iterator[Event], ticket: Ticket, profile: Callable[[], str]
         raise
     finally:
         if outcome:
-            ticket.charge(measure.part(outcome, profile()))
+            ticket.charge(measure.part(outcome, profile(), spent))
 
 
 def profile_of(profiles: Profiles, wanted: str | None) -> str:
@@ -51,12 +52,10 @@ class _Measure:
         self._began = time.monotonic()
         self._first: float | None = None        # piece of text
         self._last = self._began
-        self._pieces = 0
 
     def piece(self) -> None:
         self._last = time.monotonic()
         self._first = self._first or self._last
-        self._pieces += 1
 
     def whole(self, final: Final) -> Charge:
         """What to charge for a complete answer. One that is only told again tells nothing of times."""
@@ -70,8 +69,9 @@ class _Measure:
                       token_seconds=(self._last - (self._first or 0.0)) / steps if steps > 0 else None,
                       seconds=time.monotonic() - self._began)
 
-    def part(self, outcome: str, profile: str) -> Charge:
+    def part(self, outcome: str, profile: str, spent: Spent) -> Charge:
         """What to charge for one that broke off."""
-        return Charge(key="", outcome=outcome, profile=profile, completion_tokens=self._pieces,
+        return Charge(key="", outcome=outcome, profile=profile, prompt_tokens=spent.prompt_tokens,
+                      completion_tokens=spent.completion_tokens,
                       first_seconds=None if self._first is None else self._first - self._began,
                       seconds=time.monotonic() - self._began)

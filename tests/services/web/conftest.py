@@ -178,9 +178,9 @@ class FakeChat:
 
     def answer(self, ask: Ask) -> Iterator[Event]:
         self.asked.append(ask)
-        return self._events()
+        return self._events(ask)
 
-    def _events(self) -> Iterator[Event]:
+    def _events(self, ask: Ask) -> Iterator[Event]:
         try:
             for event in self.events:
                 if isinstance(event, Exception):
@@ -188,6 +188,7 @@ class FakeChat:
                 if callable(event):
                     event()
                 else:
+                    ask.spent.completion_tokens += isinstance(event, Delta)
                     yield event
         except GeneratorExit:
             self.closed_early += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from services.chat.events import Beat, Delta
+from services.chat.events import Ask, Beat, Delta
 from services.errors import NotFound, RunnerCrashed
 from services.web import measure
 from services.web.measure import measured, profile_of
@@ -22,8 +22,8 @@ def clock(monkeypatch):
 
 def charges(events, leave_after=None):
     """What is charged for `events`, whose reader leaves after so many of them."""
-    admissions = FakeAdmissions()
-    stream = measured(FakeChat(events).answer(None), FakeTicket(admissions), lambda: "one")
+    admissions, ask = FakeAdmissions(), Ask(owner="k1", prompt="x")
+    stream = measured(FakeChat(events).answer(ask), FakeTicket(admissions), ask.spent, lambda: "one")
     try:
         for number, _ in enumerate(stream):
             if number == leave_after:
