@@ -129,7 +129,7 @@ class _Answer:
         if allowed is not None and wanted not in allowed:
             raise Forbidden(f"this key may not use the profile {wanted[:80]!r}; it may use: {', '.join(allowed)}",
                             code="profile_forbidden", param="profile")
-        name, profile = config.get(wanted)
+        name, profile = config.for_text(wanted)
         self.selected, self.keep = name == config.selected, config.keep(profile)
         changes: dict[str, Any] = {field: getattr(self.ask, field) for field in OVERRIDES}
         stop = None if self.ask.stop is None else list(self.ask.stop)

@@ -22,7 +22,7 @@ from pydantic_core import ErrorDetails
 from services.chat import config
 from services.chat.template import MAX_CHARS, SEED_TEMPLATE, SYSTEM_TEMPLATE, compiled, fields
 from services.engine import catalog
-from services.errors import BadRequest, ConfigError, Conflict, NotFound, ParleyError, Unavailable
+from services.errors import BadRequest, ConfigError, Conflict, NotFound, ParleyError, Unavailable, Unprocessable
 from services.settings import Settings
 from services.store import disk
 from services.wire import RunnerSpec, Sampling
@@ -55,6 +55,7 @@ class Profile(BaseModel):
     chat_format: Literal["template", "model"] | None = None         # none: the template if there is one, else the
     template: str | None = None                                     # model's own, else the seed's (`text_template`)
     system: str | None = Field(None, max_length=MAX_CHARS)     # always plain text to the model
+    embedding: bool = False                                         # its model turns texts into vectors, and only that
     keep_loaded: bool | Annotated[float, Field(ge=0, le=31_536_000)] = False    # seconds without use; true: for ever
     description: str | None = Field(None, max_length=2000)
     verbose: bool = False                                           # the seed's; without effect
@@ -88,7 +89,7 @@ class Profile(BaseModel):
     @property
     def needs(self) -> tuple[str | int, ...]:
         """What two profiles must have in common to share a runner."""
-        return self.model, self.n_ctx, self.parallel, self.n_threads, self.n_gpu_layers
+        return self.model, self.n_ctx, self.parallel, self.n_threads, self.n_gpu_layers, self.embedding
 
     @property
     def sampling(self) -> Sampling:
@@ -128,6 +129,16 @@ class Config:
                            code="profile_not_found", param="profile")
         return name, self.profiles[name]
 
+    def for_text(self, name: str | None = None) -> tuple[str, Profile]:
+        """`get`, for who wants text of it. Raises `Unprocessable` for a profile that makes embeddings."""
+        name, profile = self.get(name)
+        if profile.embedding:
+            others = ", ".join(other for other, one in self.profiles.items() if not one.embedding)
+            raise Unprocessable(f"the profile {name[:80]!r} makes embeddings and cannot answer: ask it by "
+                                f"POST /v1/embeddings, or take one of: {others}", code="embedding_profile",
+                                param="profile")
+        return name, profile
+
     def keep(self, profile: Profile) -> float:
         """Seconds that the runner of `profile` stays loaded without use, infinite for ever: the longest that any of
         the profiles that share it says. 0: none says so."""
@@ -153,6 +164,9 @@ def parse(document: config.Document, settings: Settings) -> Config:
     if not isinstance(selected, str) or selected not in profiles:
         raise document.error(f"{SELECTED} is {json.dumps(selected)[:80]}, which is no profile; there are: {known}",
                              SELECTED)
+    if profiles[selected].embedding:
+        raise document.error(f"{SELECTED} is {selected!r}, which makes embeddings and cannot answer; set it to a "
+                             "profile without \"embedding\": true", SELECTED)
     return Config(selected, profiles)
 
 
@@ -219,8 +233,9 @@ class Profiles:
             return self._config
 
     def candidate(self, name: str, model: str | None = None) -> Profile:
-        """The profile `name` as it would be with `model`. Changes nothing. Raises `NotFound`, `BadRequest`."""
-        return self.current().get(name)[1].overridden(model=model)
+        """The profile `name`, which is to answer, as it would be with `model`. Changes nothing. Raises `NotFound`,
+        `BadRequest`, `Unprocessable`."""
+        return self.current().for_text(name)[1].overridden(model=model)
 
     def select(self, name: str, model: str | None = None) -> Config:
         """Make `name` the selected profile, with `model` as its file, durably; the rest of the file stays as it is.
@@ -237,7 +252,7 @@ class Profiles:
     def _rewrite(self, name: str, model: str | None) -> None:
         try:
             document = config.read(self.path)
-            parse(document, self._settings).get(name)[1].overridden(model=model)
+            parse(document, self._settings).for_text(name)[1].overridden(model=model)
         except ConfigError as error:
             raise Conflict(f"{error.message}; mend it first", code="bad_config") from None
         values = dict(document.values)
@@ -251,7 +266,8 @@ class Profiles:
     def spec(profile: Profile, models_dir: Path) -> RunnerSpec:
         """What the runner of `profile` is started with. Raises `NotFound` naming the files there are."""
         return RunnerSpec(model=str(catalog.resolve(models_dir, profile.model).absolute()), n_ctx=profile.n_ctx,
-                          parallel=profile.parallel, n_threads=profile.n_threads, n_gpu_layers=profile.n_gpu_layers)
+                          parallel=1 if profile.embedding else profile.parallel, n_threads=profile.n_threads,
+                          n_gpu_layers=profile.n_gpu_layers, embedding=profile.embedding)
 
 
 def _written(values: dict[str, Any], before: str) -> bytes:

@@ -81,14 +81,13 @@ def check_fits(model: Path | ModelInfo, spec: RunnerSpec, *, available: int | No
     `OutOfMemory` with the figures. `available` (bytes) stands for the machine's free memory.
     """
     info = model if isinstance(model, ModelInfo) else gguf.inspect(model)
-    if info.is_embedding:
-        raise BadModel(f"{info.file} is made for embeddings and cannot answer: choose a model for chat or text")
+    _check_kind(info, spec)
     _check_numbers(spec)
     free = available_memory() if available is None else available
     needed = needed_memory(info, spec, spec.parallel)
     if free is not None and needed > free * (1 - SPARE):
         raise OutOfMemory(_too_big(info, spec, needed, free), needed=needed, available=free)
-    if spec.n_ctx > info.n_ctx_train:
+    if spec.n_ctx > info.n_ctx_train and not spec.embedding:
         log.warning("%s was trained with %d tokens of context; n_ctx %d goes beyond it, answers may become nonsense",
                     info.file, info.n_ctx_train, spec.n_ctx)
     return info
@@ -119,8 +118,25 @@ def needed_memory(info: ModelInfo, spec: RunnerSpec, parallel: int) -> int:
     layers = info.n_layer + 1
     offloaded = spec.n_gpu_layers if spec.n_gpu_layers >= 0 else layers
     here = layers - min(offloaded, layers) if gpu_backends() else layers
-    return ((info.size + info.cache_bytes(spec.n_ctx, parallel)) * here // layers
-            + info.compute_bytes(spec.n_ctx, parallel))
+    cache, compute = _beside_weights(info, spec, parallel)
+    return (info.size + cache) * here // layers + compute
+
+
+def _beside_weights(info: ModelInfo, spec: RunnerSpec, parallel: int) -> tuple[int, int]:
+    """Bytes of the caches, and of what is set aside to compute."""
+    if spec.embedding:
+        return info.cache_bytes(info.embedding_rows(spec.n_ctx), 1), info.embedding_bytes(spec.n_ctx)
+    return info.cache_bytes(spec.n_ctx, parallel), info.compute_bytes(spec.n_ctx, parallel)
+
+
+def _check_kind(info: ModelInfo, spec: RunnerSpec) -> None:
+    """A model that writes could be pooled too, but its vectors would place texts badly, and nobody would be told."""
+    if info.is_embedding and not spec.embedding:
+        raise BadModel(f"{info.file} is made for embeddings and cannot answer: choose a model for chat or text, or set "
+                       "\"embedding\": true in its profile and ask it by POST /v1/embeddings")
+    if spec.embedding and not info.is_embedding:
+        raise BadModel(f"{info.file} is made for text, not for embeddings: choose a model that is made for them, such "
+                       "as `main.py models pull minilm` brings, or take \"embedding\" out of its profile")
 
 
 def _check_numbers(spec: RunnerSpec) -> None:
@@ -146,8 +162,8 @@ def _within(field: str, value: int, low: int, high: int) -> None:
 
 
 def _too_big(info: ModelInfo, spec: RunnerSpec, needed: int, free: int) -> str:
-    cache = info.cache_bytes(spec.n_ctx, spec.parallel)
-    weights = max(0, needed - cache - info.compute_bytes(spec.n_ctx, spec.parallel))
+    cache, compute = _beside_weights(info, spec, spec.parallel)
+    weights = max(0, needed - cache - compute)
     slots = "1 slot" if spec.parallel == 1 else f"{spec.parallel} slots"
     return (f"{info.file} needs {in_words(needed)}: {in_words(weights)} weights + {in_words(cache)} for {slots} of "
             f"{spec.n_ctx} tokens + {in_words(max(0, needed - weights - cache))} to compute; "

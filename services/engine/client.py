@@ -10,12 +10,14 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from services import wire
 from services.engine.failures import error_of
 from services.errors import RunnerCrashed, Unavailable
 
 log = logging.getLogger("parley.engine")
+Reply = TypeVar("Reply", bound=wire.Message)
 BEAT = 1.0              # seconds of silence after which the caller hears of it
 SECOND_TRY = 0.1        # seconds that the supervisor gets to notice a death before it is asked again
 
@@ -109,15 +111,27 @@ class Lease:
 
     def count(self, prompts: Sequence[list[str]]) -> list[int]:
         """Tokens of each prompt, a prompt being a list of segments."""
-        channel = self._send(wire.Count(prompts=list(prompts)))
+        def fits(answer: wire.Counted) -> bool:
+            return len(answer.tokens) == len(prompts)
+        return self._answer(wire.Count(prompts=list(prompts)), wire.Counted, fits).tokens
+
+    def embed(self, request: wire.Embed) -> wire.Vectors:
+        """The vectors of texts. Raises the runner's error, or `RunnerCrashed`; what `beat` raises cancels."""
+        def fits(answer: wire.Vectors) -> bool:
+            return answer.id == request.id and len(answer.vectors) == len(answer.tokens) == len(request.texts)
+        return self._answer(request, wire.Vectors, fits)
+
+    def _answer(self, message: wire.Message, kind: type[Reply], fits: Callable[[Reply], bool]) -> Reply:
+        """The one word with which the runner replies; `beat` is called each second of waiting."""
+        channel = self._send(message)
         with self._closed_unless_done():
             while (answer := self._receive(channel)) is None:
                 self.beat()
             if isinstance(answer, wire.Failed):
                 raise error_of(answer)
-            if not isinstance(answer, wire.Counted) or len(answer.tokens) != len(prompts):
-                raise wire.WireError(f"expected Counted for {len(prompts)} prompts, got {type(answer).__name__}")
-        return answer.tokens
+            if not isinstance(answer, kind) or not fits(answer):
+                raise foreign(answer, message)
+        return answer
 
     def count_at_once(self, prompt: list[str]) -> int | None:
         """Tokens of a prompt, as `count`, for who cannot wait: None when this very runner does not tell in a second."""
@@ -239,8 +253,9 @@ class Lease:
         raise foreign(message, request)
 
 
-def foreign(message: wire.Message, request: wire.Generate) -> RunnerCrashed:
-    log.error("request %s was told a %s of %s", request.id, type(message).__name__, getattr(message, "id", "nobody"))
+def foreign(message: wire.Message, request: wire.Message) -> RunnerCrashed:
+    log.error("a request (%s) was told a %s of %s", getattr(request, "id", type(request).__name__),
+              type(message).__name__, getattr(message, "id", "nobody"))
     return RunnerCrashed("the model's process answered with words of another request; they were dropped: ask again",
                          retry_after=1)
 

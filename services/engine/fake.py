@@ -16,6 +16,9 @@ Directives in it (each to the next directive or the line's end; K: after this ma
     !fail CODE      answer Failed with this code        !huge [K]       announce a frame of 1 GB
     !close [K]      end the connection without Done     !wrongid [K]    send a piece of another request
 
+An embedding profile's vectors are sums of one for each word, made of its hash: texts with words in common are near
+each other. `!fail`, `!wait` and what breaks off count in the last text of a request.
+
 A model file that begins with `!` scripts the load, one directive a line: `!sleep S`, `!fail CODE TEXT`, `!die HOW`,
 `!hang`, `!noise TEXT` (written to stdout), `!stubborn` (ignore SIGTERM), `!first DIRECTIVES` (put before each prompt's
 own, the probe's too).
@@ -23,6 +26,8 @@ own, the probe's too).
 
 from __future__ import annotations
 
+import hashlib
+import math
 import os
 import re
 import resource
@@ -40,7 +45,7 @@ import msgspec
 
 from services import wire
 from services.engine.failures import failed_of
-from services.errors import BadRequest, ContextOverflow, NotFound, ParleyError, Unavailable, from_code
+from services.errors import BadModel, BadRequest, ContextOverflow, NotFound, ParleyError, Unavailable, from_code
 
 USER = re.compile(r"(?:^|\n)[ \t]*(?:#+ *)?(?:human|user|prompt|question|input|instruction)[ \t]*:[ \t]*", re.I)
 ASSISTANT = re.compile(r"\n[ \t]*(?:#+ *)?(?:ai|bot|assistant|answer|response|model)[ \t]*:", re.I)
@@ -49,6 +54,7 @@ MARK = re.compile(r"<\|im_end\|>|</?s>|\[/?INST\]")
 DIRECTIVE = re.compile(r"(?:^|(?<=\s))!([a-z]+)[ \t]*((?:(?![ \t]+![a-z]).)*)")
 FAULTS = ("die", "hang", "freeze", "garbage", "half", "huge", "close", "wrongid")
 FOR_EVER = 1e6          # seconds
+DIMENSIONS = 32
 
 
 def last_said(prompt: str) -> str:
@@ -149,9 +155,11 @@ class Fake:
             channel.send(self.stats())
         elif isinstance(message, wire.Count):
             channel.send(wire.Counted(tokens=[len("".join(prompt).split()) for prompt in message.prompts]))
-        elif isinstance(message, wire.Generate):
+        elif isinstance(message, wire.Generate | wire.Embed):
             try:
-                self.generate(channel, message)
+                if isinstance(message, wire.Embed) != self.spec.embedding:
+                    raise BadModel("this model is for embeddings" if self.spec.embedding else "this model writes text")
+                self.embed(channel, message) if isinstance(message, wire.Embed) else self.generate(channel, message)
             except ParleyError as error:
                 channel.send(msgspec.structs.replace(failed_of(error), id=message.id))
         else:
@@ -177,6 +185,20 @@ class Fake:
                 self.requests += 1
         channel.send(msgspec.structs.replace(done, queue_ms=(begun - queued) * 1000,
                                              decode_ms=(time.monotonic() - begun) * 1000))
+
+    def embed(self, channel: wire.Channel, request: wire.Embed) -> None:
+        script, tokens = Script.read(request.texts[-1], self.first), [len(text.split()) for text in request.texts]
+        if script.fail:
+            raise from_code(script.fail, "as the text asked for", 1.0)
+        for number, count in enumerate(tokens):
+            if count > self.spec.n_ctx:
+                raise ContextOverflow(f"a text has {count} tokens; at most {self.spec.n_ctx} fit", text=number,
+                                      prompt_tokens=count, limit=self.spec.n_ctx, n_ctx=self.spec.n_ctx)
+        self.pause(channel, script.wait)
+        self.misbehave(channel, script, 0)
+        self.progress(prompt_tokens=sum(tokens))
+        channel.send(wire.Vectors(id=request.id, dimensions=DIMENSIONS, tokens=tokens,
+                                  vectors=[vector(text) for text in request.texts]))
 
     def take_slot(self, channel: wire.Channel, id: str) -> None:
         """Wait for a slot in the order of arrival; `WireError` when the asker goes meanwhile."""
@@ -207,12 +229,12 @@ class Fake:
         room = min(request.max_tokens, self.spec.n_ctx - count)
         words, reason = pieces(script.answer, request.stop, room)
         for number, word in enumerate(words):
-            self.misbehave(channel, request, script, number)
+            self.misbehave(channel, script, number)
             if number:
                 self.pause(channel, script.sleep)
             channel.send(wire.Piece(id=request.id, text=word))
             self.progress(completion_tokens=1)
-        self.misbehave(channel, request, script, len(words))
+        self.misbehave(channel, script, len(words))
         return wire.Done(id=request.id, finish_reason=reason, prompt_tokens=count, completion_tokens=len(words),
                          cached_tokens=0, processed_tokens=count)
 
@@ -227,12 +249,12 @@ class Fake:
         if channel.receive(seconds) is not None:
             raise wire.WireError("a second request before the first was answered")
 
-    def misbehave(self, channel: wire.Channel, request: wire.Generate, script: Script, number: int) -> None:
+    def misbehave(self, channel: wire.Channel, script: Script, number: int) -> None:
         for after, fault, how in script.faults:
             if after == number:
-                self.commit(fault, how, channel, request)
+                self.commit(fault, how, channel)
 
-    def commit(self, fault: str, how: str, channel: wire.Channel, request: wire.Generate) -> None:
+    def commit(self, fault: str, how: str, channel: wire.Channel) -> None:
         if fault == "die":
             die(how)
         elif fault == "freeze":
@@ -257,6 +279,15 @@ def pieces(answer: str, stop: list[str], room: int) -> tuple[list[str], str]:
     ends = [at for text in stop if text and (at := answer.find(text)) >= 0]
     words = re.findall(r"\s*\S+|\s+$", answer[:min(ends)] if ends else answer)
     return (words[:room], "length") if len(words) > room else (words, "stop")
+
+
+def vector(text: str) -> bytes:
+    """A vector of length 1: the sum of its words' hashes."""
+    sums = [1e-9] * DIMENSIONS
+    for word in re.findall(r"\w+", text.lower()):
+        sums = [total + byte - 127.5 for total, byte in zip(sums, hashlib.sha256(word.encode()).digest(), strict=True)]
+    length = math.hypot(*sums)
+    return struct.pack(f"<{DIMENSIONS}f", *(value / length for value in sums))
 
 
 def load_script(path: str) -> Iterator[tuple[str, str]]:
@@ -319,6 +350,7 @@ def main() -> int:
     door = wire.Door(start.address, bytes.fromhex(start.authkey))
     say(wire.Ready(model=os.path.basename(spec.model), architecture="fake", n_ctx=spec.n_ctx, n_ctx_train=spec.n_ctx,
                    n_slots=spec.parallel, n_vocab=0, n_threads=spec.n_threads or 1, chat_template=None, bos="", eos="",
-                   special_tokens=[], load_ms=(time.monotonic() - begun) * 1000))
+                   special_tokens=[], load_ms=(time.monotonic() - begun) * 1000,
+                   n_embd=DIMENSIONS if spec.embedding else 0))
     door.serve(fake.serve)
     return 0

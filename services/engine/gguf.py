@@ -17,6 +17,7 @@ FILE_TYPES = {
     40: "Q1_0", 41: "Q2_0",
 }
 MICRO_BATCH = 512           # tokens that a runner computes at once: llama.cpp's n_ubatch
+EMBED_BATCH, EMBED_TEXTS = 256, 64      # tokens and texts of a batch: services.runner.embedder's
 PAD = 256                   # llama.cpp rounds a sequence's context up to this
 MOST_SCORES = 256 << 20     # bytes of attention scores up to which a runner on the CPU does without flash attention
 MAX_LAYERS = 512            # llama.cpp's own limit: beyond it, it aborts
@@ -71,6 +72,17 @@ class ModelInfo:
         attention = scores + MICRO_BATCH * masked * F32 if scores <= MOST_SCORES else MICRO_BATCH * masked * F16
         width = self.n_vocab + 6 * self.n_embd + 2 * self.n_ff
         return MICRO_BATCH * width * F32 + attention + parallel * self.n_vocab * F32
+
+    def embedding_bytes(self, n_ctx: int) -> int:
+        """The same for a runner that embeds texts of up to `n_ctx` tokens: the longest is one micro-batch, and flash
+        attention leaves only masks."""
+        rows = self.embedding_rows(n_ctx)
+        masks = rows * rows * F16 * (2 if self.n_swa else 1)
+        return masks + rows * (6 * self.n_embd + 2 * self.n_ff) * F32 + EMBED_TEXTS * self.n_vocab * F32
+
+    def embedding_rows(self, n_ctx: int) -> int:
+        """Tokens of the largest batch of a runner that embeds texts of up to `n_ctx` tokens."""
+        return max(EMBED_BATCH, min(n_ctx, self.n_ctx_train))
 
     def memory(self, n_ctx: int, parallel: int) -> int:
         """Bytes that a runner needs, estimated: weights, caches and compute buffers."""

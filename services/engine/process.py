@@ -69,6 +69,14 @@ class RunnerProcess:
             return None
         return answer if isinstance(answer, wire.Stats) else None
 
+    def tell(self, message: wire.Message) -> None:
+        """Say what needs no answer; one that is gone does not need to hear it."""
+        try:
+            with wire.connect(self.address, self.authkey) as channel:
+                channel.send(message)
+        except wire.WireError as error:
+            log.debug("%s was not told a %s: %s", self.address, type(message).__name__, error)
+
     def terminate(self) -> None:
         self.ended_at = time.monotonic()
         self._signal(signal.SIGTERM)
@@ -104,13 +112,15 @@ class RunnerProcess:
         return word
 
     def probe(self, deadline: float) -> None:
-        """One token, through its socket. `Died`, or the ParleyError that the runner named."""
-        request = wire.Generate(id=str(uuid.uuid4()), owner="", prompt=["Hello"], max_tokens=1,
-                                sampling=wire.Sampling(temperature=0))
+        """One token or one text, through its socket. `Died`, or the ParleyError that the runner named."""
+        id = str(uuid.uuid4())
+        request = wire.Embed(id=id, owner="", texts=["Hello"]) if self._parameters.spec.embedding else \
+            wire.Generate(id=id, owner="", prompt=["Hello"], max_tokens=1, sampling=wire.Sampling(temperature=0))
         try:
             with wire.connect(self.address, self.authkey) as channel:
                 channel.send(request)
-                while not isinstance(word := channel.receive(max(0.0, deadline - time.monotonic())), wire.Done):
+                while not isinstance(word := channel.receive(max(0.0, deadline - time.monotonic())),
+                                     wire.Done | wire.Vectors):
                     if isinstance(word, wire.Failed):
                         raise error_of(word)
                     if word is None:

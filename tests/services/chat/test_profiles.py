@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from services.chat.profiles import DEFAULT, Profile, Profiles, ensure_default
 from services.chat.template import SEED_TEMPLATE
-from services.errors import BadRequest, ConfigError, Conflict, NotFound, ParleyError
+from services.errors import BadRequest, ConfigError, Conflict, NotFound, ParleyError, Unprocessable
 from services.settings import Settings
 from services.store import disk
 
@@ -275,3 +275,24 @@ def test_any_json_is_a_configuration_or_a_named_error(tmp_path_factory: pytest.T
             assert Profiles(folder / "config.json", SETTINGS).current().selected == "a"
         except ConfigError as error:
             assert "config.json" in error.message
+
+
+EMBEDDING = {"SelectedModel": "a", "a": {"model": "m.gguf"}, "e": {"model": "e.gguf", "embedding": True, "parallel": 8}}
+
+
+def test_an_embedding_profile_is_for_embeddings_only(tmp_path: Path) -> None:
+    profiles = load(tmp_path, EMBEDDING)
+    assert profiles.current().get("e")[1].embedding and not profiles.current().for_text()[1].embedding
+    for refused in (lambda: profiles.current().for_text("e"), lambda: profiles.candidate("e"),
+                    lambda: profiles.select("e")):
+        with pytest.raises(Unprocessable, match=r"'e' makes embeddings .* take one of: a$"):
+            refused()
+    assert profiles.current().selected == "a"
+    with pytest.raises(ConfigError, match=r"line 2.*SelectedModel is 'e', which makes embeddings"):
+        load(tmp_path, {**EMBEDDING, "SelectedModel": "e"})
+
+
+def test_the_spec_of_an_embedding_profile_says_so(tmp_path: Path) -> None:
+    (tmp_path / "e.gguf").write_bytes(b"")
+    spec = Profiles.spec(load(tmp_path, EMBEDDING).current().get("e")[1], tmp_path)
+    assert spec.embedding and spec.parallel == 1

@@ -227,3 +227,8 @@ def test_sizes_in_words():
 
 def test_every_error_here_is_told_to_a_person():
     assert all(issubclass(error, ParleyError) for error in (BadModel, OutOfMemory, Unprocessable))
+
+
+def test_a_model_that_writes_makes_no_embeddings(models):
+    with pytest.raises(BadModel, match="pull minilm"):
+        check_fits(models / "a.gguf", spec(embedding=True), available=1 << 40)

@@ -11,7 +11,7 @@ import pytest
 
 from services import wire
 from services.engine.client import Engine
-from services.errors import BadRequest, ContextOverflow, RunnerCrashed, Unavailable
+from services.errors import BadModel, BadRequest, ContextOverflow, RunnerCrashed, Unavailable
 from services.wire import Done, Piece
 from tests.services.engine.house import AUTHKEY, House, eventually, freeze, generate, together, whole
 
@@ -179,3 +179,65 @@ def test_status_has_the_figures(house: House):
     runner = status.runners[0]
     assert (runner.spec, runner.state, runner.selected, runner.restarts) == (spec, "ready", True, 0)
     assert runner.stats and runner.stats.requests == 2 and runner.stats.completion_tokens >= 4
+
+
+def embed(*texts: str) -> wire.Embed:
+    return wire.Embed(id="e", owner="k1", texts=list(texts))
+
+
+def test_texts_become_vectors_on_an_embedding_runner(house: House):
+    with house.engine.lease(house.spec(embedding=True)) as lease:
+        found = lease.embed(embed("the cat", "The cat!", "a dog"))
+        assert found.tokens == [2, 2, 2] and found.dimensions == lease.ready.n_embd > 0
+        assert found.vectors[0] == found.vectors[1] != found.vectors[2]
+        with pytest.raises(BadRequest, match="as the text asked for"):
+            lease.embed(embed("!fail invalid_request"))
+        with pytest.raises(ContextOverflow) as refused:
+            lease.embed(embed("fine", "x " * 600))
+        assert refused.value.details["text"] == 1
+        assert len(lease.embed(embed("again")).vectors) == 1
+
+
+def test_each_kind_of_runner_refuses_the_others_requests(house: House):
+    with house.engine.lease(house.spec(embedding=True)) as lease, pytest.raises(BadModel, match="for embeddings"):
+        list(lease.generate(generate("hello")))
+    with house.engine.lease(house.spec()) as lease, pytest.raises(BadModel, match="writes text"):
+        lease.embed(embed("hello"))
+
+
+def test_a_beat_may_end_the_wait_for_vectors(house: House):
+    armed: list[int] = []
+
+    def beat() -> None:
+        if armed:
+            raise Left
+
+    with house.engine.lease(house.spec(embedding=True), beat=beat) as lease:
+        armed.append(1)
+        with pytest.raises(Left):
+            lease.embed(embed("!wait 600"))
+        armed.clear()
+        assert len(lease.embed(embed("again")).vectors) == 1
+
+
+def test_a_runner_that_dies_while_it_embeds_is_told_as_crashed(house: House):
+    with house.engine.lease(house.spec(embedding=True)) as lease, pytest.raises(RunnerCrashed):
+        lease.embed(embed("!die SIGKILL"))
+
+
+VECTOR = b"\0\0\x80\x3f"
+
+
+@pytest.mark.parametrize("reply", [
+    wire.Counted(tokens=[1]), wire.Piece(id="e", text="x"), wire.Vectors(id="e", dimensions=1, vectors=[], tokens=[]),
+    wire.Vectors(id="other", dimensions=1, vectors=[VECTOR] * 2, tokens=[1, 1]),
+    wire.Vectors(id="e", dimensions=1, vectors=[VECTOR] * 2, tokens=[1])])
+def test_a_reply_to_something_else_is_a_runner_that_crashed(house: House, monkeypatch: pytest.MonkeyPatch, reply: Any):
+    with house.engine.lease(house.spec(embedding=True)) as lease:
+        monkeypatch.setattr(lease, "_receive", lambda _channel: reply)
+        for ask in (lambda: lease.count([["a"], ["b"]]), lambda: lease.embed(embed("a", "b"))):
+            with pytest.raises(RunnerCrashed, match="dropped") as told:
+                ask()
+            assert told.value.retry_after
+        monkeypatch.undo()
+        assert lease.count([["a"]]) == [1], "a fresh connection"

@@ -1,12 +1,15 @@
 """Vectors of the real llama.cpp: the same alone and in a batch, of length 1, by every kind of pooling."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from services.engine.gguf import inspect
 from services.errors import ContextOverflow
+from services.runner import llama
 from services.runner.embedder import Embedder
 from services.runner.embedding import EmbedScheduler, prepare
 from services.runner.llama import LoadFailed
@@ -106,3 +109,21 @@ def test_damaged_weights_are_a_load_that_fails(tmp_path: Path) -> None:
     path.write_bytes(data[:-150_000] + b"\xff" * 150_000)     # four such bytes are a NaN; the head ends before them
     with pytest.raises(LoadFailed, match=r"not finite|cannot be loaded"):
         Embedder(str(path), n_ctx=64, n_threads=1)
+
+
+@pytest.mark.parametrize("n_ctx", [100, 512, 4000])
+@pytest.mark.parametrize("arch", ["bert", "llama", "gemma2"])
+def test_what_llama_cpp_sets_aside_is_within_what_the_memory_check_expects(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: str, n_ctx: int) -> None:
+    path, said, ours = tmp_path / "tiny.gguf", list[bytes](), llama._log.callback
+    write_bert(path) if arch == "bert" else write_tiny(path, arch, pooling=MEAN, n_ctx_train=2048)
+    monkeypatch.setattr(llama._log, "callback",
+                        llama.lib.llama_log_callback(lambda _level, text, _data: said.append(text)))
+    try:
+        Embedder(str(path), n_ctx=n_ctx, n_threads=1).close()
+    finally:
+        llama.lib.llama_log_set(ours, None)
+    report = re.findall(rb"(?:compute|KV|output) buffer size = *([0-9.]+) MiB", b"".join(said))
+    info = inspect(path)
+    assert 0 < sum(map(float, report)) * 2**20 <= info.embedding_bytes(n_ctx) + info.cache_bytes(
+        info.embedding_rows(n_ctx), 1)
