@@ -1,22 +1,25 @@
 """The real llama.cpp on tiny models: loading, and greedy text that is the same with every kind of reuse."""
 
 import logging
+import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from services.engine.gguf import inspect
 from services.runner import llama
-from services.runner.llama import LoadFailed
+from services.runner.llama import LoadFailed, lib
 from services.runner.model import Model
 from services.runner.sampler import Chain
-from services.runner.scheduler import Scheduler
-from services.runner.sequence import Sequence
+from services.runner.scheduler import Chunk, Scheduler
+from services.runner.sequence import Drafter, Sequence, Silent
 from services.runner.slots import Slots
+from services.runner.snapshots import Snapshots
 from services.runner.text import Text
-from services.wire import Done, Piece, Sampling
+from services.wire import Done, Piece, Queued, RunnerLimits, Sampling
 from tests.tiny_gguf import write_tiny
 
 Alone = Callable[[list[int]], list[int]]     # what follows a prompt when nothing is reused and nothing runs beside it
@@ -55,20 +58,23 @@ class Talk:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.scheduler = Scheduler(model, Slots(model.n_slots, model, model.rewindable), 64)
+        self.shelf = Snapshots(RunnerLimits(kv_memory_bytes=1 << 26), "", model.rewindable)
+        slots = Slots(model.n_slots, model, model.rewindable, self.shelf)
+        self.scheduler = Scheduler(model, slots, RunnerLimits(max_queue=64))
 
-    def ask(self, *prompts: list[int], owner: str = "o", count: int = 24) -> list[tuple[list[int], Done]]:
+    def ask(self, *prompts: list[int], owner: str = "o", count: int = 24,
+            drafter: Drafter | None = None) -> list[tuple[list[int], Done]]:
         """Completion tokens and end of each prompt, all asked at once, greedily."""
         asked = []
         for prompt in prompts:
-            sequence = Sequence(id="", owner=owner, prompt=prompt, max_tokens=count, text=Text(),
+            sequence = Sequence(id="", owner=owner, prompt=prompt, max_tokens=count, text=Text(), drafter=drafter,
                                 sampler=Chain(self.model, Sampling(temperature=0), prompt))
             assert not self.scheduler.add(sequence)
             asked.append(sequence)
         ends: dict[int, Done] = {}
         while self.scheduler.runnable:
             for sequence, message in self.scheduler.step():
-                assert isinstance(message, (Piece, Done))
+                assert isinstance(message, (Piece, Done, Queued))
                 if isinstance(message, Done):
                     ends[id(sequence)] = message
             self.check()
@@ -92,6 +98,73 @@ def test_text_is_the_same_beside_others_and_with_every_kind_of_reuse(model: Mode
         assert again == alone(longer)
         assert end.cached_tokens + end.processed_tokens == len(longer)
         assert talk.ask(prompt[:-5])[0][0] == alone(prompt[:-5])
+
+
+def logits(model: Model, prompt: list[int], chunk: int) -> np.ndarray:
+    """Of the token after the prompt, which comes in by so many tokens at a time."""
+    lib.llama_memory_clear(lib.llama_get_memory(model.context), True)
+    sequence = Sequence(id="", owner="", prompt=prompt, max_tokens=1, sampler=Silent(), text=Text())
+    sequence.slot = 0
+    while sequence.pending:
+        row = model.decode([Chunk(sequence, min(chunk, sequence.pending))])[0]
+        sequence.past += min(chunk, sequence.pending)
+    return np.array(lib.llama_get_logits_ith(model.context, row)[:model.n_vocab])
+
+
+def test_the_size_of_a_batch_moves_logits_by_less_than_their_gaps(path: Path, alone: Alone) -> None:
+    """Kernels round differently by batch size: texts may be compared as long as the likeliest token is clear of it."""
+    model = Model(str(path), n_ctx=300, n_slots=1, n_threads=1)
+    prompt = model.tokenize([HEAD + "one"])
+    tokens = [*prompt, *alone(prompt)]
+    moved, gap = 0.0, math.inf
+    for length in range(len(prompt), len(tokens)):
+        variants = [logits(model, tokens[:length], chunk) for chunk in (1, 7, 300)]
+        moved = max(moved, *(float(np.abs(variants[0] - other).max()) for other in variants[1:]))
+        best, second = np.sort(variants[0])[-2:][::-1]
+        gap = min(gap, float(best - second))
+    model.close()
+    assert moved < gap / 2, f"logits move by {moved:.1e}; the nearest two are {gap:.1e} apart"
+
+
+class Copier:
+    """Guesses that the text goes on as it is told: rightly or wrongly, by turns."""
+
+    def __init__(self, text: list[int]) -> None:
+        self.text, self.said = text, [0, 0]
+
+    def draft(self, tokens: list[int], most: int) -> list[int]:
+        wrong = [(token + 1) % 200 for token in self.text[len(tokens):][:most]]
+        right = self.text[len(tokens):][:most]
+        return [*right[:len(tokens) % 4], *wrong[len(tokens) % 4:]]
+
+    def told(self, drafted: int, accepted: int) -> None:
+        self.said[0] += drafted
+        self.said[1] += accepted
+
+
+def test_guesses_change_nothing_but_the_number_of_steps(plain: Model) -> None:
+    prompt = plain.tokenize([HEAD + "one"])
+    expected = Talk(plain).ask(prompt)[0][0]
+    copier = Copier([*prompt, *expected])
+    tokens, end = Talk(plain).ask(prompt, drafter=copier)[0]
+    assert tokens == expected and [end.drafted_tokens, end.accepted_tokens] == copier.said
+    assert end.drafted_tokens > end.accepted_tokens > 5
+
+
+def test_a_saved_state_is_the_state(model: Model) -> None:
+    """Into another slot, and into a context that was opened anew."""
+    prompt = model.tokenize([HEAD + "one"])
+    whole = logits(model, prompt, 300)
+    state = model.save(0)
+    other = Model(model.path, n_ctx=300, n_slots=3, n_threads=1)
+    for target in (model, other):
+        assert target.cut(1, 0) and target.load(1, state, len(prompt)) and target.held(1) == len(prompt)
+        assert not target.load(2, state[:-1], len(prompt)) or target.cut(2, 0)
+        assert target.cut(1, 0) and target.cut(0, 0)
+    assert other.load(0, state, len(prompt))
+    assert other.save(0) == state
+    other.close()
+    assert np.isfinite(whole).all()
 
 
 def test_a_conversation_that_only_grows_is_reused_whole(model: Model, alone: Alone) -> None:
