@@ -26,6 +26,7 @@ PAUSE = 60.0                # seconds without writing after a failure
 RECOUNT = 60.0              # seconds after which what others wrote is counted again
 RACY = 200_000_000          # nanoseconds in which a folder may change twice and keep its time of change
 STALE = 3600.0              # seconds after which a temporary file is nobody's, whatever lives under its number
+TELL = 5                    # damaged files that are told one by one; many at once are a changed DATA_KEY
 MIB = 1 << 20
 _PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 
@@ -36,7 +37,7 @@ def model_fingerprint(path: str, *parts: object) -> str:
     A file is known by its size, its time of change, and its first and last MiB.
     """
     digest = blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=16, person=b"parley kv model")
-    for each in _parts(path):
+    for each in _files(path):
         with open(each, "rb") as stream:
             status = os.fstat(stream.fileno())
             digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode() + stream.read(MIB))
@@ -45,7 +46,7 @@ def model_fingerprint(path: str, *parts: object) -> str:
     return digest.hexdigest()
 
 
-def _parts(path: str) -> list[str]:
+def _files(path: str) -> list[str]:
     split = _PART.search(path)
     if not split:
         return [path]
@@ -53,9 +54,10 @@ def _parts(path: str) -> list[str]:
     return [f"{path[:split.start()]}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]
 
 
-def length_of(tokens: bytes, state: bytes) -> int:
+def length_of(owner: str, session: str, tokens: bytes, state: bytes) -> int:
     """About how long the file of a snapshot is, never less."""
-    return len(state) + len(tokens) + 16 * (len(state) // kvfile.CHUNK) + 1024
+    names = len(f"{owner}{session}".encode("utf-8", "surrogatepass"))
+    return len(state) + len(tokens) + names + kvfile.TAG * (len(state) // kvfile.CHUNK) + 256
 
 
 class KvDisk:
@@ -91,11 +93,11 @@ class KvDisk:
         try:
             for entry in list(kv_names.files(self._root, ".tmp")):
                 self._sweep(entry)
-            for entry in list(kv_names.files(self._root)):
-                self._check_seal(Path(entry.path))
-            self.make_room(0)
+            self._tell([damage for entry in list(kv_names.files(self._root))
+                        if (damage := self._wrong_seal(Path(entry.path)))])
         except OSError as error:
             self._pause(error)
+        self.make_room(0)
 
     def _sweep(self, entry: os.DirEntry[str]) -> None:
         number = entry.name.split(".")[-3] if entry.name.count(".") >= 4 else ""
@@ -103,16 +105,27 @@ class KvDisk:
             if not _alive(number) or time.time() - entry.stat().st_mtime > STALE:
                 os.unlink(entry.path)
 
-    def _check_seal(self, path: Path) -> None:
+    def _wrong_seal(self, path: Path) -> str | None:
         """Of any model: what is in the clear may not stay once there is a key, and the other way round."""
         try:
             sealed = kvfile.is_sealed(path)
+            if sealed == bool(self._key):
+                return None
+            damage = kvfile.mismatch(sealed)
         except FileNotFoundError:
-            return
-        except Damaged as damage:
-            return self._discard(path, damage)
-        if sealed != bool(self._key):
-            self._discard(path, kvfile.mismatch(sealed))
+            return None
+        except OSError as error:
+            return f"{path.name}: {error.strerror}"
+        except Damaged as error:
+            damage = error
+        self._unlink(path)
+        return f"{path.name}: {damage}"
+
+    def _tell(self, damages: list[str]) -> None:
+        for damage in damages[:TELL]:
+            log.warning("a snapshot is ignored and removed: %s", damage)
+        if len(damages) > TELL:
+            log.warning("%d more snapshots are ignored and removed", len(damages) - TELL)
 
     # ------------------------------------------------------------ what is there
 
@@ -132,9 +145,12 @@ class KvDisk:
         came, went = names - self._known, self._known - names
         self._known = names
         self._stamp = stamp if time.time_ns() - stamp > RACY else 0
-        return [found for name in sorted(came) if (found := self._look(name))], went
+        damages: list[str] = []
+        found = [each for name in sorted(came) if (each := self._look(name, damages))]
+        self._tell(damages)
+        return found, went
 
-    def _look(self, name: str) -> tuple[str, Header, int] | None:
+    def _look(self, name: str, damages: list[str]) -> tuple[str, Header, int] | None:
         path = self.folder / name
         try:
             header = kvfile.read_header(path, self._key)
@@ -143,9 +159,10 @@ class KvDisk:
         except FileNotFoundError:
             return None
         except Damaged as damage:
-            self._discard(path, damage)
+            self._unlink(path)
+            damages.append(f"{name}: {damage}")
         except OSError as error:
-            log.warning("the snapshot %s cannot be read: %s", name, error.strerror)
+            damages.append(f"{name}: {error.strerror}")
         return None
 
     def _verify(self, name: str, header: Header) -> None:
@@ -161,7 +178,7 @@ class KvDisk:
 
     def read(self, name: str, header: Header) -> bytes | None:
         """The state of a file that still is what `header` says, which counts as a use; else None and a line in the
-        log. A damaged file is removed."""
+        log: the caller removes it."""
         path = self.folder / name
         try:
             found, state = kvfile.read(path, self._key)
@@ -171,11 +188,8 @@ class KvDisk:
         except FileNotFoundError:
             log.info("the snapshot %s is gone", name)
             return None
-        except Damaged as damage:
-            self._discard(path, damage)
-            return None
-        except OSError as error:
-            log.warning("the snapshot %s cannot be read: %s", name, error.strerror)
+        except (Damaged, OSError) as error:
+            self._tell([f"{name}: {error}"])
             return None
         with suppress(OSError):
             os.utime(path)                      # only the order of removal depends on it
@@ -185,10 +199,6 @@ class KvDisk:
         self._known.discard(name)
         self._total -= length
         self._unlink(self.folder / name)
-
-    def _discard(self, path: Path, why: object) -> None:
-        log.warning("the snapshot %s is ignored and removed: %s", path.name, why)
-        self._unlink(path)
 
     def _unlink(self, path: Path) -> None:
         try:
@@ -241,6 +251,13 @@ class KvDisk:
     def make_room(self, size: int) -> set[str]:
         """Remove what was not used for longest, of any model, until `size` bytes fit; what went from this folder."""
         went: set[str] = set()
+        try:
+            self._make_room(size, went)
+        except OSError as error:
+            self._pause(error)
+        return went
+
+    def _make_room(self, size: int, went: set[str]) -> None:
         fresh = not self._counted or self._clock() - self._counted > RECOUNT
         if fresh:
             self._count()
@@ -256,7 +273,6 @@ class KvDisk:
                 self._total -= length
                 if os.path.dirname(path) == str(self.folder):
                     went.add(os.path.basename(path))
-        return went
 
     def _count(self) -> None:
         found = []
@@ -275,9 +291,6 @@ class KvDisk:
                 return False
             os.unlink(path)
         except FileNotFoundError:
-            return False
-        except OSError as error:
-            self._pause(error)
             return False
         with suppress(OSError):                 # an empty folder is of a model that nobody uses; others stay
             if os.path.dirname(path) != str(self.folder):

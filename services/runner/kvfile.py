@@ -20,7 +20,7 @@ import msgspec
 MAGIC = b"ParleyKV"
 VERSION = 1
 CHUNK = 1 << 20             # bytes sealed at once: about a millisecond, in which no other thread gets on
-_TAG = 16                   # bytes that sealing adds
+TAG = 16                   # bytes that sealing adds
 _START = struct.Struct("<8sBB16sI")
 _HASH = 16
 
@@ -111,7 +111,7 @@ def read(path: Path, key: bytes = b"") -> tuple[Header, bytes]:
         header, seal = _header(stream, key)
         if seal:
             chunks = -(-header.size // CHUNK)
-            state = b"".join(seal.open(number, stream.read(CHUNK + _TAG)) for number in range(1, chunks + 1))
+            state = b"".join(seal.open(number, stream.read(CHUNK + TAG)) for number in range(1, chunks + 1))
         else:
             state = stream.read(header.size)
     if len(state) != header.size or blake2b(state, digest_size=32).digest() != header.digest:
@@ -151,7 +151,7 @@ def _header(stream: BinaryIO, key: bytes) -> tuple[Header, _Seal | None]:
         header = _decoder.decode(seal.open(0, body) if seal else body)
     except msgspec.DecodeError as error:
         raise Damaged(f"its header cannot be read: {error}") from None
-    expected = begin + header.size + (_TAG * -(-header.size // CHUNK) if seal else 0)
+    expected = begin + header.size + (TAG * -(-header.size // CHUNK) if seal else 0)
     if there != expected:
         raise Damaged(f"it is {there} bytes long, and was written with {expected}")
     return header, seal

@@ -103,11 +103,12 @@ class Index:
     def longest(self, owner: str, wanted: bytes, better_than: int) -> Match | None:
         """Of this owner or of nobody; what is in memory before what is on disk when both hold as much."""
         best, most = None, better_than
-        for snapshot in sorted((each for whose in {owner, SHARED} for each in self._owners.get(whose, ())),
-                               key=_on_disk):
-            usable = self._usable(snapshot.tokens, wanted, most)
-            if usable > most:
-                best, most = snapshot, usable
+        for whose in {owner, SHARED}:
+            for snapshot in self._owners.get(whose, ()):
+                nearer = best is not None and best.state is None and snapshot.state is not None
+                usable = self._usable(snapshot.tokens, wanted, most - nearer)
+                if usable:
+                    best, most = snapshot, usable
         return Match(most, best) if best else None
 
     def _usable(self, held: bytes, wanted: bytes, most: int) -> int:
@@ -136,10 +137,6 @@ class Index:
 
     def filed(self, names: set[str]) -> list[Snapshot]:
         return [self._files[name] for name in names if name in self._files]
-
-
-def _on_disk(snapshot: Snapshot) -> bool:
-    return snapshot.state is None
 
 
 def common_prefix(a: bytes, b: bytes) -> int:

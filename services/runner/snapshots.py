@@ -58,7 +58,8 @@ class Snapshots:
         assert tokens
         packed = pack(tokens)
         with self._lock:
-            if not self._fits(packed, state):
+            length = length_of(owner, session, packed, state)
+            if len(state) > self._limit and not (self._disk and self._disk.takes(length)):
                 return
             snapshot = self._index.enter(owner, session, packed, head)
             for old in self._index.outdated(snapshot):
@@ -119,8 +120,7 @@ class Snapshots:
                 return
             total = 0
             for snapshot in reversed(self._memory):
-                assert snapshot.state is not None
-                total += length_of(snapshot.tokens, snapshot.state)
+                total += _length(snapshot)
                 if not self._disk.takes(total):
                     break                               # more would only push out what was written just now
                 if not snapshot.file:
@@ -140,9 +140,6 @@ class Snapshots:
             self._lock.notify_all()
 
     # ------------------------------------------------------------ the index; all under the lock
-
-    def _fits(self, tokens: bytes, state: bytes) -> bool:
-        return len(state) <= self._limit or (self._disk is not None and self._disk.takes(length_of(tokens, state)))
 
     def _keep(self, snapshot: Snapshot, state: bytes) -> None:
         self._take_out(snapshot)
@@ -190,7 +187,7 @@ class Snapshots:
         """To the writer; one that the disk does not take is dropped unless memory holds it."""
         assert snapshot.state is not None
         self._unsaved.pop(snapshot, None)
-        if self._disk and self._disk.takes(length_of(snapshot.tokens, snapshot.state)):
+        if self._disk and self._disk.takes(_length(snapshot)):
             if snapshot is not self._busy:
                 self._writes[snapshot] = None
                 self._lock.notify_all()
@@ -279,7 +276,7 @@ class Snapshots:
             header, state = self._header(snapshot), snapshot.state
         if state is None or self._disk is None:
             return
-        went = self._disk.make_room(length_of(snapshot.tokens, state))
+        went = self._disk.make_room(length_of(header.owner, header.session, header.tokens, state))
         written = self._disk.write(header, state)
         with self._lock:
             self._lost(went)
@@ -305,3 +302,9 @@ class Snapshots:
         for old in self._index.outdated(snapshot):
             self._drop(old)
 
+
+
+def _length(snapshot: Snapshot) -> int:
+    """Of the file that it becomes."""
+    assert snapshot.state is not None
+    return length_of(snapshot.owner, snapshot.session, snapshot.tokens, snapshot.state)

@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 
 import msgspec
 import pytest
@@ -121,8 +123,6 @@ def test_links_and_fifos_are_not_followed(tmp_path):
 
 
 def test_cryptography_is_not_loaded_in_the_clear(tmp_path):
-    import subprocess
-    import sys
     code = ("import sys; from services.runner import snapshots; from services.wire import RunnerLimits; "
             f"snapshots.Snapshots(RunnerLimits(kv_folder={str(tmp_path)!r}, kv_disk_bytes=9), 'f', True); "
             "assert 'cryptography' not in sys.modules")

@@ -166,3 +166,19 @@ def test_killed_while_encrypting(tmp_path, point):
     store = open_store(settings(tmp_path, KEY))
     assert {key: store.read(*key) for key in before} == before
     assert legible(tmp_path / "sessions") == []
+
+
+def test_the_key_of_snapshots(sealed, tmp_path):
+    """One for each DATA_KEY and data folder, and none that opens sessions."""
+    key = crypto.kv_key(tmp_path, KEY)
+    assert len(key) == 32 and key == crypto.kv_key(tmp_path, KEY)
+    stored = json.loads((tmp_path / crypto.FILE).read_bytes())
+    with pytest.raises(ValueError):
+        crypto._unbox(key, stored["check"], b"check")
+    open_store(settings(tmp_path / "other", KEY))
+    assert crypto.kv_key(tmp_path / "other", KEY) != key
+    with pytest.raises(ConfigError, match="DATA_KEY is not the one"):
+        crypto.kv_key(tmp_path, OTHER)
+    (tmp_path / crypto.FILE).unlink()
+    with pytest.raises(ConfigError, match="is missing: restore it"):
+        crypto.kv_key(tmp_path, KEY)
