@@ -14,16 +14,21 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from tests.bench import peer, picture, shapes
+from tests.bench.conversations import heads, resume, session
 from tests.bench.rows import Report, Row, load, table
 from tests.bench.speed import Options, busy, copying, throughput_05b, throughput_135m
+from tests.bench.stall import long_prompt
 
 BENCHES: dict[str, Callable[[Options], list[Row]]] = {
-    "throughput-135m": throughput_135m, "throughput-0.5b": throughput_05b, "busy": busy, "copying": copying}
+    "throughput-135m": throughput_135m, "throughput-0.5b": throughput_05b, "session": session, "heads": heads,
+    "long-prompt": long_prompt, "resume": resume, "busy": busy, "copying": copying}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     arguments = parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))     # so that the servers are stopped, whatever ends this
     if arguments.picture:
         picture.check()
     binary = peer.find(arguments.peer)

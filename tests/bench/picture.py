@@ -32,10 +32,11 @@ def draw(report: Report, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 13), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
     shown = [name for name in PANELS if any(row.bench == name for row in report.rows)]
-    axes = figure.subplots((len(shown) + 1) // 2, 2, squeeze=False).flatten()
+    lines = (len(shown) + 1) // 2
+    figure = Figure(figsize=(12, 0.8 + 3 * lines), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(lines, 2, squeeze=False).flatten()
     for axis, name in zip(axes, shown, strict=False):
         title, unit = PANELS[name]
         rows = [row for row in report.rows if row.bench == name and unit in ("", row.unit)]

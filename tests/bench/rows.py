@@ -19,6 +19,7 @@ class Row:
     peer: float
     less: bool = False
     at: float = 0.0             # place on the picture's axis: requests at once, number of the turn
+    shown: bool = True          # in the table
 
     @property
     def ratio(self) -> float:
@@ -55,7 +56,7 @@ def table(rows: Iterable[Row]) -> str:
     """The rows as text, aligned; the last column says how many times better ours is."""
     lines = [("", "", "ours", "llama.cpp", "ratio")]
     bench = ""
-    for row in rows:
+    for row in (row for row in rows if row.shown):
         lines.append((row.bench if row.bench != bench else "", f"{row.what} [{row.unit}]", _number(row.ours),
                       _number(row.peer), f"{row.ratio:.2f}"))
         bench = row.bench

@@ -19,13 +19,17 @@ from pathlib import Path
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter, TokenType
 
-from tests.tiny_gguf import CONTROL, EOS, TEMPLATE, byte_letters
+from tests.tiny_gguf import CONTROL, EOS, byte_letters
 
-VERSION = 1             # of the files; a change of this module that changes them counts it up
+VERSION = 2             # of the files; a change of this module that changes them counts it up
 VOCABULARY = 151_936    # tokens, as in Qwen 2 and 3
 BLOCK, BLOCK_BYTES = 32, 18         # of Q4_0: a scale in 16 bits, then 32 numbers from -8 to 7 in 4 bits each
 SPREAD = 4.61           # standard deviation of such numbers when they are random
 PASSAGE = 512           # words after which the copying model's text begins again
+# As Mistral's: an answer's first word keeps its space, also where a server trims answers, so its tokens stay the same.
+TEMPLATE = ("{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['role'] == 'assistant' %} {% endif %}"
+            "{{ m['content'] | trim }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
+            "{% endif %}")
 SYLLABLES = ["".join(pair) for pair in product("bcdfghjklmnprstvwxyz", "aeiou")]
 
 

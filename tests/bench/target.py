@@ -83,6 +83,10 @@ class Target:
         """The processes of the server."""
         raise NotImplementedError
 
+    def make_key(self) -> str | None:
+        """The API key of one more client; None where there are no keys."""
+        return None
+
     def request(self, ask: Ask) -> tuple[str, dict[str, Any]]:
         """Path and body."""
         raise NotImplementedError
