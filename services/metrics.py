@@ -121,8 +121,8 @@ class Figures:
         self._key, self._profile, self._outcome = Capped(most_keys), Capped(MOST_PROFILES), Capped(MOST_OUTCOMES)
         self._registry = CollectorRegistry()
         self._requests = self._counter("requests", "Requests for text, by how they ended", "profile", "outcome")
-        self._prompt = self._counter("prompt_tokens", "Prompt tokens of answers: cached, or processed for them",
-                                     "profile", "kind")
+        self._prompt = self._counter("prompt_tokens", "Prompt tokens of answers: cached, processed for them, or unknown "
+                                     "which, of answers that broke off", "profile", "kind")
         self._completion = self._counter("completion_tokens", "Tokens of answers", "profile")
         self._key_requests = self._counter("key_requests", "Requests for text, by key id", "key")
         self._key_tokens = self._counter("key_tokens", "Tokens of prompts and answers, by key id", "key", "kind")
@@ -142,8 +142,10 @@ class Figures:
         profile = self._profile(charge.profile or "none")
         self._requests.labels(profile, self._outcome(charge.outcome)).inc()
         self._key_requests.labels(key).inc()
-        self._prompt.labels(profile, "cached").inc(charge.cached_tokens)
-        self._prompt.labels(profile, "processed").inc(charge.processed_tokens)
+        unknown = max(0, charge.prompt_tokens - charge.cached_tokens - charge.processed_tokens)
+        for kind, tokens in (("cached", charge.cached_tokens), ("processed", charge.processed_tokens),
+                             ("unknown", unknown)):
+            self._prompt.labels(profile, kind).inc(tokens)
         self._completion.labels(profile).inc(charge.completion_tokens)
         self._duration.labels(profile).observe(charge.seconds)
         for histogram, seconds in ((self._first, charge.first_seconds), (self._between, charge.token_seconds),

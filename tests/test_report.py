@@ -1,11 +1,13 @@
 """What a started server says of itself: /metrics adds up, /readyz knows a hang, and what hangs is replaced."""
 
+import json
 import os
 import re
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import MASTER
@@ -94,6 +96,15 @@ def test_no_secret_in_the_figures(start):
         server.call("GET", f"/{said}?key={said}")
     text = server.call("GET", "/metrics").text
     assert MASTER not in text and not re.search("ply_|xxx|secret-name", text)
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("level, told", [("INFO", True), ("ERROR", False)])
+def test_a_runner_s_lines_follow_the_log_level(start, home, level, told):
+    (home / "data" / "config.json").write_text(json.dumps({"SelectedModel": "a", "a": {"model": "tiny.gguf",
+                                                                                       "n_ctx": 4096}}))
+    server = start(runner="llama", LOG_LEVEL=level).ready()
+    assert ("but tiny.gguf was trained on" in server.log) == told, server.log
 
 
 # ---------------------------------------------------------------- hangs (rows P5, P10, N7)

@@ -33,13 +33,14 @@ def test_answers_add_up():
     figures = Figures(10)
     for _ in range(3):
         figures.answered(charge())
-    figures.answered(charge("k2", outcome="runner_crashed", prompt_tokens=0, cached_tokens=0, processed_tokens=0,
+    figures.answered(charge("k2", outcome="runner_crashed", prompt_tokens=9, cached_tokens=0, processed_tokens=0,
                             completion_tokens=1, queue_seconds=None, token_seconds=None))
     told = read(figures.text([]))
     assert told["parley_requests_total", "stop", "one"] == 3
     assert told["parley_requests_total", "runner_crashed", "one"] == 1
     assert told["parley_prompt_tokens_total", "cached", "one"] == 12
     assert told["parley_prompt_tokens_total", "processed", "one"] == 18
+    assert told["parley_prompt_tokens_total", "unknown", "one"] == 9
     assert told["parley_completion_tokens_total", "one"] == 10
     assert told["parley_key_requests_total", "k1"] == 3 and told["parley_key_requests_total", "k2"] == 1
     assert told["parley_key_tokens_total", "k1", "prompt"] == 30

@@ -82,6 +82,18 @@ def test_a_charge_may_come_alone(house: House):
     eventually(lambda: house.admission.charged == [("k2", 0, 3, 0)])
 
 
+def test_what_was_told_is_in_the_figures(house: House):
+    house.say(house.spec(), select=True)
+    with connect(house) as channel:
+        channel.send(wire.Charge(key="k1", outcome="stop", profile="one", completion_tokens=7))
+        channel.send(wire.Report(served=[wire.Served(route="/answer", method="POST", status=200, count=2)]))
+        told = channel.ask(wire.GetMetrics())
+    assert isinstance(told, wire.Metrics)
+    assert 'parley_completion_tokens_total{profile="one"} 7.0' in told.text
+    assert 'parley_http_requests_total{method="POST",route="/answer",status="200"} 2.0' in told.text
+    assert 'parley_runners{model="a.gguf",state="ready"} 1.0' in told.text
+
+
 def test_a_load_that_fails_is_told_with_its_code(house: House):
     with connect(house) as channel:
         answer = channel.ask(wire.Ensure(spec=house.spec(script="!fail bad_model cut short")))
