@@ -79,7 +79,8 @@ class Nobody:
 class House:
     """One supervisor, its client, and a folder of model files that script their loads."""
 
-    def __init__(self, folder: Path, timing: Timing = QUICK, precheck: Any = None, **settings: Any) -> None:
+    def __init__(self, folder: Path, timing: Timing = QUICK, precheck: Any = None, needs: Any = None,
+                 **settings: Any) -> None:
         self.folder = folder
         self.run_dir = tempfile.TemporaryDirectory(prefix="parley-")
         self.admission = Nobody()
@@ -87,7 +88,7 @@ class House:
         count = f"open({str(self.spawned)!r}, 'a').write('x')"
         command = [FAKE[0], "-c", f"{count}; {FAKE[2]}"]
         self.supervisor = Supervisor(Settings(**settings), Path(self.run_dir.name), AUTHKEY, self.admission,
-                                     Figures(10), precheck, command=command, timing=timing)
+                                     Figures(10), precheck, needs, command=command, timing=timing)
         self.engine = Engine(self.supervisor.address, AUTHKEY)
         self.supervisor.start()
 
@@ -102,6 +103,10 @@ class House:
 
     def state(self, spec: wire.RunnerSpec) -> wire.RunnerState | None:
         return next((runner for runner in self.supervisor.status().runners if runner.spec == spec), None)
+
+    def states(self, spec: wire.RunnerSpec) -> list[wire.RunnerState]:
+        """Of all its replicas."""
+        return [runner for runner in self.supervisor.status().runners if runner.spec == spec]
 
     def pid(self, spec: wire.RunnerSpec) -> int:
         state = self.state(spec)
