@@ -99,6 +99,11 @@ class Queue(Generic[Item]):
         owner = self.owners[sequence.owner]
         owner.time += tokens / owner.weight
 
+    def time(self, sequence: Item) -> float:
+        """Its owner's virtual time; 0 for one that has no account."""
+        owner = self.owners.get(sequence.owner)
+        return owner.time if owner else 0.0
+
     def share(self, name: str, slots: int) -> float:
         """Slots that an owner may hold while others wait: by weight, among those that wait or run; at least one."""
         return max(1.0, slots * self.owners[name].weight / sum(owner.weight for owner in self.owners.values()))

@@ -12,8 +12,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from services.runner.batch import Chunk, DecodeFailed
 from services.runner.llama import File, LoadFailed, cores, last_error, lib
-from services.runner.scheduler import Chunk, DecodeFailed
 
 BATCH = 512                     # tokens that one decode may carry
 DRAFTS = 16                     # drafted tokens that one decode may check, of all sequences

@@ -6,7 +6,8 @@ from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
 from typing import Any
 
-from services.runner.scheduler import Chunk, DecodeFailed, Event, Scheduler
+from services.runner.batch import Chunk, DecodeFailed
+from services.runner.scheduler import Event, Scheduler
 from services.runner.sequence import PREPARE, SamplingFailed, Sequence, Silent
 from services.runner.slots import Shelf, Slots, common_prefix
 from services.runner.text import Text

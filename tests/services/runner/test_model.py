@@ -11,10 +11,11 @@ import pytest
 
 from services.engine.gguf import inspect
 from services.runner import llama
+from services.runner.batch import Chunk
 from services.runner.llama import LoadFailed, lib
 from services.runner.model import Model
 from services.runner.sampler import Chain
-from services.runner.scheduler import Chunk, Scheduler
+from services.runner.scheduler import Scheduler
 from services.runner.sequence import Drafter, Sequence, Silent
 from services.runner.slots import Slots
 from services.runner.snapshots import Snapshots

@@ -163,7 +163,7 @@ def test_an_owner_with_a_flood_delays_nobody_elses_first_token() -> None:
         desk.step()
     newcomer = desk.ask([1, 2, 3], owner="modest", max_tokens=5)
     desk.step()
-    assert newcomer.slot is not None and desk.scheduler.counts.preempted == 1
+    assert newcomer.slot is not None and desk.scheduler.seats.preempted == 1
     desk.run()
     assert next(iter(desk.ends)) is newcomer
     for sequence in [*flood, newcomer]:
@@ -178,7 +178,7 @@ def test_what_was_suspended_and_lost_is_computed_again() -> None:
     second = desk.ask([1], owner="b", max_tokens=3)
     for _ in range(300):
         desk.step()
-    assert second.ended and desk.scheduler.counts.preempted == 1, "a slice is over at some time"
+    assert second.ended and desk.scheduler.seats.preempted == 1, "a slice is over at some time"
     desk.scheduler.slots.shelf.kept.clear()     # type: ignore[attr-defined]
     third = desk.ask([2], owner="b", max_tokens=3)
     desk.run()
