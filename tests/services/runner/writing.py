@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from services.runner.batch import Chunk
 from services.runner.complying import Complying
 from services.runner.grammar import grammar_of
 from services.runner.model import Model
 from services.runner.sampler import Chain
-from services.runner.batch import Chunk
 from services.runner.sequence import Sequence
 from services.runner.text import Text
 from services.wire import Done, Sampling
