@@ -46,7 +46,7 @@ class Engine:
 
         `select`, `keep` and `affinity` as in `wire.Ensure`.
         """
-        ensure = wire.Ensure(spec=spec, select=select, keep=float(keep), affinity=affinity)
+        ensure = wire.Ensure(spec=spec, select=select, keep=keep, affinity=affinity)
         return Lease(self._connect, ensure, beat or (lambda: None))
 
     def forget(self, owner: str, session: str) -> None:

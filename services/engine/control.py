@@ -27,6 +27,8 @@ class Lender(Protocol):
 
     def status(self) -> wire.StatusOf: ...
 
+    def forget(self, message: wire.Forget) -> None: ...
+
 
 class Admission(Protocol):
     """Who may start a request now. A place that `admit` gave is given back by one `release`."""
@@ -107,6 +109,9 @@ class ControlServer:
             return None
         if isinstance(message, wire.Report):
             self.figures.served(message)
+            return None
+        if isinstance(message, wire.Forget):
+            self.lender.forget(message)
             return None
         if isinstance(message, wire.GetMetrics):
             return wire.Metrics(text=self.figures.text(self.lender.status().runners))

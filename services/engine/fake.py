@@ -45,7 +45,16 @@ import msgspec
 
 from services import wire
 from services.engine.failures import failed_of
-from services.errors import BadModel, BadRequest, ContextOverflow, NotFound, ParleyError, Unavailable, from_code
+from services.errors import (
+    BadModel,
+    BadRequest,
+    ContextOverflow,
+    NotFound,
+    ParleyError,
+    TooManyRequests,
+    Unavailable,
+    from_code,
+)
 
 USER = re.compile(r"(?:^|\n)[ \t]*(?:#+ *)?(?:human|user|prompt|question|input|instruction)[ \t]*:[ \t]*", re.I)
 ASSISTANT = re.compile(r"\n[ \t]*(?:#+ *)?(?:ai|bot|assistant|answer|response|model)[ \t]*:", re.I)
@@ -124,15 +133,16 @@ def die(how: str) -> NoReturn:
 class Fake:
     """Slots, queue and figures of one fake runner; each connection has a thread."""
 
-    def __init__(self, spec: wire.RunnerSpec, max_queue: int, first: str = "") -> None:
+    def __init__(self, spec: wire.RunnerSpec, limits: wire.RunnerLimits, first: str = "") -> None:
         self.spec = spec
-        self.max_queue = max_queue
+        self.limits = limits
         self.first = first
-        self.waiting: deque[str] = deque()
+        self.waiting: deque[wire.Generate] = deque()
+        self.prepared: dict[tuple[str, str], str] = {}      # (owner, session): what its next prompt begins with
         self.running: set[str] = set()
         self.lock = threading.Lock()
         self.moved = time.monotonic()
-        self.max_batch = self.requests = self.prompt_tokens = self.completion_tokens = 0
+        self.max_batch = self.requests = self.prompt_tokens = self.completion_tokens = self.prepared_tokens = 0
 
     def stats(self) -> wire.Stats:
         with self.lock:
@@ -140,6 +150,7 @@ class Fake:
             return wire.Stats(running=running, waiting=len(self.waiting), slots=self.spec.parallel, slots_used=running,
                               cached_tokens=0, prompt_tokens=self.prompt_tokens, requests=self.requests,
                               completion_tokens=self.completion_tokens, max_batch=self.max_batch,
+                              prepared_tokens=self.prepared_tokens, snapshots=len(self.prepared),
                               tokens_per_second=0.0, idle_seconds=time.monotonic() - self.moved)
 
     def serve(self, channel: wire.Channel) -> None:
@@ -155,6 +166,13 @@ class Fake:
             channel.send(self.stats())
         elif isinstance(message, wire.Count):
             channel.send(wire.Counted(tokens=[len("".join(prompt).split()) for prompt in message.prompts]))
+        elif isinstance(message, wire.Prepare):
+            with self.lock:
+                self.prepared[message.owner, message.session] = text = "".join(message.prompt)
+                self.prepared_tokens += len(text.split())
+        elif isinstance(message, wire.Forget):
+            with self.lock:
+                self.prepared.pop((message.owner, message.session), None)
         elif isinstance(message, wire.Generate | wire.Embed):
             try:
                 if isinstance(message, wire.Embed) != self.spec.embedding:
@@ -174,7 +192,7 @@ class Fake:
         if script.fail:
             raise from_code(script.fail, "as the prompt asked for", 1.0)
         queued = time.monotonic()
-        self.take_slot(channel, request.id)
+        self.take_slot(channel, request)
         begun = time.monotonic()
         channel.send(wire.Piece(id=request.id, text=""))
         try:
@@ -200,31 +218,44 @@ class Fake:
         channel.send(wire.Vectors(id=request.id, dimensions=DIMENSIONS, tokens=tokens,
                                   vectors=[vector(text) for text in request.texts]))
 
-    def take_slot(self, channel: wire.Channel, id: str) -> None:
-        """Wait for a slot in the order of arrival; `WireError` when the asker goes meanwhile."""
+    def take_slot(self, channel: wire.Channel, request: wire.Generate) -> None:
+        """Wait for a slot in the order of arrival, told where; `WireError` when the asker goes meanwhile."""
         with self.lock:
-            if len(self.waiting) >= self.max_queue + max(0, self.spec.parallel - len(self.running)):
-                raise Unavailable(f"the model's queue is full: {len(self.waiting)} requests are waiting", retry_after=1)
-            self.waiting.append(id)
+            self.refuse_when_full(request.owner)
+            self.waiting.append(request)
+        told, next_word = 0, 0.0
         try:
-            while not self.my_turn(id):
+            while position := self.position(request):
+                if position != told and time.monotonic() >= next_word:
+                    channel.send(wire.Queued(id=request.id, position=position, eta_seconds=float(position)))
+                    told, next_word = position, time.monotonic() + 1
                 self.pause(channel, 0.01)
         except wire.WireError:
             with self.lock:
-                self.waiting.remove(id)
+                self.waiting.remove(request)
             raise
 
-    def my_turn(self, id: str) -> bool:
+    def refuse_when_full(self, owner: str) -> None:
+        free = max(0, self.spec.parallel - len(self.running))
+        own = sum(waiting.owner == owner for waiting in self.waiting)
+        if own >= self.limits.max_queue_per_owner + free:
+            raise TooManyRequests(f"{own} requests of this key are waiting already", retry_after=1)
+        if len(self.waiting) >= self.limits.max_queue + free:
+            raise Unavailable(f"the model's queue is full: {len(self.waiting)} requests are waiting", retry_after=1)
+
+    def position(self, request: wire.Generate) -> int:
+        """In the queue, from 1; 0 when a slot was free and is taken now."""
         with self.lock:
-            if self.waiting[0] != id or len(self.running) >= self.spec.parallel:
-                return False
-            self.running.add(self.waiting.popleft())
+            if self.waiting[0] is not request or len(self.running) >= self.spec.parallel:
+                return self.waiting.index(request) + 1
+            self.running.add(self.waiting.popleft().id)
             self.max_batch = max(self.max_batch, len(self.running))
             self.moved = time.monotonic()
-            return True
+            return 0
 
     def speak(self, channel: wire.Channel, request: wire.Generate, script: Script, count: int) -> wire.Done:
-        self.progress(prompt_tokens=count)
+        cached = min(count, self.reused(request))
+        self.progress(prompt_tokens=count - cached)
         self.pause(channel, script.wait)
         room = min(request.max_tokens, self.spec.n_ctx - count)
         words, reason = pieces(script.answer, request.stop, room)
@@ -236,7 +267,13 @@ class Fake:
             self.progress(completion_tokens=1)
         self.misbehave(channel, script, len(words))
         return wire.Done(id=request.id, finish_reason=reason, prompt_tokens=count, completion_tokens=len(words),
-                         cached_tokens=0, processed_tokens=count)
+                         cached_tokens=cached, processed_tokens=count - cached)
+
+    def reused(self, request: wire.Generate) -> int:
+        """Tokens that the session's last `Prepare` has in common with its prompt: all or none."""
+        with self.lock:
+            known = self.prepared.get((request.owner, request.session), "")
+        return len(known.split()) if "".join(request.prompt).startswith(known) else 0
 
     def progress(self, prompt_tokens: int = 0, completion_tokens: int = 0) -> None:
         with self.lock:
@@ -343,7 +380,7 @@ def main() -> int:
     spec = start.spec
     begun = time.monotonic()
     try:
-        fake = Fake(spec, start.limits.max_queue, load(spec.model))
+        fake = Fake(spec, start.limits, load(spec.model))
     except ParleyError as error:
         say(failed_of(error))
         return 1

@@ -1,11 +1,12 @@
 """One runner's process: spawned with its parameters on stdin, watched through its stdout, ended by signals.
 
-Owned by one thread of the supervisor (`start` to `bury`); `alive`, `pid`, `stats`, `terminate` and `kill` may be called
-from any thread. Its stdin stays open as long as the supervisor lives: its end tells the runner to exit.
+Owned by one thread of the supervisor (`start` to `bury`); `alive`, `pid`, `stats`, `tell`, `terminate` and `kill` may
+be called from any thread. Its stdin stays open as long as the supervisor lives: its end tells the runner to exit.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import select
@@ -24,6 +25,7 @@ from services.engine.machine import oom_kills
 from services.errors import OutOfMemory
 from services.settings import ROOT, runner_environment
 
+log = logging.getLogger("parley.engine")
 LONGEST_LINE = 64 * 1024 * 1024         # bytes of a runner's first line; vocabularies are part of it
 _first_word = msgspec.json.Decoder(wire.Ready | wire.Failed)
 

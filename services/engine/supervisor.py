@@ -22,7 +22,7 @@ from services.engine.states import FAILED, READY, RETIRING, Lease, Runner, Timin
 from services.errors import Unavailable
 from services.settings import ROOT, Settings
 from services.store import crypto
-from services.wire import Ready, RunnerAt, RunnerLimits, RunnerSpec, StatusOf
+from services.wire import Forget, Ready, RunnerAt, RunnerLimits, RunnerSpec, StatusOf
 
 
 class Supervisor:
@@ -94,6 +94,14 @@ class Supervisor:
                 if runner.process is process and stats:
                     runner.stats = stats
             return StatusOf(draining=self.draining, runners=self._fleets.report())
+
+    def forget(self, message: Forget) -> None:
+        """Tell all runners that are loaded."""
+        with self._changed:
+            processes = [runner.process for runner in self._fleets.runners() if runner.usable()]
+        for process in processes:
+            if process:
+                process.tell(message)
 
     @property
     def draining(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
@@ -11,8 +12,8 @@ import pytest
 
 from services import wire
 from services.engine.client import Engine
-from services.errors import BadModel, BadRequest, ContextOverflow, RunnerCrashed, Unavailable
-from services.wire import Done, Piece
+from services.errors import BadModel, BadRequest, ContextOverflow, RunnerCrashed, TooManyRequests, Unavailable
+from services.wire import Done, Piece, Queued
 from tests.services.engine.house import AUTHKEY, House, eventually, freeze, generate, together, whole
 
 
@@ -66,7 +67,7 @@ def test_leaving_the_lease_cancels_what_waits_in_the_queue(house: House):
         next(first)
         with house.engine.lease(spec) as lease:
             waiting = lease.generate(generate("waiting"))
-            assert next(waiting) is None
+            assert isinstance(next(waiting), Queued)
             state = house.state(spec)
             assert state and state.stats and state.stats.waiting == 1 and state.leases == 2
         eventually(lambda: house.state(spec).stats.waiting == 0)
@@ -79,7 +80,7 @@ def test_a_full_queue_is_an_error_that_says_when(open_house: Any):
         first = one.generate(generate("!tokens 2 !hang 1"))
         assert next(first)
         waiting = two.generate(generate("waits"))
-        assert next(waiting) is None
+        assert isinstance(next(waiting), Queued) and next(waiting) is None
         with pytest.raises(Unavailable) as caught:
             list(three.generate(generate("too many")))
         assert (caught.value.code, caught.value.retry_after) == ("unavailable", 1)
@@ -93,6 +94,63 @@ def test_the_runners_errors_come_as_what_they_are(house: House):
         with pytest.raises(BadRequest):
             list(lease.generate(generate("!sleep soon")))
         assert whole(lease, "still here") == "You said: still here"
+
+
+def test_an_owner_with_a_full_queue_is_told_apart_from_a_full_house(open_house: Any):
+    house = open_house(max_queue_per_key=1)
+    spec = house.spec(parallel=1)
+    with contextlib.ExitStack() as stack:
+        one, two, three, four = (stack.enter_context(house.engine.lease(spec)) for _ in range(4))
+        running, waiting = one.generate(generate("!tokens 2 !hang 1")), two.generate(generate("waits"))
+        assert isinstance(next(running), Piece) and isinstance(next(waiting), Queued)
+        with pytest.raises(TooManyRequests) as caught:
+            list(three.generate(generate("too many")))
+        assert (caught.value.code, caught.value.retry_after) == ("rate_limited", 1)
+        assert next(four.generate(generate("of another key", owner="k2"))).position == 2
+
+
+def test_who_waits_hears_when_it_comes_nearer(house: House):
+    spec = house.spec(parallel=1)
+    with house.engine.lease(spec) as one, house.engine.lease(spec) as two, house.engine.lease(spec) as three:
+        second, third = (lease.generate(generate("!tokens 3")) for lease in (two, three))
+        blocked = one.generate(generate("!tokens 2 !hang 1"))
+        assert next(blocked)
+        assert (next(second), next(third)) != (None, None)
+        blocked.close()                     # type: ignore[attr-defined]
+        rest = [list(second), list(third)]
+        assert all(isinstance(told[-1], Done) for told in rest)
+        assert [event.position for event in rest[1] if isinstance(event, Queued)] in ([], [1])
+
+
+def test_what_is_prepared_is_used_by_the_session_alone_until_it_is_forgotten(house: House):
+    spec = house.spec()
+
+    def used(session: str, owner: str = "k1") -> tuple[int, int]:
+        with house.engine.lease(spec) as lease:
+            done = list(lease.generate(generate("x", prompt=["Human: a b\nAI: c\n", "Human: d\nAI:"], session=session,
+                                                owner=owner)))[-1]
+        assert isinstance(done, Done)
+        return done.cached_tokens, done.processed_tokens
+
+    with house.engine.lease(spec) as lease:
+        assert whole(lease, "first") == "You said: first"
+        lease.prepare(wire.Prepare(owner="k1", session="s", prompt=["Human: a b\n"]))
+        assert whole(lease, "the connection is as good as before") == "You said: the connection is as good as before"
+    assert (used("s"), used("t"), used("s", "k2")) == ((3, 5), (0, 8), (0, 8))
+    house.engine.forget("k1", "s")
+    eventually(lambda: used("s") == (0, 8))
+    assert house.state(spec).stats.prepared_tokens == 3
+
+
+def test_a_runner_that_is_gone_prepares_nothing_and_nobody_is_told(house: House):
+    spec = house.spec()
+    with house.engine.lease(spec) as lease:
+        assert whole(lease, "hello") and lease.count_at_once(["a b", " c"]) == 3
+        os.kill(house.pid(spec), signal.SIGKILL)
+        eventually(lambda: lease.count_at_once(["a"]) is None)
+        lease.prepare(wire.Prepare(owner="k1", session="s", prompt=["a"]))
+    eventually(lambda: house.state(spec) is None or house.state(spec).state != "ready")
+    house.engine.forget("k1", "s")
 
 
 @pytest.mark.parametrize("fault", ["garbage", "half", "huge", "close"])
