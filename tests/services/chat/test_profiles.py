@@ -296,3 +296,17 @@ def test_the_spec_of_an_embedding_profile_says_so(tmp_path: Path) -> None:
     (tmp_path / "e.gguf").write_bytes(b"")
     spec = Profiles.spec(load(tmp_path, EMBEDDING).current().get("e")[1], tmp_path)
     assert spec.embedding and spec.parallel == 1
+
+
+@pytest.mark.parametrize(("values", "seconds"), [
+    ([False], 0), ([True], float("inf")), ([30], 30), ([0], 0), ([0.5, 20, False], 20), ([5, True], float("inf"))])
+def test_profiles_that_share_a_runner_keep_it_as_long_as_any_of_them(tmp_path: Path, values: list[Any],
+                                                                     seconds: float) -> None:
+    sharing = {f"p{n}": {"model": "m.gguf", "keep_loaded": value, "temperature": n / 10}
+               for n, value in enumerate(values)}
+    loaded = load(tmp_path, {"SelectedModel": "p0", **sharing, "other": {"model": "m.gguf", "n_ctx": 64,
+                                                                        "keep_loaded": 1000}}).current()
+    assert {loaded.keep(loaded.profiles[name]) for name in sharing} == {seconds}
+    assert loaded.keep(loaded.profiles["other"]) == 1000
+    assert loaded.keep(loaded.profiles["p0"].overridden(model="another.gguf")) == (
+        float("inf") if values[0] is True else values[0])
