@@ -121,8 +121,8 @@ class Figures:
         self._key, self._profile, self._outcome = Capped(most_keys), Capped(MOST_PROFILES), Capped(MOST_OUTCOMES)
         self._registry = CollectorRegistry()
         self._requests = self._counter("requests", "Requests for text, by how they ended", "profile", "outcome")
-        self._prompt = self._counter("prompt_tokens", "Prompt tokens of answers: cached, processed for them, or unknown "
-                                     "which, of answers that broke off", "profile", "kind")
+        self._prompt = self._counter("prompt_tokens", "Prompt tokens of answers: cached or processed; unknown which of "
+                                     "those that broke off", "profile", "kind")
         self._completion = self._counter("completion_tokens", "Tokens of answers", "profile")
         self._key_requests = self._counter("key_requests", "Requests for text, by key id", "key")
         self._key_tokens = self._counter("key_tokens", "Tokens of prompts and answers, by key id", "key", "kind")
