@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import re
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -17,15 +18,21 @@ from typing import Any
 import llama_cpp.llama_cpp as lib
 from llama_cpp import __version__ as VERSION
 
-__all__ = ["VERSION", "File", "LoadFailed", "cores", "last_error", "lib"]
+__all__ = ["VERSION", "File", "LoadFailed", "last_error", "lib"]
 log = logging.getLogger("parley.runner")
 
 CONTROL = lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_UNKNOWN      # parsed only where special tokens are
+NO_MEMORY = re.compile(r"(?:failed|unable) to allocate|cannot allocate memory|insufficient memory|bad_alloc", re.I)
 LEVELS = {3: logging.WARNING, 4: logging.ERROR}     # of ggml's log; the rest is chatter
 
 
 class LoadFailed(Exception):
     """The file cannot be served; the message says why."""
+
+    @property
+    def code(self) -> str:
+        """Which of `services.errors`' codes it is: the file's fault, or want of memory in llama.cpp's words."""
+        return "out_of_memory" if NO_MEMORY.search(str(self)) else "bad_model"
 
 
 class _Log:
@@ -164,7 +171,8 @@ class File:
     @cached_property
     def byte_tokens(self) -> dict[int, int]:
         """The token that is this one byte; of some bytes there may be none."""
-        pieces = ((token, self.piece(token)) for token in range(self.n_vocab))
+        texts = ((token, lib.llama_vocab_get_text(self.vocab, token)) for token in range(self.n_vocab))
+        pieces = ((token, self.piece(token)) for token, text in texts if len(text) <= 3 or text.startswith(b"<0x"))
         return {piece[0]: token for token, piece in pieces if len(piece) == 1}
 
     def is_end(self, token: int) -> bool:
@@ -178,8 +186,3 @@ class File:
             if count >= 0:
                 return buffer.raw[:count]
             size = -count
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -134,7 +134,7 @@ def main() -> int:
     try:
         runner = load(start.spec, start.limits)
     except LoadFailed as error:
-        _say(stdout, Failed(code="bad_model", message=str(error)))
+        _say(stdout, Failed(code=error.code, message=str(error)))
         return 1
     runner.post.start()
     lifeline.farewell = runner.leave

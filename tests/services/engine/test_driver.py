@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +15,8 @@ import pytest
 from services.engine import process
 from services.engine.machine import use_of
 from services.errors import BadModel, NoRoom, OutOfMemory, Unavailable
+from services.settings import ROOT
+from services.wire import RunnerSpec
 from tests.services.engine.house import QUICK, House, eventually, gone, runners_of, together
 
 HASTY = dataclasses.replace(QUICK, room=0.4)
@@ -129,6 +132,20 @@ class TestMemory:
         with pytest.raises(OutOfMemory, match="no room for 64"):
             house.say(spec)
         assert house.say(house.spec("small.gguf")) == "You said: hello"
+
+    @pytest.mark.model
+    def test_llama_cpp_that_gets_none_is_no_bad_model(self, house: House):
+        """With an address space of 2 GB it cannot have 19 GB of KV cache; beside a file that is none it still can."""
+        limit = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({2 << 30}, {2 << 30}))"
+        start = f"import sys, runpy; sys.argv = ['main.py', 'runner']; runpy.run_path({str(ROOT / 'main.py')!r}, " \
+            "run_name='__main__')"
+        house.supervisor._driver.command = [sys.executable, "-c", f"{limit}; {start}"]
+        model = str(ROOT / "models" / "starter.gguf")
+        with pytest.raises(OutOfMemory, match="64 x 65536 tokens"):
+            house.say(RunnerSpec(model=model, n_ctx=65536, parallel=64))
+        with pytest.raises(BadModel):
+            house.say(house.spec("none.gguf", script="not a GGUF"))
+        assert house.supervisor.ensure(RunnerSpec(model=model, n_ctx=64, parallel=1)).n_ctx >= 64
 
     def test_one_that_the_kernel_ends_for_want_of_it(self, house: House, monkeypatch: pytest.MonkeyPatch):
         kills = iter(range(1000))
