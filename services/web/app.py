@@ -20,7 +20,7 @@ from services.chat.sessions import Sessions
 from services.engine.client import Engine
 from services.settings import Settings
 from services.store.opening import open_store
-from services.web import answer, docs, frame, health, keys, metrics, models, openapi, sessions
+from services.web import answer, docs, embeddings, frame, health, keys, metrics, models, openapi, sessions
 from services.web.drain import Drain
 from services.web.routes import PlainApi, Route, register
 
@@ -31,6 +31,7 @@ ROUTES = (
     Route("/answer/<string:session_id>", sessions.Session, "sessions"),
     Route("/answer/<string:session_id>/fork", sessions.Fork, "sessions"),
     Route("/answer/<string:session_id>/rewind", sessions.Rewind, "sessions"),
+    Route("/v1/embeddings", embeddings.OpenAIEmbeddings, "openai"),
     Route("/models", models.Models, "models"),
     Route("/models/model", models.Switch, "models"),
     Route("/auth", keys.Whoami, "keys"),

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from services.errors import BadRequest
 
@@ -19,6 +19,7 @@ MAX_SEED = (1 << 32) - 1
 
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\S")]
 Stop = Annotated[str, Field(min_length=1, max_length=200)]
+Text = Annotated[str, Field(pattern=r"\S")]
 Scope = Literal["answer", "models:read", "models:switch", "keys", "admin"]
 SessionId = Annotated[
     int | str, Field(description="any whole number, or a short name of letters, digits, '-' and '_'")]
@@ -47,6 +48,26 @@ class AnswerBody(Body):
     seed: int | None = Field(None, ge=0, le=MAX_SEED)
     schema_: dict[str, Any] | None = Field(
         None, alias="schema", description="a JSON Schema; the answer is JSON that complies with it")
+
+
+class EmbeddingsBody(Body):
+    """Texts to be turned into vectors; OpenAI's body."""
+
+    input: Annotated[Annotated[Text, Tag("str")]
+                     | Annotated[list[Text], Field(min_length=1, max_length=2048), Tag("list[str]")],
+                     Discriminator(lambda value: "str" if isinstance(value, str) else "list[str]")]
+    model: Name | None = Field(None, description="an embedding profile, or the file of one; default: the first profile")
+    encoding_format: Literal["float", "base64"] | None = Field(
+        None, description="base64: of little-endian float32; default: float")
+    dimensions: int | None = Field(None, ge=1, le=1 << 20, description="only what the model makes anyway")
+    user: str | None = Field(None, max_length=200, description="without effect")
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _no_tokens(cls, value: Any) -> Any:
+        if isinstance(value, list) and value and isinstance(value[0], int | list):
+            raise PydanticCustomError("tokens", "should be text: arrays of tokens are not taken")
+        return value
 
 
 class NameBody(Body):

@@ -186,6 +186,24 @@ class Whoami(BaseModel):
     usage: KeyUsage
 
 
+class Embedding(BaseModel):
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str = Field(description="of length 1; a string is base64 of little-endian float32")
+
+
+class EmbeddingUsage(BaseModel):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embeddings(BaseModel):
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str = Field(description="the model's file")
+    usage: EmbeddingUsage
+
+
 class Health(BaseModel):
     status: Literal["ok"]
 

@@ -1,0 +1,108 @@
+"""`POST /v1/embeddings`, by the official client, on a started server; and every way to ask it wrongly."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import struct
+from pathlib import Path
+
+import openai
+import pytest
+
+from services.web import replies
+from tests.conftest import MASTER, make_home
+from tests.tiny_wheel import WIDTH, write_bert
+
+CONFIG = {"SelectedModel": "one", "one": {"model": "tiny.gguf", "n_ctx": 512},
+          "vectors": {"model": "bert.gguf", "embedding": True, "n_ctx": 60}}
+DIMENSIONS = {"llama": WIDTH, "fake": 32}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    home = make_home(tmp_path / "home", CONFIG)
+    write_bert(home / "models" / "bert.gguf")
+    return home
+
+
+@pytest.fixture(params=["fake", "llama"])
+def server(start, request):
+    server = start(request.param)
+    server.kind = request.param
+    return server
+
+
+def client(server):
+    return openai.OpenAI(base_url=server.url + "/v1", api_key=MASTER, max_retries=0)
+
+
+def test_the_official_client_gets_its_vectors(server):
+    with client(server) as ask:
+        texts = ["the cat", "a dog is barking", "the cat"]
+        found = ask.embeddings.create(model="vectors", input=texts)                 # asks for base64 by itself
+        plain = ask.embeddings.create(model="bert.gguf", input=texts, encoding_format="float")
+        alone = ask.embeddings.create(model="vectors", input=texts[1], dimensions=DIMENSIONS[server.kind])
+        with pytest.raises(openai.NotFoundError) as unknown:
+            ask.embeddings.create(model="text-embedding-3-small", input="x")
+        with pytest.raises(openai.UnprocessableEntityError):
+            ask.embeddings.create(model="one", input="x")
+    assert unknown.value.code == "model_not_found" and "vectors" in unknown.value.message
+    assert (found.object, found.model, [item.index for item in found.data]) == ("list", "bert.gguf", [0, 1, 2])
+    vectors = [item.embedding for item in found.data]
+    assert [len(vector) for vector in vectors] == [DIMENSIONS[server.kind]] * 3
+    assert all(abs(math.hypot(*vector) - 1) < 1e-5 for vector in vectors)
+    assert vectors == [item.embedding for item in plain.data] and vectors[0] == vectors[2] != vectors[1]
+    assert max(abs(a - b) for a, b in zip(vectors[1], alone.data[0].embedding, strict=True)) < 1e-3
+    assert found.usage.prompt_tokens == found.usage.total_tokens > 5
+
+
+def test_what_is_wrong_is_told_in_the_one_envelope(server):
+    def ask(**body):
+        response = server.call("POST", "/v1/embeddings", json=body)
+        assert response.json()["message"] == response.json()["error"]["message"]
+        return response.status_code, response.json()["error"]
+
+    for body, param, told in [
+            ({}, "input", "required"), ({"input": ""}, "input", "blank"), ({"input": ["a", " "]}, "input.1", "blank"),
+            ({"input": []}, "input", "at least 1"), ({"input": [1, 2]}, "input", "arrays of tokens are not taken"),
+            ({"input": [[1], [2]]}, "input", "arrays of tokens"), ({"input": ["a"] * 2049}, "input", "at most 2048"),
+            ({"input": "a", "dimensions": 7}, "dimensions", "leave it out"), ({"input": "a", "n": 1}, "n", "unknown"),
+            ({"input": "a", "encoding_format": "int8"}, "encoding_format", "'float' or 'base64'")]:
+        status, error = ask(**body)
+        assert (status, error["param"]) == (400, param) and told in error["message"], error
+    status, error = ask(input=["fine", "the cat " * 40])
+    assert (status, error["code"], error["param"]) == (400, "context_length_exceeded", "input.1")
+    assert error["limit"] == 60 < error["prompt_tokens"]
+
+
+def test_an_embedding_profile_answers_no_question_and_a_chat_model_embeds_nothing(server):
+    reply = server.call("POST", "/answer", json={"prompt": "hello", "profile": "vectors"})
+    assert reply.status_code == 422 and "'vectors' makes embeddings" in reply.json()["message"]
+    reply = server.call("POST", "/models/model", json={"model": "bert.gguf", "model_config": "vectors"})
+    assert reply.status_code == 422 and "one" in reply.json()["message"]
+    reply = server.call("GET", "/models").json()
+    assert reply["selected"] == "one" and reply["profiles"]["vectors"]["embedding"] is True
+    if server.kind == "llama":          # the fake runner looks at no file
+        reply = server.call("POST", "/models/model", json={"model": "bert.gguf", "model_config": "one"})
+        assert reply.status_code == 422 and '"embedding": true' in reply.json()["message"]
+        wrong = {**CONFIG, "wrong": {"model": "other.gguf", "embedding": True}}
+        (server.data / "config.json").write_text(json.dumps(wrong))
+        reply = server.call("POST", "/v1/embeddings", json={"input": "x", "model": "wrong"})
+        assert reply.status_code == 422 and "not for embeddings" in reply.json()["message"]
+
+
+def test_base64_holds_the_same_numbers_and_usage_is_charged(server):
+    key = server.make_key()
+    ask = {"input": ["hello cat"], "user": "somebody"}
+    floats = server.call("POST", "/v1/embeddings", key, json=ask).json()
+    coded = server.call("POST", "/v1/embeddings", key, json={**ask, "encoding_format": "base64"}).json()
+    data = base64.b64decode(coded["data"][0]["embedding"])
+    assert list(struct.unpack(f"<{len(data) // 4}f", data)) == floats["data"][0]["embedding"]
+    for reply in (floats, coded):
+        replies.Embeddings.model_validate(reply)
+    used = server.call("GET", "/auth", key).json()["usage"]
+    assert used["prompt_tokens"] == 2 * floats["usage"]["prompt_tokens"] and used["completion_tokens"] == 0
+    assert server.call("POST", "/v1/embeddings", server.make_key(scopes=["models:read"]), json=ask).status_code == 403
+    assert server.call("POST", "/v1/embeddings", "wrong", json=ask).status_code == 401
