@@ -196,17 +196,18 @@ class KvDisk:
         return state
 
     def remove(self, name: str, length: int) -> None:
-        self._known.discard(name)
-        self._total -= length
-        self._unlink(self.folder / name)
+        """One that cannot be removed is never looked at again."""
+        if self._unlink(self.folder / name):
+            self._known.discard(name)
+            self._total -= length
 
-    def _unlink(self, path: Path) -> None:
+    def _unlink(self, path: Path) -> bool:
         try:
-            os.unlink(path)
-        except FileNotFoundError:
-            pass
+            path.unlink(missing_ok=True)
         except OSError as error:
             log.warning("the snapshot %s cannot be removed: %s", path.name, error.strerror)
+            return False
+        return True
 
     # ------------------------------------------------------------ writing
 
@@ -243,7 +244,8 @@ class KvDisk:
 
     def _pause(self, error: OSError) -> None:
         if self.working:
-            log.warning("%s cannot be written (%s): no snapshots there for %g s", self._root, error.strerror, PAUSE)
+            log.warning("%s does not work (%s): no snapshots are written there for %g s", self._root,
+                        error.strerror, PAUSE)
         self._resume = self._clock() + PAUSE
 
     # ------------------------------------------------------------ room

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from services.engine.supervisor import runner_command
-from services.errors import BadModel, NoRoom, NotFound, ParleyError, Unavailable, Unprocessable
+from services.engine.supervisor import limits_of, runner_command
+from services.errors import BadModel, ConfigError, NoRoom, NotFound, ParleyError, Unavailable, Unprocessable
 from services.settings import Settings
+from services.store import crypto
 from services.wire import Piece
 from tests.services.engine.house import SOON, House, eventually, generate, gone, together
 
@@ -322,3 +323,13 @@ def test_which_runner_is_started():
     real, fake = runner_command(Settings()), runner_command(Settings(runner="fake"))
     assert real[:2] == fake[:2] == [sys.executable, real[1]] and real[1].endswith("main.py")
     assert (real[2:], fake[2:]) == (["runner"], ["fake-runner"])
+
+
+def test_a_runner_gets_a_key_of_its_own_and_no_secret(tmp_path: Path):
+    plain = Settings(data_dir=tmp_path)
+    assert limits_of(plain).kv_key == "" and limits_of(plain).kv_folder == str(tmp_path / "kv")
+    secret = Settings(data_dir=tmp_path, data_key="d" * 32)
+    with pytest.raises(ConfigError):
+        limits_of(secret)
+    crypto.Cipher.open(tmp_path, "d" * 32)
+    assert limits_of(secret).kv_key == crypto.kv_key(tmp_path, "d" * 32).hex() != ""

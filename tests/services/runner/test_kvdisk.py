@@ -1,10 +1,11 @@
-"""What a model is known by: the folder of its snapshots."""
+"""What a model is known by, and how much room a snapshot takes."""
 
 import os
 
 import pytest
 
-from services.runner.kvdisk import MIB, model_fingerprint
+from services.runner import kvfile
+from services.runner.kvdisk import MIB, length_of, model_fingerprint
 
 
 def test_a_models_fingerprint(tmp_path):
@@ -39,3 +40,12 @@ def test_all_files_of_a_split_model_count(tmp_path):
     files[1].unlink()
     with pytest.raises(FileNotFoundError):
         model_fingerprint(str(files[0]))
+
+
+@pytest.mark.parametrize("key", [b"", b"k" * 32])
+@pytest.mark.parametrize("size", [0, MIB, 3 * MIB + 1])
+def test_a_file_is_never_longer_than_said(tmp_path, key, size):
+    owner, session, tokens = "o" * 100, "s\u20ac" * 100, bytes(70_000)
+    header = kvfile.Header(fingerprint="f" * 32, owner=owner, session=session, tokens=tokens, head=2**31)
+    length = kvfile.write(tmp_path / "a.kv", header, bytes(size), key)
+    assert 0 <= length_of(owner, session, tokens, bytes(size)) - length < 256

@@ -344,6 +344,45 @@ def test_flush_writes_no_more_than_the_disk_holds(opened, tmp_path):
     assert [bool(again.find("a", [i, i, 9], 0)) for i in range(6)] == [False] * 4 + [True] * 2
 
 
+OPS = st.lists(st.tuples(st.sampled_from(["put", "read", "forget", "settle", "flush", "steal"]), st.sampled_from("ab"),
+                         st.sampled_from(["", "1", "2"]), st.integers(1, 5)), max_size=40)
+
+
+@settings(max_examples=60, deadline=None)
+@given(OPS, st.sampled_from([0, 1500, 9000]), st.sampled_from([0, 2500, 9000]), st.booleans())
+def test_whatever_happens_the_books_are_right(tmp_path_factory, ops, memory, disk, rewindable):
+    """`steal`: another process removes a file. Ended by a restart, which finds the same."""
+    folder, clock = tmp_path_factory.mktemp("books") / "kv", Clock()
+    limits = RunnerLimits(kv_folder=str(folder), kv_memory_bytes=memory, kv_disk_bytes=disk)
+    snapshots = Snapshots(limits, MODEL, rewindable, clock)
+    for op, owner, session, number in ops:
+        clock.now += 1
+        if op == "put":
+            snapshots.put(owner, session, [1] * number, f"{owner}{number}".encode() * 150 * number)
+        elif op == "read" and (match := snapshots.find(owner, [1] * 6, 0)):
+            assert match.owner == owner
+            assert snapshots.read(match) in (None, f"{owner}{len(match.tokens)}".encode() * 150 * len(match.tokens))
+        elif op == "forget":
+            snapshots.forget(owner, session)
+            assert not any(path.name.startswith(kv_names.stem(owner, session)) for path in folder.rglob("*.kv"))
+        elif op == "settle":
+            snapshots.settle()
+        elif op == "flush":
+            snapshots.flush(10)
+        elif op == "steal" and (files := sorted(folder.rglob("*.kv"))):
+            files[number % len(files)].unlink(missing_ok=True)
+        with snapshots._lock:
+            assert snapshots._memory_bytes == sum(len(each.state) for each in snapshots._memory) <= memory
+            assert snapshots._index.disk_bytes == sum(each.length for each in snapshots._index._files.values())
+    snapshots.flush(10)
+    snapshots.find("a", [1] * 6, 0)
+    files = list(folder.rglob("*.kv"))
+    assert snapshots.stats()["snapshot_disk_bytes"] == sum(path.stat().st_size for path in files) <= disk
+    again = Snapshots(limits, MODEL, rewindable)
+    assert again.stats()["snapshots"] == len(files)
+    snapshots.close(), again.close()
+
+
 # ---------------------------------------------------------------- restart
 
 @pytest.mark.parametrize("key", ["", KEY])
@@ -557,6 +596,20 @@ def test_a_disk_that_fails_is_left_alone_for_a_while(opened, tmp_path, clock, mo
     snapshots.settle()
     snapshots.flush(10)
     assert len(paths(tmp_path)) == 1 and len(warned(caplog)) == 1
+
+
+def test_what_cannot_be_removed_is_not_found_again(opened, monkeypatch, caplog):
+    snapshots = opened(memory=0)
+    snapshots.put("a", "1", [1, 1], b"x")
+    snapshots.flush(10)
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+    monkeypatch.setattr(os, "unlink", refuse)
+    monkeypatch.setattr("pathlib.Path.unlink", refuse)
+    snapshots.forget("a", "1")
+    snapshots.flush(10)
+    assert snapshots.find("a", [1, 1, 1], 0) is None and len(warned(caplog)) == 2
 
 
 def test_a_real_disk_that_is_full(opened, tmp_path, monkeypatch, caplog):
