@@ -15,14 +15,16 @@ Spell: TypeAlias = Callable[[bytes], "list[int] | None"]
 
 
 class Value:
-    """The value that one request writes. `spell` gives the tokens of a text, None when the vocabulary has none.
+    """The value that one request writes. `spell` gives the tokens of a text, None when the vocabulary has none; it may
+    be one that `knows_bytes`: there is a token for each.
 
     While `fits` is asked before each `take`, the value can always be closed within its budget.
     """
 
-    def __init__(self, grammar: Grammar, spell: Spell, budget: int) -> None:
+    def __init__(self, grammar: Grammar, spell: Spell, budget: int, knows_bytes: bool) -> None:
         self._machine, self._spell, self._endings = Machine(grammar), spell, dict[int, "list[int] | None"]()
         self.state, self.left, self._last = self._machine.start, budget, 0
+        self._knows_bytes = knows_bytes
 
     @property
     def finished(self) -> bool:
@@ -39,8 +41,9 @@ class Value:
         return self._machine.after(self.state, piece) if piece else None
 
     def fits(self, state: State) -> bool:
-        """Whether the value can still be closed when a token has led to `state`. A token is at least a byte."""
-        if state.cost <= self.left - 1:
+        """Whether the value can still be closed when a token has led to `state`: first by its bytes, which are at least
+        as many as tokens."""
+        if self._knows_bytes and state.cost <= self.left - 1:
             return True
         ending = self.ending(state)
         return ending is not None and len(ending) <= self.left - 1

@@ -35,7 +35,7 @@ class Complying(Chain):
     def __init__(self, model: Model, sampling: Sampling, prompt: list[int], grammar: Grammar, budget: int) -> None:
         self.forced: list[int] = []
         self._model, self._spelling = model, Spelling(model)
-        self._value = Value(grammar, self._spelling.tokens, budget)
+        self._value = Value(grammar, self._spelling.tokens, budget, len(model.byte_tokens) == 256)
         _refuse_what_does_not_fit(self._value)
         super().__init__(model, sampling, prompt)
         self._rules = lib.llama_sampler_init_grammar(model.vocab, grammar.text.encode(), b"root")

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple, TypeAlias
 from services.errors import BadSchema
 from services.runner.gbnf import Call, Chars, Either, Expression, Grammar, Literal, Repeat, size
 
-MOST_DEPTH = 400        # places to return to, one below the other: some hundred brackets
+MOST_DEPTH = 200        # places to return to, one below the other: a hundred brackets and more
 MOST_WAYS = 512         # of one state; what is more ambiguous is not gone into
 MOST_KEPT = 4000        # states and moves of one machine
 INLINE = 4              # a repeated part larger than this is a rule of its own
-BLANK, BEFORE_BLANK = 0x20, b",:"
+BLANK, BEFORE_BLANK = (0x20, 0x20), b",:"
 MATCH, SPLIT, CALL, RETURN = range(4)
 
 # (MATCH, ((low byte, high byte, place), …), 0) | (SPLIT, (place, …), 0) | (CALL, rule, place) | (RETURN, 0, 0)
@@ -223,15 +223,12 @@ class Machine:
         mostly written with one. `last`: the byte written before."""
         text = bytearray()
         while len(text) < most and not state.whole:
-            tables = [self._places[place][1] for place, _ in state.ways]
-            if any(low != high for table in tables for low, high, _ in table):
+            options = {(low, high) for place, _ in state.ways for low, high, _ in self._places[place][1]}
+            if BLANK in options and (len(options) > 1 or last in BEFORE_BLANK):
+                options = {BLANK} if last in BEFORE_BLANK else options - {BLANK}
+            (last, high), *others = options
+            if others or last != high:
                 break
-            options = {low for table in tables for low, _, _ in table}
-            if len(options) > 1:
-                options = options & {BLANK} if last in BEFORE_BLANK else options - {BLANK}
-            if len(options) != 1:
-                break
-            last = options.pop()
             text.append(last)
             following = self.after(state, bytes([last]))
             assert following is not None
