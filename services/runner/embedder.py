@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from services.runner.embedding import EmbedFailed
-from services.runner.llama import File, LoadFailed, cores, last_error, lib
+from services.runner.llama import File, LoadFailed, last_error, lib
+from services.runner.threads import cores
 
 log = logging.getLogger("parley.runner")
 SHARED = 256            # tokens of a batch of several texts: attention costs tokens times tokens, also between texts

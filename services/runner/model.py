@@ -9,11 +9,13 @@ from __future__ import annotations
 import ctypes
 import math
 import re
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from services.runner.batch import Chunk, DecodeFailed
-from services.runner.llama import File, LoadFailed, cores, last_error, lib
+from services.runner.llama import File, LoadFailed, last_error, lib
+from services.runner.threads import Governor, cores
 
 BATCH = 512                     # tokens that one decode may carry
 DRAFTS = 16                     # drafted tokens that one decode may check, of all sequences
@@ -30,7 +32,8 @@ class Model(File):
         super().__init__(path, n_gpu_layers)
         self._refuse_what_does_not_write()
         self.n_ctx, self.n_slots = n_ctx, n_slots
-        self.n_threads = n_threads or cores()
+        self.n_threads = self._threads = n_threads or cores()
+        self._governor = Governor(self.n_threads)
         self.n_batch = max(min(BATCH, padded(n_ctx)), n_slots)
         self.n_drafts = min(DRAFTS, self.n_batch - n_slots)
         self.flash = not self._scores_fit(n_gpu_layers)
@@ -93,8 +96,8 @@ class Model(File):
 
     @property
     def threads(self) -> int:
-        """In use for decoding now."""
-        return self.n_threads
+        """Threads of the latest decode; `n_threads` at most."""
+        return self._threads
 
     @property
     def n_least(self) -> int:
@@ -128,7 +131,16 @@ class Model(File):
         return self._decode_batch()
 
     def _decode_batch(self) -> int:
-        return lib.llama_decode(self.context, self._batch)
+        """Decode what the batch holds, with the threads that pay; llama.cpp's code, 0 when it is done."""
+        count, threads = self._batch.n_tokens, self._governor.choose(self._batch.n_tokens)
+        if threads != self._threads:
+            lib.llama_set_n_threads(self.context, threads, threads)
+            self._threads = threads
+        began = time.perf_counter()
+        code: int = lib.llama_decode(self.context, self._batch)
+        lib.llama_synchronize(self.context)
+        self._governor.told(threads, count, time.perf_counter() - began)
+        return code
 
     def cut(self, slot: int, keep: int) -> bool:
         return bool(lib.llama_memory_seq_rm(self._memory, slot, keep if keep else -1, -1))

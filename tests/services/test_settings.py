@@ -61,7 +61,12 @@ def test_the_example_names_every_variable() -> None:
 
 def test_a_runner_sees_what_its_libraries_need_and_no_secret() -> None:
     environ = {"PATH": "/bin", "OMP_NUM_THREADS": "2", "MASTER_KEY": "m", "HF_TOKEN": "t", "DATA_KEY": "d"}
-    assert runner_environment(environ) == {"PATH": "/bin", "OMP_NUM_THREADS": "2"}
+    assert runner_environment(environ) == {"PATH": "/bin", "OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "2000"}
+
+
+@pytest.mark.parametrize("own", [{"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "ACTIVE"}])
+def test_a_runners_threads_wait_as_somebody_said(own: dict[str, str]) -> None:
+    assert runner_environment(own) == own
 
 
 def test_a_nearly_right_name_in_the_file_is_told(tmp_path: Path) -> None:
