@@ -1,7 +1,8 @@
 """The computed state of sessions that hold no slot: in memory, then on disk, found again by its tokens.
 
 The loop asks and puts; a writer thread of its own sees to the disk, so that no `put` waits for it. One lock guards the
-index, held for no I/O but renaming, removing and listing. What is on the disk is not believed until it is read.
+index, held for no I/O but renaming, removing and listing. What is on the disk is not believed until it is read. Only
+sessions and heads go there: of what else is asked, much would be written for nothing.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ class Snapshots:
             if self._disk is None:
                 return
             total = 0
-            for snapshot in reversed(self._memory):
+            for snapshot in [each for each in reversed(self._memory) if _lasts(each)]:
                 total += _length(snapshot)
                 if not self._disk.takes(total):
                     break                               # more would only push out what was written just now
@@ -149,7 +150,8 @@ class Snapshots:
             return
         self._memory[snapshot] = None
         self._memory_bytes += len(state)
-        if self._disk and not snapshot.file and snapshot not in self._writes and snapshot is not self._busy:
+        waits = snapshot in self._writes or snapshot is self._busy
+        if self._disk and _lasts(snapshot) and not snapshot.file and not waits:
             self._unsaved[snapshot] = None
 
     def _touch(self, snapshot: Snapshot) -> None:
@@ -184,10 +186,10 @@ class Snapshots:
             self._hand(snapshot)
 
     def _hand(self, snapshot: Snapshot) -> None:
-        """To the writer; one that the disk does not take is dropped unless memory holds it."""
+        """To the writer; one that the disk does not take, or of no session, is dropped unless memory holds it."""
         assert snapshot.state is not None
         self._unsaved.pop(snapshot, None)
-        if self._disk and self._disk.takes(_length(snapshot)):
+        if _lasts(snapshot) and self._disk and self._disk.takes(_length(snapshot)):
             if snapshot is not self._busy:
                 self._writes[snapshot] = None
                 self._lock.notify_all()
@@ -308,3 +310,8 @@ def _length(snapshot: Snapshot) -> int:
     """Of the file that it becomes."""
     assert snapshot.state is not None
     return length_of(snapshot.owner, snapshot.session, snapshot.tokens, snapshot.state)
+
+
+def _lasts(snapshot: Snapshot) -> bool:
+    """Whether it is worth a file: a conversation that goes on, or a profile's head."""
+    return bool(snapshot.session) or snapshot.owner == SHARED

@@ -697,3 +697,13 @@ def test_a_killed_writer_leaves_nothing_half(opened, tmp_path):
     snapshots = opened()
     assert snapshots.stats()["snapshots"] == len(paths(tmp_path)) >= 2 and not list((tmp_path / "kv").rglob("*.tmp"))
     assert any(snapshots.find("a", [wanted, *range(20)], 0) for wanted in range(7))
+
+
+def test_what_belongs_to_no_session_stays_in_memory(tmp_path: Path) -> None:
+    shelf = Snapshots(RunnerLimits(kv_folder=str(tmp_path), kv_memory_bytes=100, kv_disk_bytes=1 << 20), "f" * 32, True)
+    shelf.put("a", "", [1, 2, 3], b"x" * 60)
+    shelf.put("a", "", [4, 5, 6], b"y" * 60)
+    shelf.flush(10)
+    assert not list(tmp_path.rglob("*.kv"))
+    assert shelf.find("a", [1, 2, 3, 9], 0) is None and shelf.find("a", [4, 5, 6, 9], 0)
+    shelf.close()
