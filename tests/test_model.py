@@ -5,6 +5,7 @@ import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
+import jsonschema
 import pytest
 
 from tests.conftest import STARTER, Server, make_home
@@ -112,10 +113,37 @@ def test_a_schema_is_complied_with(server):
     reply = server.answer("Give name and city as JSON: Ada lives in Oslo.", schema=schema, max_tokens=60).json()
     assert reply["finish_reason"] == "stop", reply
     assert set(json.loads(reply["result"])) == {"name", "city"}
-    cut = server.answer("x", schema={"type": "array", "items": {"type": "integer"}, "minItems": 200}, max_tokens=9)
-    assert cut.json()["finish_reason"] == "length" and "does not comply" in cut.json()["warnings"][0]
+    assert "warnings" not in reply
     bad = server.answer("x", schema={"$ref": "https://example.com/schema.json"})
     assert bad.status_code == 400 and bad.json()["error"]["code"] == "bad_schema"
+
+
+PERSON = {"type": "object", "required": ["name", "tags", "age"], "properties": {
+    "name": {"type": "string"}, "tags": {"type": "array", "items": {"type": "string"}}, "age": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize("profile", ["seed", "random"])
+@pytest.mark.parametrize("temperature", [0, 1.5])
+def test_a_value_is_closed_in_time(server, profile, temperature):
+    for most in (40, 60):
+        reply = server.answer("Tell me about Ada.", schema=PERSON, max_tokens=most, temperature=temperature, stop=[","],
+                              profile=profile).json()
+        assert reply["finish_reason"] == "stop" and reply["usage"]["completion_tokens"] <= most, reply
+        jsonschema.validate(json.loads(reply["result"]), PERSON)
+        assert "stop is not looked at" in reply["warnings"][-1]
+    events = list(server.stream("Tell me about Ada.", schema={"type": "string"}, max_tokens=20, profile=profile,
+                                temperature=temperature))
+    assert isinstance(json.loads("".join(event.get("delta", "") for event in events)), str)
+    refused = server.answer("x", schema=PERSON, max_tokens=5, profile=profile)
+    assert refused.status_code == 400 and refused.json()["error"]["code"] == "bad_schema"
+    assert "may have 5" in refused.json()["error"]["message"]
+
+
+def test_a_value_that_max_tokens_closes_says_so(server):
+    reply = server.answer("x", profile="random", schema={"type": "array", "items": {"type": "string"}, "minItems": 5},
+                          max_tokens=20, temperature=0).json()
+    assert len(json.loads(reply["result"])) >= 5 and reply["finish_reason"] == "stop"
+    assert "closed early" in reply["warnings"][0] and "max_tokens 20" in reply["warnings"][0]
 
 
 def test_a_killed_runner_comes_back(server):

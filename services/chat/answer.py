@@ -215,12 +215,16 @@ class _Answer:
             raise
 
     def _tell_what_was_cut(self, done: Done, profile: Profile, lease: Lease) -> None:
-        if done.finish_reason == "length" and self.ask.schema is not None:
-            self.warnings.append(f"the answer ended after {done.completion_tokens} tokens and does not comply with "
-                                 "the schema: raise max_tokens")
-        if done.finish_reason == "length" and done.completion_tokens < min(profile.max_tokens, lease.ready.n_ctx):
-            self.warnings.append(f"the context of {lease.ready.n_ctx} tokens was full after {done.completion_tokens} "
-                                 f"of max_tokens {profile.max_tokens}: the prompt takes {done.prompt_tokens}")
+        most, n_ctx = profile.max_tokens, lease.ready.n_ctx
+        full = n_ctx - done.prompt_tokens < min(most, n_ctx)
+        if done.closed:
+            self.warnings.append(f"the value was closed early, after {done.completion_tokens} tokens"
+                                 + ("" if full else f" of max_tokens {most}: raise max_tokens for a longer one"))
+        if full and (done.closed or done.finish_reason == "length"):
+            self.warnings.append(f"the context of {n_ctx} tokens was full after {done.completion_tokens} of max_tokens "
+                                 f"{most}: the prompt takes {done.prompt_tokens}")
+        if self.ask.schema is not None and self.ask.stop:
+            self.warnings.append("stop is not looked at beside a schema: the answer ends where its value is complete")
 
     # ------------------------------------------------------------ what is kept
 
