@@ -30,6 +30,7 @@ try {
     for (const line of lines.filter((one) => one.startsWith("data: "))) {
       const event = JSON.parse(line.slice(6));
       if (event.error) fail(event.error.message);
+      if (event.queue) console.error(`waiting: position ${event.queue.position}, about ${event.queue.eta_seconds} s`);
       process.stdout.write(event.delta ?? "");
       done ||= event.done === true;
       if (event.done) console.log(`\n(${event.model}, ${event.usage.total_tokens} tokens, ${event.finish_reason})`);

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -68,6 +69,9 @@ class AnswerRequest(LLMRequests):
                     event = json.loads(line[6:])
                     if "error" in event:
                         raise SystemExit(event["error"]["message"])
+                    if "queue" in event:
+                        print("waiting: position {position}, about {eta_seconds} s".format(**event["queue"]),
+                              file=sys.stderr)
                     yield event.get("delta", "")
         except requests.RequestException as error:
             raise SystemExit(f"the answer broke off: {error}") from None

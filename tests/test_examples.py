@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -52,6 +53,20 @@ def test_each_gets_an_answer(start, name):
     assert "nauthorized" in one_line(example(name, "Hello", key="ply_wrong", url=server.url))
     shown = example("py", "--sessions", "--models", "--auth", key=key, url=server.url)
     assert shown.returncode == 0 and '"seven"' in shown.stdout and "tiny.gguf" in shown.stdout, shown.stderr
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.values != ("sh",)])
+def test_who_waits_hears_it(start, home, name):
+    path = home / "data" / "config.json"
+    config = json.loads(path.read_text())
+    config["one"]["parallel"] = 1
+    path.write_text(json.dumps(config))
+    server = start().ready()
+    running = server.stream("!tokens 2 !sleep 2")
+    assert next(running) == {"delta": "w1"}
+    done = example(name, "Hello", key=server.make_key(), url=server.url)
+    assert done.stdout.startswith("You said: Hello\n") and done.stderr == "waiting: position 1, about 1 s\n"
+    assert list(running)[-1]["done"] is True
 
 
 @pytest.mark.parametrize("name", NAMES)

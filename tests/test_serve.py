@@ -1,5 +1,6 @@
 """The whole server, from outside: `main.py serve` with the fake runner, requests as the client."""
 
+import contextlib
 import json
 import os
 import signal
@@ -287,31 +288,99 @@ def test_hundred_sessions_interleaved_keep_apart(start):
     server = start(WEB_WORKERS="2").ready()
     keys = [server.make_key() for _ in range(4)]
 
-    def talk(n):
-        return [server.answer(f"tag-{n}-{turn}", n, keys[n % 4]).json()["result"] for turn in range(3)]
+    def say(n, turn):
+        if n % 2:
+            return server.answer(f"tag-{n}-{turn}", n, keys[n % 4]).json()
+        *events, done = server.stream(f"tag-{n}-{turn}", n, keys[n % 4])
+        assert "".join(event.get("delta", "") for event in events) == done["result"]
+        return done
 
     with ThreadPoolExecutor(16) as pool:
-        talks = list(pool.map(talk, range(100)))
-    assert talks == [[f"You said: tag-{n}-{turn}" for turn in range(3)] for n in range(100)]
-    for n in (0, 37, 99):
+        talks = [list(pool.map(lambda n, turn=turn: say(n, turn), range(100))) for turn in range(3)]
+    assert [[said["result"] for said in talk] for talk in talks] == [
+        [f"You said: tag-{n}-{turn}" for n in range(100)] for turn in range(3)]
+    for said in (said for talk in talks for said in talk):      # what was prepared for one is used by that one alone
+        details = said["usage"]["prompt_tokens_details"]
+        assert sum(details.values()) == said["usage"]["prompt_tokens"]
+        assert (details["cached_tokens"] > 0) == (said["context"]["turns_used"] > 0), said
+    for n in range(100):
         turns = server.call("GET", f"/answer/{n}", keys[n % 4]).json()["turns"]
         assert [turn["content"] for turn in turns] == [
             text for turn in range(3) for text in (f"tag-{n}-{turn}", f"You said: tag-{n}-{turn}")]
+    server.call("DELETE", "/answer/1", keys[1])
+    wait_for(lambda: stats(server)["snapshots"] == 99)
 
 
-def test_a_gone_client_frees_the_runner(start):
+@contextlib.contextmanager
+def asking(server, **body):
+    """A raw connection that has sent a question."""
+    data = json.dumps(body).encode()
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(f"POST /answer HTTP/1.1\r\nHost: x\r\nAuthorization: {MASTER}\r\nContent-Type: "
+                           f"application/json\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
+        yield connection
+
+
+def one_at_a_time(home):
+    """The selected profile answers one request after the other."""
+    path = home / "data" / "config.json"
+    config = json.loads(path.read_text())
+    config["one"]["parallel"] = 1
+    path.write_text(json.dumps(config))
+
+
+STAGES = {"prefill": ("!tokens 9 !wait 600", []), "decode": ("!tokens 9 !hang 4", ["w1 w2 w3 w4"]),
+          "last token": ("!tokens 3 !hang 3", ["w1 w2 w3"]), "queue": ("hello", [])}
+
+
+def test_a_gone_client_frees_the_runner(start, home):
+    """Wherever its answer is; what was said is kept as interrupted, and charged."""
+    one_at_a_time(home)
     server = start().ready()
-    for stream in (True, False):
-        body = {"prompt": "!tokens 500 !sleep 0.1", "stream": stream, "session_id": int(stream), "max_tokens": 400}
-        data = json.dumps(body).encode()
-        host, port = server.url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port))) as connection:
-            connection.sendall(f"POST /answer HTTP/1.1\r\nHost: x\r\nAuthorization: {MASTER}\r\nContent-Type: "
-                               f"application/json\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
-            wait_for(lambda: in_use(server) == 1)
+    for number, (stage, (prompt, kept)) in enumerate([*STAGES.items()] * 2):
+        with contextlib.ExitStack() as others:
+            if stage == "queue":
+                others.enter_context(asking(server, prompt="!tokens 2 !wait 600", stream=True))
+                wait_for(lambda: stats(server)["running"] == 1)
+            leave(server, prompt, number, number < len(STAGES), " ".join(kept))
         wait_for(lambda: in_use(server) == 0, 15)
-        turns = server.call("GET", f"/answer/{int(stream)}").json()["turns"]
-        assert turns[1]["interrupted"] is True
+        assert (stats(server)["running"], stats(server)["waiting"]) == (0, 0)
+        question, *answers = server.call("GET", f"/answer/{number}").json()["turns"]
+        assert [answer["content"] for answer in answers] == kept
+        assert all(turn["interrupted"] for turn in answers or [question])
+    assert server.answer("next").json()["result"] == "You said: next"
+
+
+def leave(server, prompt, session, stream, heard):
+    """Ask, and hang up when the runner has got as far as `heard`; until all of it is let go and charged."""
+    words, before, charged, others = len(heard.split()), stats(server), usage(server), in_use(server)
+    with asking(server, prompt=prompt, stream=stream, session_id=session):
+        wait_for(lambda: stats(server)["waiting"] + stats(server)["running"] == others + 1)
+        wait_for(lambda: stats(server)["completion_tokens"] - before["completion_tokens"] == words)
+    wait_for(lambda: in_use(server) == others, 15)
+    wait_for(lambda: usage(server)["completion_tokens"] - charged["completion_tokens"] == words)
+    assert (usage(server)["prompt_tokens"] > charged["prompt_tokens"]) == bool(words)
+
+
+def usage(server):
+    return server.call("GET", "/auth").json()["usage"]
+
+
+def test_a_stream_tells_the_place_in_the_queue(start, home):
+    one_at_a_time(home)
+    server = start().ready()
+    with asking(server, prompt="!tokens 2 !wait 600", stream=True):
+        wait_for(lambda: stats(server)["running"] == 1)
+        waiting = server.stream("hello")
+        assert next(waiting) == {"queue": {"position": 1, "eta_seconds": 1}}
+    *_, done = waiting
+    assert done["result"] == "You said: hello"
+
+
+def stats(server):
+    """How the one runner is."""
+    return server.call("GET", "/models").json()["loaded"][0]["stats"]
 
 
 def in_use(server):

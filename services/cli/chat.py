@@ -148,6 +148,8 @@ def _print(events: Iterator[dict[str, Any]]) -> bool:
             for warning in event.get("warnings", []):
                 click.echo(f"[{_one_line(warning)}]", err=True)
             return True
+        if queue := event.get("queue"):
+            click.echo(f"waiting: position {queue['position']}, about {queue['eta_seconds']} s", err=True)
         click.echo(_printable(event.get("delta", "")), nl=False)
     return False
 

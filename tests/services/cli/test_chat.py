@@ -58,6 +58,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
+        if "queue" in prompt:
+            self.event({"queue": {"position": 3, "eta_seconds": 4}})
         for word in ("You", " said:", f" {prompt}"):
             self.event({"delta": word})
         if "cut" in prompt:
@@ -125,6 +127,11 @@ def test_a_session_may_be_named(server: Server, given: str, sent: Any) -> None:
 def test_warnings_and_control_characters(server: Server) -> None:
     result = run(server, "warn \x1b[2J\x07\x9b\n")
     assert result.stdout == "You said: warn \ufffd[2J\ufffd\ufffd\n" and "[max_tokens is clamped]" in result.stderr
+
+
+def test_the_place_in_the_queue_is_told_aside(server: Server) -> None:
+    result = run(server, "queue\n")
+    assert (result.stdout, result.stderr) == ("You said: queue\n", "waiting: position 3, about 4 s\n")
 
 
 @pytest.mark.parametrize(("text", "message"), [
