@@ -59,13 +59,14 @@ def measure(ours: Ours, loop: Loop, count: int, rounds: int) -> dict[str, list[f
     """Answer tokens a second by way, of each round; who comes first changes from round to round."""
     speeds: dict[str, list[float]] = {"raw loop": [], "POST /answer": [], "POST /answer, streamed": []}
     for number in range(-1, rounds):        # the first round warms up
-        first = 1_000_000 + number * 1000
+        first = 1_000_000 + number * 1000       # of the prompts' seeds: no prompt comes twice
         for way in list(speeds) if number % 2 else list(speeds)[::-1]:
             ours.settle()
             if way == "raw loop":
                 seconds = loop.seconds(first, count)
             else:
-                stream, start = "streamed" in way, first + 100 * len(way)
+                stream = "streamed" in way
+                start = first + (200 if stream else 100)
                 asks = [Ask(shapes.words(PROMPT, start + n), ANSWER, stream=stream) for n in range(count)]
                 seconds = at_once(ours, asks)[1]
             if number >= 0:

@@ -23,7 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from services.wire import Channel, Count, Counted, Done, Generate, Piece, Sampling, connect  # noqa: E402
+from services.wire import Channel, Count, Counted, Done, Generate, Piece, RunnerLimits, Sampling, connect  # noqa: E402
 
 KEY = b"bench"
 QUIET = 100             # gaps that say what is quiet
@@ -39,7 +39,7 @@ def runner(arguments: argparse.Namespace) -> Iterator[str]:
         assert process.stdin and process.stdout
         spec = {"model": str(arguments.model.resolve()), "n_ctx": arguments.ctx, "parallel": arguments.slots,
                 "n_threads": arguments.threads}
-        start = {"address": f"{folder}/s", "authkey": KEY.hex(), "spec": spec, "max_queue": 1000}
+        start = {"address": f"{folder}/s", "authkey": KEY.hex(), "spec": spec}
         process.stdin.write(json.dumps(start).encode() + b"\n")
         process.stdin.flush()
         ready = json.loads(process.stdout.readline())
@@ -155,8 +155,7 @@ def overhead(arguments: argparse.Namespace) -> None:
     """The share of the steps' time that is spent outside llama.cpp, measured in this process."""
     from services.runner.intake import prepare
     from services.runner.model import Model
-    from services.runner.scheduler import Scheduler
-    from services.runner.slots import Slots
+    from services.runner.server import Runner
 
     model = Model(str(arguments.model), n_ctx=arguments.ctx, n_slots=arguments.slots, n_threads=arguments.threads)
     inside = 0.0
@@ -172,7 +171,7 @@ def overhead(arguments: argparse.Namespace) -> None:
         return call
 
     model._decode_batch = timed(model._decode_batch)                       # type: ignore[method-assign]
-    scheduler = Scheduler(model, Slots(model.n_slots, model, model.rewindable), 1000)
+    scheduler = Runner(model, RunnerLimits()).scheduler
     for n in range(arguments.slots):
         sequence = prepare(model, Generate(id="", owner=str(n), prompt=[WORDS], max_tokens=arguments.tokens))
         sequence.sampler.sample = timed(sequence.sampler.sample)            # type: ignore[method-assign]

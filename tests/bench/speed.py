@@ -135,7 +135,7 @@ def copying(options: Options) -> list[Row]:
             def measure(target: Target, number: int, start: int | None = start) -> float:
                 known = passage(300, 0) if start is not None else words(300, number)
                 reply = target.ask(Ask(words(8, number + 77) + known + passage(1, 0), answer, stream=True, greedy=True))
-                if reply.text != passage(answer, 1):
+                if reply.text.strip() != passage(answer, 1).strip():
                     raise RuntimeError(f"{target.name} wrote another text than this model writes: {reply.text[:200]!r}")
                 return (reply.completion - 1) / (reply.wall - reply.first)
             found = in_turns(targets, options.rounds + 2, measure)
