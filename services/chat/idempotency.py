@@ -26,7 +26,8 @@ from services.store.base import check_names
 from services.store.crypto import Cipher
 
 log = logging.getLogger("parley.idempotency")
-Event = dict[str, Any]      # {"beat": true} only shows life, {"done": true, …} is the last; others are the caller's own
+Event = dict[str, Any]      # {"done": true, …} is the last, PASSING ones are never kept; others are the caller's own
+PASSING = ("beat", "queue")     # fields of events that only tell how the wait goes
 BEAT: Event = {"beat": True}
 BEAT_SECONDS = 1.0
 KEPT = 24 * 3600.0          # seconds that an answer is kept
@@ -175,7 +176,7 @@ class Idempotency:
         return error
 
     def _save(self, name: tuple[str, str], path: Path, run: _Run, last: list[Event], error: ParleyError | None) -> None:
-        events = [event for event in [*run.events, *last] if "beat" not in event]
+        events = [event for event in [*run.events, *last] if event.keys().isdisjoint(PASSING)]
         record = {"digest": run.digest, "at": self._now(), "events": events,
                   "error": _described(error) if error else None}
         data = json.dumps(record).encode()

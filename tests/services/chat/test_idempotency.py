@@ -1,5 +1,6 @@
 """Idempotency-Key: one run and one answer, whoever asks again, from whichever process, before or after a restart."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -135,9 +136,10 @@ def test_an_unexpected_error_is_a_500_and_not_kept(kept, caplog):
     assert source.runs == 2
 
 
-def test_beats_are_passed_on_and_not_kept(kept):
-    source = Source([BEAT, *EVENTS])
-    assert next(kept.run("0", "key", "d", source)) == BEAT
+def test_what_tells_of_the_wait_is_passed_on_and_not_kept(kept):
+    queue = {"queue": {"position": 2, "eta_seconds": 3}}
+    source = Source([BEAT, queue, *EVENTS])
+    assert list(itertools.islice(kept.run("0", "key", "d", source), 2)) == [BEAT, queue]
     assert kept.drain(30)
     assert list(again(kept).run("0", "key", "d", source)) == EVENTS
 
