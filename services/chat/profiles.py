@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import ErrorDetails
 
 from services.chat import config
-from services.chat.template import MAX_CHARS, SEED_TEMPLATE, SYSTEM_TEMPLATE, compiled, fields
+from services.chat.template import MAX_CHARS, SEED_TEMPLATE, SYSTEM_TEMPLATE, check, fields
 from services.engine import catalog
 from services.errors import BadRequest, ConfigError, Conflict, NotFound, ParleyError, Unavailable, Unprocessable
 from services.settings import Settings
@@ -64,7 +64,7 @@ class Profile(BaseModel):
     @classmethod
     def _template(cls, text: str | None) -> str | None:
         if text is not None:
-            compiled(text)
+            check(text)
         return text
 
     @model_validator(mode="after")

@@ -2,7 +2,8 @@
 
 Checked once, when a profile is read. Only plain fields are let through: a format specification can allocate
 gigabytes (`{input:>300000000}`) and an attribute can reach into objects (row T1). What fills a field is never itself
-formatted. `langchain_core` is imported when the first template is checked: it costs 0.1 s and 12 MB.
+formatted. `langchain_core` is imported when the first prompt is made: it costs 0.2 s and 20 MB, which the supervisor,
+who reads profiles too, has no need of.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ MAX_LABEL = 60      # characters of a line that may become a stop string
 
 @lru_cache(maxsize=64)
 def compiled(template: str) -> PromptTemplate:
-    """`template`, checked. Raises ValueError with what is wrong with it."""
+    """`template`, checked, as what makes prompts. Raises ValueError with what is wrong with it."""
     from langchain_core.prompts import PromptTemplate
 
-    _check(template)
+    check(template)
     return PromptTemplate.from_template(template, template_format="f-string")
 
 
@@ -36,7 +37,8 @@ def fields(template: str) -> list[str]:
     return [field for _, field, _, _ in _parse(template) if field is not None]
 
 
-def _check(template: str) -> None:
+def check(template: str) -> None:
+    """Raises ValueError with what is wrong with `template`."""
     if len(template) > MAX_CHARS:
         raise ValueError(f"has {len(template)} characters; at most {MAX_CHARS} are accepted")
     if re.search("[\ud800-\udfff]", template):

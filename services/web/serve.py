@@ -7,6 +7,7 @@ Standard output: one JSON line `{"listening": "http://host:port"}` once a worker
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ from gunicorn.app.base import BaseApplication
 
 from services import logs
 from services import settings as settings_module
+from services.chat import prompt
 from services.errors import ConfigError, ParleyError
 from services.settings import Settings
 from services.web.app import build_parts, create_app
@@ -141,6 +143,16 @@ def url_of(host: str, listener: socket.socket) -> str:
     return f"http://{name}:{listener.getsockname()[1]}"
 
 
+def preload() -> None:
+    """Import before the fork what every worker needs, so that they share its memory and a new one is there at once.
+
+    Frozen, since the garbage collector writes to what it looks at, and what a worker writes to becomes its own.
+    """
+    prompt.warm()
+    gc.collect()
+    gc.freeze()
+
+
 def main() -> int:
     """Serve until told to end; the exit status. Runs in its own process only."""
     try:
@@ -151,5 +163,6 @@ def main() -> int:
     except ParleyError as error:
         print(error, file=sys.stderr)
         return PORT_IN_USE if error.code == "port_in_use" else 1
+    preload()
     Application(settings, line["control"], bytes.fromhex(line["authkey"]), listener).run()
     return 0

@@ -30,7 +30,9 @@ def share(pid: int) -> dict[str, float]:
 def measure(asked: bool) -> list[tuple[str, dict[str, float]]]:
     """(name, memory) of each process of an idle server, after an answer or before the first."""
     with tempfile.TemporaryDirectory() as folder:
-        server = Server(make_home(Path(folder) / "home"), "llama", LOAD_ON_FLY="true").start()
+        home = make_home(Path(folder) / "home")
+        (home / "data" / "config.json").unlink()        # as on a fresh machine: the starter model's profiles
+        server = Server(home, "llama", LOAD_ON_FLY="true").start()
         try:
             server.ready()
             if asked:
