@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from services.engine import minilm
 from services.engine.gguf import inspect
-from services.errors import ContextOverflow
+from services.errors import BadRequest, ContextOverflow
 from services.runner import llama
 from services.runner.embedder import Embedder
 from services.runner.embedding import EmbedScheduler, prepare
@@ -94,6 +97,29 @@ def test_a_file_has_no_more_positions_than_it_says(tmp_path: Path) -> None:
     model = Embedder(str(write_bert(tmp_path / "tiny.gguf")), n_ctx=4096, n_threads=1)
     assert model.n_ctx == 64
     model.close()
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text(max_size=200))
+def test_any_text_is_refused_or_has_a_vector_of_length_1(model: Embedder, text: str) -> None:
+    try:
+        job = prepare(model, Embed(id="1", owner="o", texts=[text]))
+    except BadRequest as refused:
+        assert refused.details["text"] == 0
+    else:
+        assert abs(np.linalg.norm(np.frombuffer(model.embed(job.texts)[0], "<f4")) - 1) < 1e-4
+
+
+def test_an_encoder_that_does_not_say_how_it_pools_is_pooled_by_the_mean(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    found = {}
+    for pooling in (NONE, MEAN, CLS):
+        monkeypatch.setattr(minilm, "MEAN", pooling)
+        model = Embedder(str(write_bert(tmp_path / f"{pooling}.gguf")), n_ctx=64, n_threads=1)
+        found[pooling] = vectors(model, ["the cat and the dog"])
+        model.close()
+    assert np.abs(found[NONE] - found[MEAN]).max() < 1e-6 < np.abs(found[CLS] - found[MEAN]).max()
+    assert [record.message.split()[0] for record in caplog.records if "how it pools" in record.message] == ["0.gguf"]
 
 
 @pytest.mark.parametrize(("pooling", "what"), [(NONE, "is not made for embeddings"), (None, "is not made for"),
