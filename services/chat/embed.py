@@ -149,3 +149,4 @@ def _name_text(error: ParleyError, before: int, count: int) -> None:
     number = error.details.pop("text", None)
     if isinstance(number, int):
         error.param = "input" if count == 1 else f"input.{before + number}"
+        error.message = f"{error.param}: {error.message}"
