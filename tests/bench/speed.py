@@ -20,6 +20,7 @@ Found = TypeVar("Found")
 PROMPT, ANSWER = 128, 64        # tokens
 LEVELS = (1, 4, 16, 32)
 ALONE = 4                       # requests one after the other where one at once is measured
+BUSY_ANSWER = 24                # tokens; some servers become slow indeed
 SPIN = "while True: pass"
 
 
@@ -50,9 +51,9 @@ def in_turns(targets: list[Target], rounds: int, measure: Callable[[Target, int]
 
 
 def rate(target: Target, count: int, seed: int, options: Options, answer: int = ANSWER) -> float:
-    """Answer tokens a second, prompts included, of `count` requests at once; of a few in a row when it is one."""
+    """Answer tokens a second, prompts included, of `count` requests at once; of a few in a row where it is one."""
     tokens, seconds = 0, 0.0
-    for number in range(ALONE if count == 1 else 1):
+    for number in range(ALONE * answer // ANSWER if count == 1 else 1):
         asks = [Ask(words(PROMPT, seed * 10_000 + number * 100 + n), answer) for n in range(count)]
         replies, took, share = at_once(target, asks)
         tokens, seconds = tokens + sum(reply.completion for reply in replies), seconds + took
@@ -112,9 +113,9 @@ def busy(options: Options) -> list[Row]:
         warm(targets, options)
         for level in (1, 16):
             def measure(target: Target, number: int, level: int = level) -> tuple[float, float]:
-                quiet = rate(target, level, number * 100 + level, options)
+                quiet = rate(target, level, number * 100 + level, options, BUSY_ANSWER)
                 with job(options.threads):
-                    return quiet, rate(target, level, number * 100 + level + 50, options)
+                    return quiet, rate(target, level, number * 100 + level + 50, options, BUSY_ANSWER)
             found = in_turns(targets, min(options.rounds, 2), measure)
             kept = {name: median(beside / quiet for quiet, beside in values) for name, values in found.items()}
             speed = {name: median(beside for _, beside in values) for name, values in found.items()}
