@@ -105,7 +105,8 @@ def test_an_error_names_the_text_of_the_request(service: Embeddings, monkeypatch
     for texts, param in ((["a"] * 4 + ["long"], "input.4"), (["long"], "input")):
         with pytest.raises(ContextOverflow) as refused:
             service.embed(EmbedAsk(owner="k", texts=texts))
-        assert refused.value.message == f"{param}: too long" and refused.value.param == param and refused.value.details == {"limit": 3}
+        assert (refused.value.message, refused.value.param) == (f"{param}: too long", param)
+        assert refused.value.details == {"limit": 3}
 
 
 def test_other_dimensions_than_the_models_are_refused_before_anything_is_computed(service: Embeddings) -> None:
