@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
+
+import msgspec
 
 from services.engine.failures import failed_of
 from services.engine.fleet import Fleet
@@ -110,7 +113,8 @@ class Driver:
 
     def _live(self, fleet: Fleet, runner: Runner, want: Want) -> NoReturn:
         """Spawn, load, probe, serve. Ends in `Died`, or in the error that the runner gave in place of `Ready`."""
-        process = RunnerProcess(self.command, runner.spec, self._run_dir, self._limits)
+        spec = with_share_of_cores(runner.spec, len(fleet.runners))
+        process = RunnerProcess(self.command, spec, self._run_dir, self._limits)
         try:
             with self._changed:
                 self._fleets.refuse_when_draining()
@@ -149,8 +153,8 @@ class Driver:
                 runner.stats = stats or runner.stats
                 complaint = dog.complaint(stats, time.monotonic())
                 runner.stalled_since = dog.stalled_since
+                runner.measured(use, time.monotonic())
                 if use and stats:
-                    runner.memory = use.total
                     self._room.learn(want, use.total - stats.snapshot_memory_bytes)
                 self._fleets.end_if_done(fleet)
             if complaint:
@@ -176,3 +180,10 @@ class Driver:
             else:
                 log.error("the runner of %s died: %s; it may be loaded again in %.1f s", runner.name, death, pause)
             self._changed.notify_all()
+
+
+def with_share_of_cores(spec: RunnerSpec, replicas: int) -> RunnerSpec:
+    """Several replicas that take every core each would only be in each other's way."""
+    if spec.n_threads or replicas == 1:
+        return spec
+    return msgspec.structs.replace(spec, n_threads=max(1, len(os.sched_getaffinity(0)) // replicas))

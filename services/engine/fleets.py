@@ -17,6 +17,7 @@ from services.engine.states import READY, RETIRING, Runner, Timing
 from services.errors import Unavailable
 from services.wire import RunnerSpec, RunnerState
 
+FRESH = 3.0             # seconds that a runner's measured memory is taken for true
 log = logging.getLogger("parley.engine")
 
 
@@ -109,16 +110,23 @@ class Fleets:
         of a runner gives back."""
         tenants, held, own = [], 0, 0
         for other in self._all.values():
-            uses = [(runner, runner.process and runner.process.pid and use_of(runner.process.pid))
-                    for runner in other.loaded]
-            own += sum(use.own for _, use in uses if use)
-            taken = sum(runner.takes(use.total if use else 0) for runner, use in uses)
+            for runner in other.loaded:
+                self._measure(runner)
+                own += runner.use.own if runner.use else 0
+            taken = sum(runner.takes() for runner in other.loaded)
             if other is fleet:
                 held = taken
-            elif uses:
+            elif other.loaded:
                 tenants.append(Tenant(other.spec, taken, other.leases, other.used_at, pinned=self.pinned(other),
                                       idle=other.idle(), ending=other.ending()))
         return tenants, held, own
+
+    @staticmethod
+    def _measure(runner: Runner) -> None:
+        """For one that loads, which nobody else measures. It takes some time for a large one, so not each time."""
+        now = time.monotonic()
+        if now - runner.measured_at > FRESH and runner.process and runner.process.pid:
+            runner.measured(use_of(runner.process.pid), now)
 
     def evict(self, tenant: Tenant) -> None:
         self.end(self._all[tenant.spec])

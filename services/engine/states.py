@@ -10,11 +10,13 @@ All methods are called under the supervisor's lock and take the time as `now` (m
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from services.engine.machine import Use
 from services.engine.process import RunnerProcess
 from services.wire import Failed, Ready, RunnerAt, RunnerSpec, RunnerState, Stats
 
@@ -60,7 +62,8 @@ class Runner:
     driven: bool = False
     loaded: bool = False            # takes room: from the grant of it until the process is gone
     estimate: int = 0               # bytes that it was expected to take when it got its room
-    memory: int = 0                 # bytes that it takes, as last measured
+    use: Use | None = None          # of memory, as last measured
+    measured_at: float = -math.inf
     ending: bool = False            # its process was told to end
     process: RunnerProcess | None = None
     ready: Ready | None = None
@@ -94,8 +97,9 @@ class Runner:
         """Why somebody who waits for `attempt` waits in vain; None while there is hope."""
         return self.error if self.state == FAILED or self.failed_attempt >= attempt else None
 
-    def takes(self, measured: int) -> int:
+    def takes(self) -> int:
         """Bytes that it has to be given: while it loads, at least what it is expected to take in the end."""
+        measured = self.use.total if self.use else 0
         return measured if measured and self.state in (READY, RETIRING) else max(measured, self.estimate)
 
     def may_retry(self, now: float) -> bool:
@@ -113,7 +117,8 @@ class Runner:
         stalled = 0.0 if self.stalled_since is None else now - self.stalled_since
         return RunnerState(spec=self.spec, state=self.state, selected=selected, pid=pid, leases=self.leases,
                            restarts=self.restarts, reason=reason, stats=self.stats, stalled_seconds=stalled,
-                           replica=self.number, memory_bytes=self.memory, estimated_bytes=self.estimate)
+                           replica=self.number, estimated_bytes=self.estimate,
+                           memory_bytes=self.use.total if self.use else 0)
 
     # ------------------------------------------------------------ what happened to it
 
@@ -131,6 +136,9 @@ class Runner:
     def serves(self, ready: Ready, now: float) -> None:
         assert self.process and self.state == LOADING
         self.ready, self.state, self.error, self.used_at = ready, READY, None, now
+
+    def measured(self, use: Use | None, now: float) -> None:
+        self.use, self.measured_at = use, now
 
     def refused(self, error: Failed, now: float, *, lasting: bool) -> None:
         """The load gave an error in place of a runner. `lasting`: it would do so again with the same file."""
@@ -174,7 +182,7 @@ class Runner:
     def _gone(self) -> None:
         self.process = self.ready = self.stats = self.stalled_since = None
         self.loaded = self.ending = False
-        self.memory = 0
+        self.measured(None, -math.inf)
 
 
 class Lease:

@@ -204,6 +204,9 @@ def test_cgroup_limits_count_at_every_level(tmp_path):
     assert machine._cgroup_memory(root, member) == 500
     cgroup(root / "outer" / "inner", "300", 100, 0, names)
     assert machine._cgroup_memory(root, member) == 200
+    (root / "outer" / "memory.stat").write_text("inactive_file 200\nactive_file 50\n")
+    cgroup(root / "outer" / "inner", "max", 100, 0, names)
+    assert machine._cgroup_memory(root, member) == 550
     member.write_text("5:memory:/old\n3:cpu:/old\n")
     cgroup(root / "memory" / "old", "900", 100, 0, ("memory.limit_in_bytes", "memory.usage_in_bytes"))
     assert machine._cgroup_memory(root, member) == 800

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from services.engine import process
+from services.engine.driver import with_share_of_cores
 from services.engine.machine import use_of
 from services.errors import BadModel, NoRoom, OutOfMemory, Unavailable
 from services.settings import ROOT
@@ -78,6 +79,13 @@ class TestRoom:
         with pytest.raises(BadModel):
             house.say(house.spec("bad.gguf"))
         assert house.state(good) and house.spawns() == 1
+
+
+def test_replicas_share_the_cores(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    spec = RunnerSpec(model="/m", n_ctx=8)
+    assert [with_share_of_cores(spec, n).n_threads for n in (1, 2, 3, 20)] == [0, 4, 2, 1]
+    assert with_share_of_cores(RunnerSpec(model="/m", n_ctx=8, n_threads=6), 4).n_threads == 6
 
 
 class TestGivingUp:
