@@ -28,8 +28,8 @@ class Payoff:
 
     The price of a row is no constant: kernels take four rows of a sequence for little more than one, but two for half
     as much again, and drafts beside answers without one cost a pass of their own. So each number of rows is measured by
-    itself, in relation to the others, since all get slower and faster together (texts grow, machines get busy). What was
-    not tried is taken to be cheap, and so is tried.
+    itself, in relation to the others, since all get slower and faster together (texts grow, machines get busy). What
+    was not tried is taken to be cheap, and so is tried.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,9 @@ class Payoff:
         self._steps += 1
         self._level = self._level or seconds
         measured = seconds / self._level if self._level else 1.0
-        cost = self._costs.setdefault((self.answers, rows), _Cost(measured, self._steps))
+        if self._cost(rows) is None:
+            self._costs[self.answers, rows] = _Cost(measured, self._steps)
+        cost = self._costs[self.answers, rows]
         cost.steps, cost.value = self._steps, cost.value + SLOW * (measured - cost.value)
         self._level *= 1 + FAST * (min(measured / cost.value, OUTLIER) - 1) if cost.value else 1
 

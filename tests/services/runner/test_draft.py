@@ -144,6 +144,8 @@ def test_a_hiccup_is_forgotten_and_a_slower_machine_is_no_dearer_row() -> None:
     for _ in range(FORGET):
         payoff.told(1, 3 * large(1))
     assert payoff.length(0.9, 4) == 4
+    payoff.told(5, 3 * large(5))
+    assert payoff.length(0.9, 4) == 4
 
 
 @given(st.lists(st.integers(0, 3), max_size=80), st.integers(0, 8))
