@@ -54,7 +54,9 @@ class Fleets:
     def enlist(self, spec: RunnerSpec) -> Fleet:
         for fleet in list(self._all.values()):
             self.forget(fleet)
-        return self._all.setdefault(spec, Fleet.of(spec, self.timing, self._replicas))
+        if spec not in self._all:
+            self._all[spec] = Fleet.of(spec, self.timing, self._replicas)
+        return self._all[spec]
 
     def forget(self, fleet: Fleet) -> None:
         """Strike it off the list when it has no thread, nobody wants it, and its past has no bearing any more."""
