@@ -62,6 +62,10 @@ class Value:
             self._endings[state.number] = self._spell(self._machine.closing(state)) if short else None
         return self._endings[state.number]
 
+    def next_bytes(self, state: State) -> list[int]:
+        """The bytes that may come next."""
+        return [byte for low, high in self._machine.next_bytes(state) for byte in range(low, high + 1)]
+
     def certain(self, most: int) -> bytes:
         """What the grammar demands next, or nearly: see `Machine.certain`."""
         return self._machine.certain(self.state, self._last, most)

@@ -1,6 +1,6 @@
 """The sampler of a request with a schema: what it writes always parses, always complies, and is always closed in time.
 
-A token is first chosen freely, then checked: the whole vocabulary is masked only when the choice does not comply. Two
+A token is first chosen freely, then checked: the vocabulary is masked only when the choice does not comply. Two
 readers of the same grammar check: llama.cpp's, which can mask, and ours (pushdown.py), which knows what it takes to
 close the value, reads UTF-8 strictly and sees the text that is really sent.
 """
@@ -22,6 +22,7 @@ from services.runner.sampler import Chain
 from services.runner.sequence import SamplingFailed
 from services.wire import Sampling
 
+FEW = 32                # first bytes of tokens, up to which the second ones are looked at as well
 MOST_TRIES = 32         # tokens that comply but do not fit, or the like: then the value is closed
 
 
@@ -35,6 +36,7 @@ class Complying(Chain):
     def __init__(self, model: Model, sampling: Sampling, prompt: list[int], grammar: Grammar, budget: int) -> None:
         self.forced: list[int] = []
         self._model, self._spelling = model, Spelling(model)
+        self._beginnings = np.frombuffer(model.beginnings, np.int32)        # made here: the loop has no time for it
         self._value = Value(grammar, self._spelling.tokens, budget, len(model.byte_tokens) == 256)
         _refuse_what_does_not_fit(self._value)
         super().__init__(model, sampling, prompt)
@@ -93,14 +95,29 @@ class Complying(Chain):
     def _choices(self, row: int) -> Iterator[int]:
         """Tokens that llama.cpp lets through, in the order in which the chain chooses them."""
         logits = np.ctypeslib.as_array(lib.llama_get_logits_ith(self._context, row), (self._n_vocab,))
-        token = self._pick(_candidates(logits))
-        if np.isfinite(self._complying(_candidates(logits[token:token + 1], token))["logit"][0]):
+        token = self._pick(_candidates(logits, np.arange(self._n_vocab)))
+        if np.isfinite(self._complying(_candidates(logits[token:token + 1], np.array([token])))["logit"][0]):
             yield token
-        allowed = self._complying(_candidates(logits))
+        likely = self._may_come()
+        allowed = self._complying(_candidates(logits[likely], likely))
         allowed = allowed[np.isfinite(allowed["logit"]) & (allowed["id"] != token)]
         while len(allowed):
             yield (token := self._pick(allowed.copy()))
             allowed = allowed[allowed["id"] != token]
+
+    def _may_come(self) -> np.ndarray[Any, Any]:
+        """The tokens that begin as the value may go on, and those that may end it: few, mostly, where a mask is needed.
+        llama.cpp's reader takes tens of milliseconds for a whole vocabulary, and a multiple where it is ambiguous."""
+        begins = np.zeros((257, 257), bool)         # as in `File.beginnings`
+        firsts = self._value.next_bytes(self._value.state)
+        for first in firsts:
+            if len(firsts) > FEW:
+                begins[first] = True
+            elif state := self._value.after(bytes([first])):
+                begins[first, [0, *(second + 1 for second in self._value.next_bytes(state))]] = True
+        allowed = begins.ravel()[self._beginnings]
+        allowed[list(self._model.ends)] = self._value.state.whole
+        return np.flatnonzero(allowed)
 
     def _pick(self, candidates: np.ndarray[Any, Any]) -> int:
         chosen = _pointer(candidates)
@@ -154,11 +171,10 @@ def _refuse_what_does_not_fit(value: Value) -> None:
                         "prompt", param="schema")
 
 
-def _candidates(logits: np.ndarray[Any, Any], first: int = 0) -> np.ndarray[Any, Any]:
-    """llama.cpp's token data for the tokens from `first` on."""
-    candidates = np.zeros(len(logits), np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)]))
-    candidates["id"] = np.arange(first, first + len(logits))
-    candidates["logit"] = logits
+def _candidates(logits: np.ndarray[Any, Any], ids: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """llama.cpp's token data."""
+    candidates = np.empty(len(ids), np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)]))
+    candidates["id"], candidates["logit"] = ids, logits
     return candidates
 
 

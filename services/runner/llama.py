@@ -10,6 +10,7 @@ import ctypes
 import logging
 import os
 import re
+from array import array
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -74,7 +75,7 @@ class File:
         if not self.n_vocab or lib.llama_vocab_type(self.vocab) == 0:
             raise LoadFailed(f"{self.name} holds no vocabulary, so it cannot read or write text")
         self.n_ctx_train = lib.llama_model_n_ctx_train(self._model)
-        self._ends = frozenset(t for t in range(self.n_vocab) if lib.llama_vocab_is_eog(self.vocab, t))
+        self.ends = frozenset(t for t in range(self.n_vocab) if lib.llama_vocab_is_eog(self.vocab, t))
 
     def _load(self, n_gpu_layers: int) -> Any:
         """Map the file. Builds with AMX kernels crash in them on quantised weights (llama.cpp issue 20824: the compiler
@@ -127,7 +128,7 @@ class File:
 
     def _marker(self, token: int) -> str:
         attributes = lib.llama_vocab_get_attr(self.vocab, token)
-        if attributes & CONTROL or token in self._ends:
+        if attributes & CONTROL or token in self.ends:
             return self._text_or_nothing(token)
         text = self._text_or_nothing(token) if attributes & lib.LLAMA_TOKEN_ATTR_USER_DEFINED else ""
         return text if text.startswith(("<|", "<｜")) and text.endswith(("|>", "｜>")) else ""
@@ -169,6 +170,16 @@ class File:
         return self._render(token, special=False)
 
     @cached_property
+    def beginnings(self) -> array[int]:
+        """How each token's piece begins: 257 x its first byte (256: none) + its second byte + 1 (0: none).
+
+        The first use takes a while: 0.3 s for 150,000 tokens.
+        """
+        pieces = (self.piece(token)[:2] for token in range(self.n_vocab))
+        return array("i", (257 * piece[0] + (piece[1] + 1 if len(piece) > 1 else 0) if piece else 257 * 256
+                           for piece in pieces))
+
+    @cached_property
     def byte_tokens(self) -> dict[int, int]:
         """The token that is this one byte; of some bytes there may be none."""
         texts = ((token, lib.llama_vocab_get_text(self.vocab, token)) for token in range(self.n_vocab))
@@ -176,7 +187,7 @@ class File:
         return {piece[0]: token for token, piece in pieces if len(piece) == 1}
 
     def is_end(self, token: int) -> bool:
-        return token in self._ends
+        return token in self.ends
 
     def _render(self, token: int, special: bool) -> bytes:
         size = 64

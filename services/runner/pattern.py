@@ -25,7 +25,7 @@ from services.runner.gbnf import (
 
 MOST_PATTERN = 256          # characters
 MOST_REPEATS = 512          # of one repeat
-MOST_WEIGHT, ENDLESS = 1000, 8      # of repeats inside repeats, multiplied; what an endless one counts
+MOST_WEIGHT, ENDLESS = 256, 8       # of repeats inside repeats, multiplied; what an endless one counts
 MOST_GROUPS = 24            # groups inside groups
 MARKS = frozenset("|()[]{}*+?.^$")
 CONTROLS = {"t": "\t", "n": "\n", "r": "\r", "f": "\f"}
@@ -107,7 +107,7 @@ class Pattern:
         if piece.empty and (least, most) != (0, 1):
             self._refuse("repeats something that may be empty")
         weight = piece.weight * (ENDLESS if most is None else max(1, most))
-        if weight > MOST_WEIGHT:
+        if piece.weight > 1 and weight > MOST_WEIGHT:
             self._refuse("has a repeat inside a repeat that could grow too large")
         return _Piece(Repeat(piece.expression, least, most), weight, piece.empty or least == 0)
 

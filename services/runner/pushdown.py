@@ -218,12 +218,16 @@ class Machine:
                 byte, _, place = min(what, key=lambda row: self._costs[row[2]])
                 text.append(byte)
 
+    def next_bytes(self, state: State) -> set[tuple[int, int]]:
+        """The ranges of bytes that may come next."""
+        return {(low, high) for place, _ in state.ways for low, high, _ in self._places[place][1]}
+
     def certain(self, state: State, last: int, most: int) -> bytes:
         """What must come next, up to `most` bytes, but that a blank that may be there is expected where JSON is
         mostly written with one. `last`: the byte written before."""
         text = bytearray()
         while len(text) < most and not state.whole:
-            options = {(low, high) for place, _ in state.ways for low, high, _ in self._places[place][1]}
+            options = self.next_bytes(state)
             if BLANK in options and (len(options) > 1 or last in BEFORE_BLANK):
                 options = {BLANK} if last in BEFORE_BLANK else options - {BLANK}
             (last, high), *others = options
