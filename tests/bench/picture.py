@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ PANELS = {      # bench -> title, unit of the rows shown
     "throughput-135m": ("Tokens a second, 135m, by requests at once", "tok/s"),
     "throughput-0.5b": ("Tokens a second, 0.5b, by requests at once", "tok/s"),
     "session": ("First token by turn of a conversation, ms (less is better)", "ms"),
-    "heads": ("16 conversations behind one 1,000-token head (less is better)", ""),
-    "long-prompt": ("Gap between tokens while a 4,000-token prompt comes in, × quiet (less is better)", "x quiet"),
+    "heads": ("First token of 16 conversations behind one 1,000-token head, ms (less is better)", "ms"),
+    "long-prompt": ("Gap between tokens beside a 4,000-token prompt, × quiet (less is better)", "x quiet"),
     "resume": ("First token of a conversation after a restart, ms (less is better)", "ms"),
     "busy": ("Speed kept beside a job on every core", "of quiet"),
     "copying": ("Tokens a second of one answer", "tok/s")}
@@ -39,8 +40,9 @@ def draw(report: Report, path: Path) -> None:
     axes = figure.subplots(lines, 2, squeeze=False).flatten()
     for axis, name in zip(axes, shown, strict=False):
         title, unit = PANELS[name]
-        rows = [row for row in report.rows if row.bench == name and unit in ("", row.unit)]
-        (_lines if name == "session" else _bars)(axis, rows)
+        rows = [row for row in report.rows if row.bench == name]
+        (_lines if name == "session" else _bars)(axis, [row for row in rows if row.unit == unit])
+        axis.set_xlabel(_others(row for row in rows if row.unit != unit and row.shown), fontsize=8, color=GREY)
         axis.set_title(title, loc="left", fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_ylim(bottom=0)
@@ -51,6 +53,11 @@ def draw(report: Report, path: Path) -> None:
     figure.supxlabel(f"{report.about['processor']}, {report.about['threads']} threads. llama.cpp: "
                      f"{report.about['peer'].split('(')[0].strip()}", fontsize=8, color=GREY)
     figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def _others(rows: Iterable[Row]) -> str:
+    """What has another unit than the axis, in words: the last two of it."""
+    return "\n".join([f"{row.what}: {row.ours:.4g}, llama.cpp's {row.peer:.4g} {row.unit}" for row in rows][-2:])
 
 
 def _bars(axis: Any, rows: list[Row]) -> None:
