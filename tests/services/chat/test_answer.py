@@ -260,6 +260,16 @@ def test_clamping_is_said(house: House) -> None:
     assert "warnings" not in house.ask("a")[-1].body()
 
 
+def test_a_value_closed_early_is_said(house: House) -> None:
+    house.engine.script = lambda request: iter(["[]", done(closed=True, completion_tokens=18)])
+    told = house.ask("a", schema={"type": "array"})[-1].body()["warnings"]
+    assert told == ["the value was closed early, after 18 tokens of max_tokens 20: raise max_tokens for a longer one"]
+    house.engine.script = lambda request: iter(["[]", done(closed=True, prompt_tokens=90, completion_tokens=8)])
+    told = house.ask("a", schema={"type": "array"}, stop=("x",))[-1].body()["warnings"]
+    assert "closed early, after 8 tokens" in told[0] and "context of 100 tokens was full" in told[1]
+    assert "stop is not looked at" in told[2] and "raise max_tokens" not in "".join(told)
+
+
 @pytest.mark.parametrize("pieces", [[], [" "], ["", "\n", "  "]])
 def test_an_empty_answer_is_one_turn_and_flagged(house: House, pieces: list[str]) -> None:
     house.engine.script = lambda request: iter(pieces)
