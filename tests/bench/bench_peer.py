@@ -1,6 +1,6 @@
 """Ours against llama.cpp's own server, in one run, in turns, medians of several rounds.
 
-    .venv/bin/python -m tests.bench.bench_peer                      all of it, about 15 minutes on two cores
+    .venv/bin/python -m tests.bench.bench_peer                      all of it, about a quarter of an hour on two cores
     .venv/bin/python -m tests.bench.bench_peer --quick --only session heads
 
 Both serve the same file with the same threads, slots and context, and are asked over HTTP by the same client. Ours is
@@ -71,8 +71,9 @@ def finish(report: Report, options: Options, path: Path | None) -> None:
     """Print the table and draw the picture."""
     order = list(BENCHES)
     report.rows.sort(key=lambda row: order.index(row.bench))        # stable: a bench's rows stay in their order
-    print(f"\n{table(report.rows)}\n\nratio: how many times better ours is. The client took at most "
-          f"{options.cpu_share:.0%} of a core.")
+    print(f"\n{table(report.rows)}\n\nratio: how many times better ours is")
+    if options.cpu_share:
+        print(f"the client took at most {options.cpu_share:.1%} of a core while throughput was measured")
     if path:
         picture.draw(report, path)
         print(f"picture: {path}")

@@ -67,7 +67,7 @@ def warm(targets: list[Target], options: Options) -> None:
         rate(target, 4, 999, options, answer=16)
 
 
-def throughput(options: Options, model: str, bench: str) -> list[Row]:
+def throughput(options: Options, model: str, bench: str, rounds: int) -> list[Row]:
     """Requests of 128 tokens that are answered with 64, all at once."""
     rows = []
     with pair(options.setup(model, max(LEVELS), 256), options.peer) as targets:
@@ -75,7 +75,7 @@ def throughput(options: Options, model: str, bench: str) -> list[Row]:
         for level in LEVELS[:3] if options.quick else LEVELS:
             def measure(target: Target, number: int, level: int = level) -> float:
                 return rate(target, level, number * 100 + level, options)
-            found = in_turns(targets, options.rounds, measure)
+            found = in_turns(targets, rounds, measure)
             rows.append(Row(bench, f"{model}, {level} at once", "tok/s", median(found["ours"]),
                             median(found["llama.cpp"]), at=level))
     return rows
@@ -83,12 +83,12 @@ def throughput(options: Options, model: str, bench: str) -> list[Row]:
 
 def throughput_135m(options: Options) -> list[Row]:
     """Tokens a second at 1, 4, 16 and 32 at once, 135m."""
-    return throughput(options, "135m", "throughput-135m")
+    return throughput(options, "135m", "throughput-135m", options.rounds)
 
 
 def throughput_05b(options: Options) -> list[Row]:
     """Tokens a second at 1, 4, 16 and 32 at once, 0.5b."""
-    return throughput(options, "0.5b", "throughput-0.5b")
+    return throughput(options, "0.5b", "throughput-0.5b", min(options.rounds, 2))     # it takes its time
 
 
 # ---------------------------------------------------------------- a busy machine
