@@ -44,10 +44,12 @@ def share(room: int, prompts: list[tuple[Sequence, int]]) -> list[Chunk]:
 
 
 def _pour(room: int, wants: list[tuple[int, float]]) -> list[int]:
-    """Split `room` by weight over (demand, weight): what one does not need goes to the others."""
+    """Split `room` by weight over (demand, weight): what one does not need goes to the others. Equal wants are given
+    equal parts, as long as those are not nothing: llama.cpp computes what is uneven in a pass of its own."""
     given, total = [0] * len(wants), sum(weight for _, weight in wants)
     for index in sorted(range(len(wants)), key=lambda i: wants[i][0] / wants[i][1]):
         demand, weight = wants[index]
-        given[index] = min(demand, ceil(room * weight / total))
+        part = room * weight / total
+        given[index] = min(demand, int(part) or ceil(part))
         room, total = room - given[index], total - weight
     return given

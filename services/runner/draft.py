@@ -9,10 +9,13 @@ guessed with what came, which costs no rows, and begins anew when it would have 
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass
 
 LEAST = 2               # tokens at the end of the text that must have stood before, to guess by
 LONGEST = 8             # more of them tell no more
+CERTAIN = LONGEST + 1   # kind of a guess that is almost sure
+SURE = 20.0, 1.0        # of such guesses right and wrong are supposed, until some were made
 CANDIDATES = 8          # places looked at for the longest match, the latest first
 STRIDE = 4096           # tokens read in one call: a very long prompt is read over some steps
 FADING = 0.95           # of what was learnt about guesses, with each new one
@@ -82,37 +85,44 @@ class _Cost:
 
 
 class Drafter:
-    """Guesses of one sequence, whose tokens are only ever added to."""
+    """Guesses of one sequence, whose tokens are only ever added to. `certain` gives what is almost sure to come (a
+    grammar that leaves no choice): up to so many tokens, or none."""
 
-    def __init__(self, payoff: Payoff) -> None:
-        self._payoff = payoff
+    def __init__(self, payoff: Payoff, certain: Callable[[int], list[int]] = lambda most: []) -> None:
+        self._payoff, self._certain = payoff, certain
         self._latest: dict[int, int] = {}           # two tokens -> the place behind their latest occurrence
         self._before = array("i", [-1] * LEAST)     # place -> the one before it behind the same two tokens; -1: none
-        self._rates = [_Rate() for _ in range(LONGEST + 1)]     # by length of the match
-        self._length = 0                            # of the match of the latest guess
+        self._rates = [*(_Rate() for _ in range(LONGEST + 1)), _Rate(*SURE)]    # by length of the match, and CERTAIN
+        self._kind = 0                              # of the latest guess: the length of its match, or CERTAIN
         self._unchecked: tuple[int, int] | None = None          # place and token of a guess that was not given out
 
     def draft(self, tokens: list[int], most: int) -> list[int]:
         """Up to `most` guesses of what follows `tokens`; [] where there are none or they would not pay."""
         if self._unchecked and self._unchecked[0] < len(tokens):
             place, guess = self._unchecked
-            self._rates[self._length].learn(tokens[place] == guess, tokens[place] != guess)
+            self._rates[self._kind].learn(tokens[place] == guess, tokens[place] != guess)
         self._unchecked = None
         self._read(tokens)
-        place, length = self._find(tokens) if len(self._before) == len(tokens) else (0, 0)
-        if not length:
+        guesses = self._guesses(tokens, most)
+        if not guesses:
             return []
-        self._length = length
-        period = len(tokens) - place
-        count = self._payoff.length(self._rates[length].value, most)
+        count = self._payoff.length(self._rates[self._kind].value, len(guesses))
         if not count:
-            self._unchecked = (len(tokens), tokens[place])
-        return [tokens[place + i % period] for i in range(count)]
+            self._unchecked = (len(tokens), guesses[0])
+        return guesses[:count]
+
+    def _guesses(self, tokens: list[int], most: int) -> list[int]:
+        if certain := self._certain(most):
+            self._kind = CERTAIN
+            return certain
+        place, self._kind = self._find(tokens) if len(self._before) == len(tokens) else (0, 0)
+        period = len(tokens) - place
+        return [tokens[place + i % period] for i in range(most)] if self._kind else []
 
     def told(self, drafted: int, accepted: int) -> None:
         """So many of the latest draft were what the model chose."""
         assert 0 <= accepted <= drafted
-        self._rates[self._length].learn(accepted, accepted < drafted)
+        self._rates[self._kind].learn(accepted, accepted < drafted)
 
     def _read(self, tokens: list[int]) -> None:
         """Note the places behind each two tokens, up to the one before the end, and no more than STRIDE of them."""
@@ -138,10 +148,10 @@ class Drafter:
 
 
 class _Rate:
-    """How often guesses of one kind are right, the latest counting most; a third before any was made."""
+    """How often guesses of one kind are right, the latest counting most. Before any was made: a third, or as told."""
 
-    def __init__(self) -> None:
-        self._right, self._wrong = 1.0, 2.0
+    def __init__(self, right: float = 1.0, wrong: float = 2.0) -> None:
+        self._right, self._wrong = right, wrong
 
     @property
     def value(self) -> float:

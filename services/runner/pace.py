@@ -3,6 +3,10 @@
 A step with prompt tokens beside k running answers takes about quiet(k) + fixed + slope x tokens: the prompt's tokens
 are computed in a pass of their own (fixed), and each has its price (slope). Every eighth dose is as small as can be
 and so measures the fixed part; the others measure the slope.
+
+Doses are dear: a prompt token costs several times what it does in bulk. So a prompt that is soon done comes in at once,
+for answers that ran undisturbed have time to give (a burst); and where more prompts wait than answers run, they get
+more of a step.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ AMORTISED_ROOM = 16  # at most, where the fixed part alone stretches a step too 
 AMORTISED = 0.25    # of it
 PROBE = 8           # of so many doses one measures the fixed part
 REMEASURE = 16      # doses in a row, after which a step goes without: what is quiet changes as answers grow
+BURST = 0.5         # seconds that answers may have to give, at most, to prompts that are done by then
 SPAN = 1.0          # seconds that a step without answers takes at most: then a cancel is heard, and progress shows
 FIRST_ROOM = 16     # prompt tokens of the first such step
 LEAST_ALONE = 8     # of any
@@ -37,17 +42,29 @@ class Pace:
         self._doses = 0                         # steps with prompt tokens since the last without
         self._fixed: float | None = None        # seconds that any prompt tokens add to a step beside answers
         self._slope: float | None = None        # seconds that each adds
+        self._credit = BURST                    # seconds that answers have to give
+        self._large = False                     # whether the step is more than a dose
         self._request = 0.0                     # seconds from slot to end
         self._seconds = self._sampled = 0.0     # of recent steps, older ones fading
 
-    def room(self, decoding: int) -> int:
-        """Prompt tokens that the next step may carry beside `decoding` running answers."""
-        free = self.budget - decoding
+    def room(self, decoding: int, prompts: int = 1, wanted: int = 1 << 30) -> int:
+        """Prompt tokens that the next step may carry beside `decoding` rows of running answers, where so many prompts
+        want so many tokens."""
+        free, price = self.budget - decoding, SPAN / self._alone
+        self._large = False
         if not decoding:
             return min(free, max(self._least, int(self._alone)))
+        if wanted * price <= self._credit:
+            self._large = True
+            return min(free, wanted)
         if self._doses >= REMEASURE:
             return 0
-        return min(free, self._dose(self._quiet_for(decoding)))
+        quiet = self._quiet_for(decoding)
+        dose = self._dose(quiet)
+        crowd = int(min(SPAN, (STRETCH - 1) * quiet * prompts / decoding) / price)
+        if prompts > decoding and crowd > dose:
+            self._large, dose = True, crowd
+        return min(free, dose)
 
     def spare_room(self) -> int:
         """Prompt tokens of a step that only prepares what may be asked for later."""
@@ -68,9 +85,14 @@ class Pace:
         self._doses = self._doses + 1 if prompt_tokens else 0
         if decoding and not prompt_tokens:
             self._quiet[decoding] = _blend(self._quiet.get(decoding), seconds)
+            self._credit = min(BURST, self._credit + (STRETCH - 1) * seconds)
         elif prompt_tokens:
-            self._learn(max(0.0, seconds - self._quiet_for(decoding)), prompt_tokens, alone=not decoding)
+            extra = max(0.0, seconds - self._quiet_for(decoding))
+            self._credit = max(0.0, self._credit - extra) if self._large else 0.0
+            if not self._large:
+                self._learn(extra, prompt_tokens, alone=not decoding)
             if not decoding:
+                self._credit = BURST
                 self._learn_span(prompt_tokens * SPAN / max(seconds, 1e-9), overrun=seconds > SPAN)
 
     def _learn(self, extra: float, tokens: int, alone: bool) -> None:

@@ -67,5 +67,8 @@ class Chain:
     def sample(self, row: int) -> int:
         return lib.llama_sampler_sample(self._chain, self._context, row)
 
+    def draft(self, most: int) -> list[int]:
+        return []
+
     def close(self) -> None:
         lib.llama_sampler_free(self._chain)

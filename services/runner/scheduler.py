@@ -12,6 +12,7 @@ from typing import Protocol
 
 from services.errors import TooManyRequests, Unavailable
 from services.runner.batch import Chunk, DecodeFailed, share
+from services.runner.draft import Payoff
 from services.runner.pace import Pace
 from services.runner.seats import Seats
 from services.runner.sequence import PREPARE, SamplingFailed, Sequence
@@ -56,6 +57,7 @@ class Scheduler:
         self.backend, self.slots, self.limits, self.clock = backend, slots, limits, clock
         self.seats = Seats(slots)
         self.pace = Pace(backend.n_batch, backend.n_least)
+        self.payoff = Payoff()
         self.counts = Counts()
         self.progress = clock()
         self._told = 0.0                # when places in the queue were told last
@@ -129,10 +131,13 @@ class Scheduler:
         pass as the longest of them holds, so an answer would pay for the length of the prompt beside it.
         """
         began, events = self.clock(), self.admit()
+        self.slots.close_ranks()
         chunks, sampled = self.plan(), self.counts.sampled
         answers = [chunk for chunk in chunks if chunk.sequence.decoding]
         prompts = [chunk for chunk in chunks if not chunk.sequence.decoding]
         rows = sum(chunk.rows for chunk in answers) if answers and self._decode(answers, events) else 0
+        if rows:
+            self.payoff.told(rows, self.clock() - began)
         tokens = sum(chunk.count for chunk in prompts) if prompts and self._decode(prompts, events) else 0
         self.counts.max_batch = max(self.counts.max_batch, len(chunks))
         if rows or tokens:
@@ -144,15 +149,22 @@ class Scheduler:
         when there is nothing else, some of what is prepared."""
         answers = [sequence for sequence in self.seats.running if sequence.decoding]
         prompts = [s for s in self.seats.running if not s.decoding and s.leader is None and s.rank != PREPARE]
-        chunks = [Chunk(sequence, 1, self._draft(sequence, len(answers))) for sequence in answers]
-        room = self.pace.room(sum(chunk.rows for chunk in chunks))
+        chunks = [Chunk(sequence, 1, draft) for sequence, draft in zip(answers, self._drafts(answers), strict=True)]
+        room = self.pace.room(sum(chunk.rows for chunk in chunks), len(prompts), sum(s.pending for s in prompts))
         if not answers and not prompts:
             prompts, room = [s for s in self.seats.running if s.rank == PREPARE], self.pace.spare_room()
         return chunks + share(room, [(s, min(s.pending, self._boundary(s))) for s in prompts])
 
-    def _draft(self, sequence: Sequence, answers: int) -> list[int]:
-        most = min(self.backend.n_drafts // answers, sequence.room - 1)
-        return sequence.drafter.draft(sequence.tokens, most) if sequence.drafter and most > 0 else []
+    def _drafts(self, answers: list[Sequence]) -> list[list[int]]:
+        """Guesses for each, all as many: llama.cpp computes what is uneven in a pass of its own."""
+        if not answers:
+            return []
+        self.payoff.answers = len(answers)
+        most = self.backend.n_drafts // len(answers)
+        drafts = [s.drafter.draft(s.tokens, min(most, s.room - 1)) if s.drafter and min(most, s.room - 1) > 0 else []
+                  for s in answers]
+        shortest = min(map(len, drafts))
+        return [draft[:shortest] for draft in drafts]
 
     def _boundary(self, sequence: Sequence) -> int:
         """Tokens up to the next place where the sequence's memory is wanted as it is then: by followers, or because
@@ -162,7 +174,11 @@ class Scheduler:
         return min((mark - sequence.past for mark in marks if mark > sequence.past), default=sequence.pending)
 
     def _decode(self, chunks: list[Chunk], events: list[Event]) -> bool:
-        """Decode a part of a step, sample, and add what to tell to `events`; False when it ended them as failed."""
+        """Decode a part of a step, sample, and add what to tell to `events`; False when it ended them as failed.
+
+        In the order of their slots: llama.cpp begins a new pass wherever the order breaks.
+        """
+        chunks = sorted(chunks, key=lambda chunk: chunk.sequence.slot or 0)
         try:
             rows = self.backend.decode(chunks)
         except DecodeFailed as error:

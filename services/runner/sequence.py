@@ -23,6 +23,9 @@ class Sampler(Protocol):
     def sample(self, row: int) -> int:
         """Choose the token that follows batch row `row` of the last decode."""
 
+    def draft(self, most: int) -> list[int]:
+        """Up to `most` tokens that are almost sure to come next, because a schema leaves no choice."""
+
     def close(self) -> None:
         """Free it; called once."""
 
@@ -34,6 +37,9 @@ class Silent:
 
     def sample(self, row: int) -> int:
         raise AssertionError(f"row {row} of a prompt that nobody asked for")
+
+    def draft(self, most: int) -> list[int]:
+        return []
 
     def close(self) -> None:
         """There is nothing to free."""

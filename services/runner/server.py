@@ -23,6 +23,7 @@ import msgspec
 
 from services.errors import BadModel
 from services.runner import embedding
+from services.runner.draft import Drafter
 from services.runner.embedder import Embedder
 from services.runner.embedding import EmbedScheduler
 from services.runner.intake import ahead, count, prepare
@@ -89,7 +90,10 @@ class Runner(Loop[Scheduler]):
         if isinstance(message, Embed):
             raise BadModel(f"{self.model.name} writes text and makes no embeddings: take one that is made for them, in "
                            "a profile with \"embedding\": true")
-        return prepare(self.model, message)
+        sequence = prepare(self.model, message)
+        if self.model.rewindable:
+            sequence.drafter = Drafter(self.scheduler.payoff, sequence.sampler.draft)
+        return sequence
 
     def count(self, message: Count) -> Counted:
         return count(self.model, message)

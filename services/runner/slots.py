@@ -11,7 +11,7 @@ from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from services.runner.sequence import Sequence
+from services.runner.sequence import PREPARE, Sequence
 
 WORTH = 16          # tokens below which nothing is copied, kept, restored or waited for
 
@@ -103,6 +103,9 @@ class Slots:
         self._keep(slot, sequence, shared if slot is source else 0)
         held = self._restore(slot, match) if match else 0
         sequence.past = held or self._fill(slot, source, shared)
+        for other in self.slots:
+            if other is not slot and other.idle and _continues(other, sequence):
+                self._wipe(other)               # an earlier state of the same session
         if sequence.placed is None:
             sequence.cached = sequence.past
         slot.used, slot.saved = self._tick(), False
@@ -215,15 +218,52 @@ class Slots:
         return shared if owner == sequence.owner else min(shared, head, sequence.head)
 
     def _target(self, sequence: Sequence, source: Slot | None, shared: int) -> Slot:
-        """The slot of the same session; or stay in place when little is lost by it, and no session's; else the idle
-        slot that was used longest ago, empty ones first."""
-        mine = [slot for slot in self.slots if slot.idle and _continues(slot, sequence)]
-        if mine:
-            return source if source in mine else mine[0]
-        others = [slot for slot in self.slots if slot.idle and slot is not source]
-        if source and source.idle and (not others or (2 * shared >= source.length and not source.session)):
-            return source
-        return min(others, key=lambda slot: (slot.length > 0, slot.used))
+        """The idle slot that leaves the running ones closest together; of those the source or the session's own where
+        nobody else's is lost by it, then an empty one, then the one that was used longest ago."""
+        running = self._running()
+
+        def price(slot: Slot) -> tuple[int, bool, bool, bool, int]:
+            in_place = slot is source and not slot.session and 2 * shared >= slot.length
+            stays = slot is source and _continues(slot, sequence)
+            return (runs([*running, slot.index]), not stays, not (in_place or _continues(slot, sequence)),
+                    slot.length > 0, slot.used)
+
+        return min((slot for slot in self.slots if slot.idle), key=price)
+
+    def close_ranks(self) -> bool:
+        """Move one running sequence to where it stands beside the others, if that makes fewer runs of slots: llama.cpp
+        computes each run of neighbours in a pass of its own."""
+        running = self._running()
+        now = runs(running)
+        if now < 2:
+            return False
+        moves = [(runs([*(i for i in running if i != start), slot.index]), slot.length > 0, -self._left(start), start,
+                  slot.index) for start in running for slot in self.slots if slot.idle]
+        best, _, left, start, end = min(moves, default=(now, False, 0, 0, 0))
+        if best >= now or -left < WORTH:
+            return False
+        self._move(self.slots[start], self.slots[end])
+        return True
+
+    def _running(self) -> list[int]:
+        return [slot.index for slot in self.slots if slot.sequence and slot.sequence.rank != PREPARE]
+
+    def _left(self, index: int) -> int:
+        """Steps that the sequence in a slot still needs, at most."""
+        sequence = self.slots[index].sequence
+        return sequence.room if sequence else 0
+
+    def _move(self, start: Slot, end: Slot) -> None:
+        if not end.saved:
+            self._shelve(end)
+        self._wipe(end)
+        self.memory.copy(start.index, end.index)
+        sequence = start.sequence
+        assert sequence
+        end.owner, end.session, end.head, end.sequence = start.owner, start.session, start.head, sequence
+        end.used, end.saved, sequence.slot = start.used, False, end.index
+        start.sequence = None
+        self._wipe(start)
 
     def _keep(self, slot: Slot, sequence: Sequence, shared: int) -> None:
         """Shelve what the slot holds before `sequence` takes it, unless that only continues it."""
@@ -270,6 +310,12 @@ class Slots:
         emptied = self.memory.cut(slot.index, 0)
         assert emptied, "removing a whole sequence never fails"
         slot.left = []
+
+
+def runs(indices: list[int]) -> int:
+    """How many runs of neighbours there are among different indices."""
+    ordered = sorted(indices)
+    return sum(a + 1 != b for a, b in zip([-2, *ordered], ordered, strict=False))
 
 
 def _continues(slot: Slot, sequence: Sequence) -> bool:

@@ -20,6 +20,7 @@ BETTER = 0.95           # another number of threads is taken at this share of th
 NEW = 0.1               # weight of a step in the running mean of the number in use
 TRIED = 0.5             # of a trial, which there are few of
 TRIAL = 2               # steps of a trial; the first pays for threads that begin or end, and is not compared
+LONG = 0.1              # seconds of a step beside which threads that begin or end are nothing: its trials are of one
 HOPELESS = 2.0          # a trial whose first step takes so much longer is over
 SETTLED = 8             # steps before the first trial: the first ones of a process also pay for its memory
 CGROUPS = Path("/sys/fs/cgroup")
@@ -40,7 +41,7 @@ class Governor:
 
     def told(self, threads: int, tokens: int, seconds: float) -> None:
         """What a decode of `tokens` with these threads took."""
-        self._size(tokens).told(threads, seconds / tokens)
+        self._size(tokens).told(threads, seconds / tokens, seconds > LONG)
 
     def _size(self, tokens: int) -> _Size:
         """Batches of about one size have an optimum of their own: the larger, the less the waiting counts."""
@@ -65,7 +66,7 @@ class _Size:
     def choose(self) -> int:
         return self.best if self.trying is None else self.trying
 
-    def told(self, threads: int, seconds: float) -> None:
+    def told(self, threads: int, seconds: float, long: bool = False) -> None:
         if threads != self.choose():
             return                      # a decode that was chosen for before another one was told
         self.left = max(0, self.left - 1)
@@ -75,9 +76,9 @@ class _Size:
             self.mean[self.best] = min(seconds, self.mean.get(self.best, math.inf))
         else:
             self.mean[self.best] += NEW * (seconds - self.mean[self.best])
-            self._pay(seconds)
+            self._pay(seconds, 1 if long else TRIAL)
 
-    def _pay(self, seconds: float) -> None:
+    def _pay(self, seconds: float, trial: int) -> None:
         """A step with the best number pays for trials; the next one begins when there is no debt."""
         now = self.mean[self.best]
         changed = not self.usual / CHANGED < now < self.usual * CHANGED
@@ -85,7 +86,7 @@ class _Size:
         near = [n for n in self.numbers if n != self.best and self.best <= 2 * n <= 4 * self.best]
         if self.debt <= 0 and near:
             self.turn += 1
-            self.trying, self.left = near[self.turn % len(near)], TRIAL
+            self.trying, self.left = near[self.turn % len(near)], trial
             self.debt, self.usual = 0.0, now
 
     def _tried(self, number: int, seconds: float) -> None:

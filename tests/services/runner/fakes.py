@@ -118,6 +118,9 @@ class FakeSampler:
                 return END
         return following(self.backend.rows[row])
 
+    def draft(self, most: int) -> list[int]:
+        return []
+
     def close(self) -> None:
         self.ended += 1
 

@@ -100,3 +100,40 @@ def test_speed_and_time_to_come_back() -> None:
     pace.request_done(10)
     assert pace.retry_after(10, 2) == 50
     assert pace.retry_after(1000, 2) == 60
+
+
+def rested(quiet: float = 0.010, price: float = 0.001) -> Pace:
+    """A pace that knows what a prompt token costs in bulk, and that one answer has run undisturbed for a while."""
+    pace = Pace(512)
+    alone(pace, 0.0, price, 20)
+    for _ in range(200):
+        pace.step_done(quiet, 1, 0, 1)
+    return pace
+
+
+def test_a_prompt_that_is_soon_done_comes_in_at_once() -> None:
+    pace = rested()
+    assert pace.room(1, 1, 200) == 200
+    pace.step_done(0.010 + 0.200, 1, 200, 1)
+    assert pace.room(1, 1, 200) == 200
+    pace.step_done(0.010 + 0.200, 1, 200, 1)
+    assert pace.room(1, 1, 200) < 50, "what answers had to give is given"
+    for _ in range(50):
+        pace.step_done(0.010, 1, 0, 1)
+    assert pace.room(1, 1, 200) == 200, "and comes back while they run undisturbed"
+
+
+def test_a_long_prompt_never_makes_a_long_gap_not_even_at_its_end() -> None:
+    pace, left = rested(), 4000
+    while left:
+        room = min(left, pace.room(1, 1, left))
+        seconds = 0.010 + (0.002 + 0.002 * room if room else 0)
+        assert seconds < 0.030
+        pace.step_done(seconds, 1, room, 1)
+        left -= room
+
+
+def test_where_more_wait_than_run_they_get_more_of_a_step() -> None:
+    pace = rested()
+    assert pace.room(1, 15, 4000) > 100 > pace.room(1, 1, 4000)
+    assert pace.room(15, 1, 4000) < 100

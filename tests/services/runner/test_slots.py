@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.runner.sequence import Sequence
-from services.runner.slots import Slots, common_prefix
+from services.runner.slots import Slots, common_prefix, runs
 from services.runner.text import Text
 from tests.services.runner.fakes import FakeBackend, FakeSampler, FakeShelf
 
@@ -18,9 +18,9 @@ class House:
         self.backend = FakeBackend(slots=count, rewindable=rewindable)
         self.slots = Slots(count, self.backend, rewindable, FakeShelf(rewindable))
 
-    def take(self, prompt: list[int], owner: str = "o") -> Sequence | None:
+    def take(self, prompt: list[int], owner: str = "o", session: str = "") -> Sequence | None:
         sequence = Sequence(id="", owner=owner, prompt=prompt, max_tokens=1, sampler=FakeSampler(self.backend),
-                            text=Text())
+                            text=Text(), session=session)
         if not self.slots.place(sequence):
             return None
         assert sequence.slot is not None
@@ -95,3 +95,39 @@ def test_common_prefix(a: list[int], b: list[int]) -> None:
     size = common_prefix(a, b)
     assert a[:size] == b[:size]
     assert size == min(len(a), len(b)) or a[size] != b[size]
+
+
+@given(st.sets(st.integers(0, 12), max_size=8))
+def test_runs_of_neighbours_are_counted(indices: set[int]) -> None:
+    expected = sum(index - 1 not in indices for index in indices)
+    assert runs(list(indices)) == expected
+
+
+def test_newcomers_stand_beside_those_that_run() -> None:
+    house = House(6)
+    placed = [house.take([n] * 20, str(n)) for n in range(4)]
+    assert [sequence.slot for sequence in placed if sequence] == [0, 1, 2, 3]
+    assert placed[1]
+    house.slots.release(placed[1])
+    newcomer = house.take([9] * 20, "new")
+    assert newcomer and newcomer.slot == 1, "between its neighbours, though other slots are empty"
+
+
+def test_a_gap_is_closed_by_a_move_that_loses_nothing() -> None:
+    house = House(5)
+    placed = [house.take([n] * 20, str(n), session=f"s{n}") for n in range(5)]
+    for index in (1, 2):
+        house.slots.release(placed[index])      # type: ignore[arg-type]
+    assert runs([0, 3, 4]) == 2
+    placed[0].max_tokens = 100      # type: ignore[union-attr]
+    assert house.slots.close_ranks()
+    assert placed[0] and placed[0].slot == 2 and house.backend.memory[2] == [0] * 20
+    assert not house.slots.close_ranks(), "they stand together"
+    assert house.take([*[2] * 20, 5], "2", session="s2").cached == 20, "what stood there is on the shelf"   # type: ignore[union-attr]
+
+
+def test_who_is_nearly_done_is_not_moved() -> None:
+    house = House(3)
+    placed = [house.take([n] * 20, str(n)) for n in range(3)]
+    house.slots.release(placed[1])      # type: ignore[arg-type]
+    assert not house.slots.close_ranks()
