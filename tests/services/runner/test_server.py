@@ -163,7 +163,7 @@ def test_answers_stream_on_while_a_long_prompt_comes_in(endless: Child) -> None:
         listener = threading.Thread(target=listen)
         listener.start()
         before = sum(heard)
-        _, end = answer(newcomer, ask("ab" * 500, owner="newcomer", max_tokens=1))
+        _, end = answer(newcomer, ask("ab" * 3000, owner="newcomer", max_tokens=1))
         during = sum(heard) - before
         stop.set()
         listener.join()
