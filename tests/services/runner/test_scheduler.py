@@ -350,7 +350,8 @@ def test_with_guesses_the_text_is_the_same_in_fewer_steps(right: int) -> None:
 PROMPTS = st.tuples(st.integers(0, 2), st.integers(0, 20), st.lists(st.integers(0, 3), max_size=6))
 ACTS = st.lists(st.one_of(
     st.tuples(st.just("ask"), st.sampled_from("abc"), PROMPTS, st.sampled_from([1, 2, 5, 8, 30]),
-              st.sampled_from(["", "s", "t"]), st.integers(0, 2), st.sampled_from([INTERACTIVE, BATCH]), st.integers(0, 18)),
+              st.sampled_from(["", "s", "t"]), st.integers(0, 2), st.sampled_from([INTERACTIVE, BATCH]),
+              st.integers(0, 18)),
     st.tuples(st.just("prepare"), st.sampled_from("abc"), PROMPTS, st.sampled_from(["s", "t"])),
     st.tuples(st.just("forget"), st.sampled_from("abc"), st.sampled_from(["s", "t"])),
     st.tuples(st.just("lose")),
