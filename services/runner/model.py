@@ -34,7 +34,7 @@ class Model(File):
         self.n_ctx, self.n_slots = n_ctx, n_slots
         self.n_threads = self._threads = n_threads or cores()
         self._governor = Governor(self.n_threads)
-        self.n_batch = max(min(BATCH, padded(n_ctx)), n_slots)
+        self.n_batch = max(min(BATCH, padded(n_ctx) * n_slots), n_slots)
         self.n_drafts = min(DRAFTS, self.n_batch - n_slots)
         self.flash = not self._scores_fit(n_gpu_layers)
         self.context = self._open()
@@ -150,19 +150,27 @@ class Model(File):
 
     def save(self, slot: int) -> bytes:
         size = lib.llama_state_seq_get_size(self.context, slot)
-        buffer = ctypes.create_string_buffer(size)
-        written = lib.llama_state_seq_get_data(
-            self.context, ctypes.cast(buffer, ctypes.POINTER(ctypes.c_uint8)), size, slot)
-        return buffer.raw if size and written == size else b""
+        state = _bytes(None, size)
+        written = lib.llama_state_seq_get_data(self.context, _pointer(state), size, slot)
+        return state if size and written == size else b""
 
     def load(self, slot: int, state: bytes, count: int) -> bool:
-        data = ctypes.cast(ctypes.c_char_p(state), ctypes.POINTER(ctypes.c_uint8))
-        read = lib.llama_state_seq_set_data(self.context, data, len(state), slot)
+        read = lib.llama_state_seq_set_data(self.context, _pointer(state), len(state), slot)
         return bool(read == len(state) and self.held(slot) == count)
 
     def held(self, slot: int) -> int:
         """Tokens that the memory holds for a slot, as llama.cpp sees it."""
         return lib.llama_memory_seq_pos_max(self._memory, slot) + 1
+
+
+# Bytes that C fills before anybody sees them (Python/C API: "the contents are uninitialized"): several MB at once, of
+# which a copy costs more than the filling.
+_bytes: Any = ctypes.pythonapi.PyBytes_FromStringAndSize
+_bytes.argtypes, _bytes.restype = (ctypes.c_char_p, ctypes.c_ssize_t), ctypes.py_object
+
+
+def _pointer(state: bytes) -> Any:
+    return ctypes.cast(ctypes.c_char_p(state), ctypes.POINTER(ctypes.c_uint8))
 
 
 def padded(n_ctx: int) -> int:

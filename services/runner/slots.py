@@ -15,6 +15,8 @@ from services.runner.sequence import PREPARE, Sequence
 
 WORTH = 16          # tokens below which nothing is copied, kept, restored or waited for
 
+SOON = 4            # tokens that a sequence must still be allowed for it to be moved
+
 
 class Memory(Protocol):
     """The KV memory behind the slots."""
@@ -240,7 +242,7 @@ class Slots:
         moves = [(runs([*(i for i in running if i != start), slot.index]), slot.length > 0, -self._left(start), start,
                   slot.index) for start in running for slot in self.slots if slot.idle]
         best, _, left, start, end = min(moves, default=(now, False, 0, 0, 0))
-        if best >= now or -left < WORTH:
+        if best >= now or -left < SOON:
             return False
         self._move(self.slots[start], self.slots[end])
         return True
