@@ -12,10 +12,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 import requests
 
 from services.cli import serve
 from services.settings import Settings
+from services.store import crypto
 from tests.conftest import MASTER, Server
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -234,11 +236,22 @@ def test_nothing_outlives_a_killed_server(start):
     wait_for(lambda: not [pid for pid in children if Path(f"/proc/{pid}/stat").exists()], 10)
 
 
-def test_a_runner_knows_no_secret(start):
-    server = start(HF_TOKEN="hf_secret", DATA_KEY="d" * 40).ready()
-    for pid in server.children("fake-runner"):
-        environment = Path(f"/proc/{pid}/environ").read_bytes()
-        assert MASTER.encode() not in environment and b"hf_secret" not in environment and b"d" * 40 not in environment
+@pytest.mark.parametrize("runner", ["fake", pytest.param("llama", marks=pytest.mark.model)])
+def test_a_runner_knows_no_secret(start, runner):
+    """Row P12: nothing in what /proc shows of it; no network; no file but nothing itself once the model is loaded."""
+    secrets = {"MASTER_KEY": MASTER, "HF_TOKEN": "hf_secret", "DATA_KEY": "d" * 40, "AWS_SECRET_ACCESS_KEY": "s3cret"}
+    server = start(runner, **secrets).ready()
+    assert server.answer("hello", 1).status_code == 200
+    derived = crypto.kv_key(server.data, secrets["DATA_KEY"])
+    (pid,) = server.children("runner")
+    process = Path(f"/proc/{pid}")
+    told = (process / "environ").read_bytes() + (process / "cmdline").read_bytes()
+    for secret in (*map(str.encode, secrets.values()), derived, derived.hex().encode()):
+        assert secret not in told
+    unix = {line.split()[6] for line in (process / "net" / "unix").read_text().splitlines()[1:]}
+    for name in (os.readlink(entry) for entry in (process / "fd").iterdir()):
+        kind, _, inode = name.partition(":")
+        assert kind in ("pipe", "/dev/null") or name == "anon_inode:[eventpoll]" or inode.strip("[]") in unix, name
 
 
 # ---------------------------------------------------------------- one server, its limits
