@@ -66,6 +66,7 @@ class Generate(Message, frozen=True, kw_only=True):
     session: str = ""               # opaque, the owner's: the conversation that `Prepare` and `Forget` speak of
     weight: float = 1.0             # the owner's share of the runner beside others
     batch: bool = False             # served after everything interactive
+    stream: bool = True             # False: nobody reads along, so the text may come in large pieces
 
 
 class Prepare(Message, frozen=True, kw_only=True):
@@ -139,6 +140,7 @@ class Piece(Message, frozen=True, kw_only=True):
 
     id: str
     text: str
+    tokens: int = 1                 # that it stands for, about: a token may be a part of a character
 
 
 class Done(Message, frozen=True, kw_only=True):

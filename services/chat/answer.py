@@ -187,7 +187,7 @@ class _Answer:
                         max_tokens=min(profile.max_tokens, most), sampling=profile.sampling,
                         stop=prompt.stops(profile, lease.ready), schema=self.ask.schema,
                         head=prompt.head(profile, lease.ready, chosen.prompt, chosen.used),
-                        session=self.ask.session_id or "", weight=self.ask.weight)
+                        session=self.ask.session_id or "", weight=self.ask.weight, stream=self.ask.stream)
 
     def _generate(self, lease: Lease, request: Generate) -> Generator[Event, None, Done]:
         """Passes the text on as it comes. Whatever ends it early cancels it in the runner and keeps the part."""
@@ -203,7 +203,7 @@ class _Answer:
                 elif isinstance(message, Queued):
                     yield Waiting(message.position, message.eta_seconds)
                 else:
-                    spent.completion_tokens += 1        # or more: a piece is whole characters
+                    spent.completion_tokens += message.tokens
                     if delta := self.text.feed(message.text):
                         yield Delta(delta)
             raise AssertionError("a runner's answer ended without its Done")

@@ -36,6 +36,7 @@ class Ask:
     stop: tuple[str, ...] | None = None             # instead of the profile's; those the template implies stay
     seed: int | None = None
     schema: dict[str, Any] | None = None
+    stream: bool = True                             # False: only the whole answer is wanted
     weight: float = 1.0                             # the owner's share of the runner beside others
     request_id: str | None = None
     idempotency: str | None = None                  # digest of the Idempotency-Key: what a retry is known by

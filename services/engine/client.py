@@ -178,7 +178,7 @@ class Lease:
                 while True:
                     message = self._receive(channel)
                     queued = queued and (message is None or isinstance(message, wire.Queued))
-                    if message != wire.Piece(id=request.id, text=""):       # that one only tells: a slot was taken
+                    if message != wire.Piece(id=request.id, text="", tokens=0):     # that one tells: a slot was taken
                         yield message
             except RunnerCrashed:
                 if last or not queued:

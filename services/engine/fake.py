@@ -194,7 +194,7 @@ class Fake:
         queued = time.monotonic()
         self.take_slot(channel, request)
         begun = time.monotonic()
-        channel.send(wire.Piece(id=request.id, text=""))
+        channel.send(wire.Piece(id=request.id, text="", tokens=0))
         try:
             done = self.speak(channel, request, script, count)
         finally:

@@ -23,6 +23,8 @@ class Peer:
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self.sequence: Any = None               # the request in hand, as the runner made it
+        self.patient = False                    # its reader does not read along
+        self.flushed = 0.0                      # when something was sent last
         self.stuck: float | None = None         # since when the other side takes nothing, though something is to send
         self._incoming = bytearray()
         self._outgoing: deque[Message] = deque()
@@ -55,7 +57,7 @@ class Peer:
         """Queue a message. Text that still waits is joined to the piece before it, so a slow reader costs little."""
         last = self._outgoing[-1] if self._outgoing else None
         if isinstance(message, Piece) and isinstance(last, Piece) and last.id == message.id:
-            self._outgoing[-1] = Piece(id=message.id, text=last.text + message.text)
+            self._outgoing[-1] = Piece(id=last.id, text=last.text + message.text, tokens=last.tokens + message.tokens)
         else:
             self._outgoing.append(message)
 
@@ -70,7 +72,7 @@ class Peer:
                 return False
             except OSError as error:
                 raise WireError(f"the other side is gone: {error}") from None
-            self._sending, self.stuck = self._sending[sent:], None
+            self._sending, self.stuck, self.flushed = self._sending[sent:], None, now
         return True
 
 

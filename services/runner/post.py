@@ -29,6 +29,7 @@ from services.wire import (
     Generate,
     GetStats,
     Message,
+    Piece,
     Prepare,
     Stats,
     Vectors,
@@ -39,6 +40,7 @@ log = logging.getLogger("parley.runner")
 Answer = TypeVar("Answer")
 
 PATIENCE = 60.0         # seconds after which a reader that takes nothing is given up
+LUMP = 0.25             # seconds between two pieces for who does not read along: each one wakes two processes
 FAREWELL = 0.5          # seconds that the last words may take at the end
 STACK = 64 << 20        # bytes: tokenisers recurse over long texts
 
@@ -171,6 +173,7 @@ class Post:
     def _begin(self, peer: Peer, message: Generate | Embed) -> None:
         sequence = self.desk.prepare(message)
         sequence.reply, peer.sequence = peer, sequence
+        peer.patient = isinstance(message, Generate) and not message.stream
         self.desk.begin(sequence)
 
     def _try(self, request: str, action: Callable[[], Answer]) -> Answer | Failed:
@@ -192,7 +195,8 @@ class Post:
             peer = sequence.reply
             if peer in self._peers and peer.sequence is sequence:
                 peer.post(message)
-                touched.add(peer)
+                if not (peer.patient and isinstance(message, Piece) and self.clock() - peer.flushed < LUMP):
+                    touched.add(peer)
                 if isinstance(message, Done | Vectors | Failed):
                     peer.sequence = None
         return touched

@@ -104,7 +104,7 @@ class Scheduler:
 
         A `Piece` without text tells that a slot was taken: whoever has not heard it when the runner dies may ask anew.
         """
-        events: list[Event] = [(s, Piece(id=s.id, text="")) for s in self.seats.admit(self.clock())]
+        events: list[Event] = [(s, Piece(id=s.id, text="", tokens=0)) for s in self.seats.admit(self.clock())]
         return events + self._tell_places()
 
     def _tell_places(self) -> list[Event]:
@@ -225,7 +225,7 @@ class Scheduler:
             text += new
             if reason or token != guess:
                 self._settle(chunk, index)
-                return self._finish(sequence, reason, text) if reason else _say(sequence, text)
+                return self._finish(sequence, reason, text) if reason else _say(sequence, text, index + 1)
         raise AssertionError("no token is -1")
 
     def _settle(self, chunk: Chunk, accepted: int) -> None:
@@ -303,5 +303,5 @@ class Counts:
     max_batch: int = 0
 
 
-def _say(sequence: Sequence, text: str) -> list[Event]:
-    return [(sequence, Piece(id=sequence.id, text=text))] if text else []
+def _say(sequence: Sequence, text: str, tokens: int = 1) -> list[Event]:
+    return [(sequence, Piece(id=sequence.id, text=text, tokens=tokens))] if text else []

@@ -83,7 +83,8 @@ def _ask(body: AnswerBody, idempotency: str | None = None) -> Ask:
     session_id = None if body.session_id is None else parse_id(body.session_id)
     sampling: dict[str, Any] = {name: getattr(body, name) for name in _SAMPLING}
     return Ask(owner=g.key.id, prompt=body.prompt, session_id=session_id, profile=body.profile,
-               allowed_profiles=g.key.profiles, stop=stop, schema=body.schema_, weight=g.key.weight,
+               allowed_profiles=g.key.profiles, stop=stop, schema=body.schema_, stream=bool(body.stream),
+               weight=g.key.weight,
                request_id=g.trace.id, idempotency=idempotency, **sampling)
 
 

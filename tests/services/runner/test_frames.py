@@ -68,7 +68,7 @@ def test_pieces_of_two_requests_are_not_joined(pair: tuple[Peer, Channel]) -> No
     for message in (Piece(id="a", text="1"), DONE, Piece(id="b", text="2"), Piece(id="b", text="3")):
         peer.post(message)
     assert peer.flush(0)
-    assert [channel.receive(5) for _ in range(3)] == [Piece(id="a", text="1"), DONE, Piece(id="b", text="23")]
+    assert [channel.receive(5) for _ in range(3)] == [Piece(id="a", text="1"), DONE, Piece(id="b", text="23", tokens=2)]
 
 
 def test_the_other_sides_end_is_noticed(pair: tuple[Peer, Channel]) -> None:
