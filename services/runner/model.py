@@ -145,8 +145,11 @@ class Model(File):
     def cut(self, slot: int, keep: int) -> bool:
         return bool(lib.llama_memory_seq_rm(self._memory, slot, keep if keep else -1, -1))
 
-    def copy(self, source: int, target: int) -> None:
-        lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+    def copy(self, source: int, target: int) -> bool:
+        """By way of the state: llama.cpp's own copy takes place only with the next decode, of whatever the source holds
+        by then, so a state that is saved or loaded before would be a wrong one."""
+        state = self.save(source)
+        return bool(state) and self.load(target, state, self.held(source))
 
     def save(self, slot: int) -> bytes:
         size = lib.llama_state_seq_get_size(self.context, slot)

@@ -24,8 +24,8 @@ class Memory(Protocol):
     def cut(self, slot: int, keep: int) -> bool:
         """Forget all but the first `keep` tokens. False when this memory cannot; keep 0 always works."""
 
-    def copy(self, source: int, target: int) -> None:
-        """Make `target`, which is empty, hold exactly what `source` holds."""
+    def copy(self, source: int, target: int) -> bool:
+        """Make `target`, which is empty, hold exactly what `source` holds, at once. False when it cannot."""
 
     def save(self, slot: int) -> bytes:
         """The state of all that a slot holds; b"" when it cannot be had."""
@@ -127,9 +127,9 @@ class Slots:
     def suspend(self, sequence: Sequence) -> None:
         """Take its slot from a sequence that has not ended. What it held is on the shelf, if there is room."""
         slot = self._of(sequence)
-        self.release(sequence)
+        self.release(sequence, wipe=sequence.forgotten)
         self._shelve(slot)
-        sequence.past = 0
+        slot.saved, sequence.past = True, 0
 
     # ------------------------------------------------------------ what one computes for another
 
@@ -259,7 +259,9 @@ class Slots:
         if not end.saved:
             self._shelve(end)
         self._wipe(end)
-        self.memory.copy(start.index, end.index)
+        if not self.memory.copy(start.index, end.index):
+            self._wipe(end)
+            return
         sequence = start.sequence
         assert sequence
         end.owner, end.session, end.head, end.sequence = start.owner, start.session, start.head, sequence
@@ -299,10 +301,11 @@ class Slots:
     def _fill(self, slot: Slot, source: Slot | None, shared: int) -> int:
         """Make `slot` hold `shared` tokens of `source`; return how many it holds, 0 when the memory cannot."""
         length = source.length if source else 0
+        shared = min(shared, length)            # a snapshot that turned out to be no good has emptied it
         if source is not slot:
             self._wipe(slot)
-            if source and shared:
-                self.memory.copy(source.index, slot.index)
+            if not (source and shared and self.memory.copy(source.index, slot.index)):
+                shared = 0
         if shared and (shared == length or self.memory.cut(slot.index, shared)):
             return shared
         self._wipe(slot)

@@ -52,6 +52,7 @@ class FakeBackend:
         self.batches: list[list[tuple[Sequence, int, bool]]] = []
         self.clock = FakeClock()
         self.fails = 0                          # decodes that are to fail
+        self.loads = True                       # whether states can be loaded
         self.cost = (0.01, 0.001)               # seconds of a step, and of each token in it
 
     def cut(self, slot: int, keep: int) -> bool:
@@ -60,17 +61,18 @@ class FakeBackend:
         del self.memory[slot][keep:]
         return True
 
-    def copy(self, source: int, target: int) -> None:
+    def copy(self, source: int, target: int) -> bool:
         assert not self.memory[target] and source != target
         self.memory[target] = list(self.memory[source])
+        return True
 
     def save(self, slot: int) -> bytes:
         return bytes(self.memory[slot])
 
     def load(self, slot: int, state: bytes, count: int) -> bool:
         assert not self.memory[slot] and len(state) == count
-        self.memory[slot] = list(state)
-        return True
+        self.memory[slot] = list(state) if self.loads else []
+        return self.loads
 
     def decode(self, chunks: list[Chunk]) -> list[int]:
         assert 0 < sum(chunk.rows for chunk in chunks) <= self.n_batch

@@ -168,6 +168,28 @@ def test_a_saved_state_is_the_state(model: Model) -> None:
     assert np.isfinite(whole).all()
 
 
+def test_a_copy_is_taken_at_once(model: Model) -> None:
+    """What is asked of the copy, or becomes of its source, before the next decode makes no difference."""
+    prompts, states, expected = [model.tokenize([text, HEAD]) for text in ("one, ", "two, ")], [], []
+    for prompt in prompts:
+        logits(model, prompt, 300)
+        states.append(model.save(0))
+        expected.append(goes_on(model, prompt, 0))
+        assert model.cut(0, 0)
+    assert model.load(0, states[1], len(prompts[1])) and model.copy(0, 1)
+    copied = model.save(1)
+    assert model.cut(0, 0) and model.load(0, states[0], len(prompts[0])) and model.load(2, copied, len(prompts[1]))
+    for slot, number in enumerate((0, 1, 1)):
+        np.testing.assert_allclose(goes_on(model, prompts[number], slot), expected[number], atol=1e-4)
+
+
+def goes_on(model: Model, prompt: list[int], slot: int) -> np.ndarray:
+    """Logits behind one more token than the slot holds."""
+    sequence = Sequence(id="", owner="", prompt=[*prompt, 7], max_tokens=1, sampler=Silent(), text=Text(), slot=slot,
+                        past=len(prompt))
+    return np.array(lib.llama_get_logits_ith(model.context, model.decode([Chunk(sequence, 1)])[0])[:model.n_vocab])
+
+
 def test_a_conversation_that_only_grows_is_reused_whole(model: Model, alone: Alone) -> None:
     talk = Talk(model)
     prompt = model.tokenize([HEAD])

@@ -90,6 +90,17 @@ def test_a_cut_that_fails_means_no_reuse() -> None:
     assert house.pass_through([1, 2, 9]).cached == 0
 
 
+def test_a_snapshot_that_is_no_good_leaves_nothing_to_reuse() -> None:
+    house = House(1)
+    long = list(range(40))
+    house.pass_through(long)
+    house.slots.shelf.put("o", "", long, bytes(long))
+    house.slots.slots[0].left = long[:20]
+    del house.backend.memory[0][20:]
+    house.backend.loads = False
+    assert house.pass_through([*long, 1]).cached == 0
+
+
 @given(LISTS, LISTS)
 def test_common_prefix(a: list[int], b: list[int]) -> None:
     size = common_prefix(a, b)
