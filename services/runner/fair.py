@@ -105,8 +105,8 @@ class Queue(Generic[Item]):
         return owner.time if owner else 0.0
 
     def share(self, name: str, slots: int) -> float:
-        """Slots that an owner may hold while others wait: by weight, among those that wait or run; at least one."""
-        return max(1.0, slots * self.owners[name].weight / sum(owner.weight for owner in self.owners.values()))
+        """Slots that are an owner's while others wait: by weight, among those that wait or run."""
+        return slots * self.owners[name].weight / sum(owner.weight for owner in self.owners.values())
 
     def position(self, sequence: Item) -> int:
         """1: the next of all that wait. As if each owner in turn were served one request."""

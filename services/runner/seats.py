@@ -6,6 +6,8 @@ is suspended and goes on later, where it was.
 
 from __future__ import annotations
 
+from math import ceil, floor
+
 from services.runner.fair import Queue
 from services.runner.sequence import PREPARE, Sequence
 from services.runner.slots import Slots
@@ -121,15 +123,18 @@ class Seats:
         """The running sequence that has to wait in its place; None when nobody has to."""
         owner = self.queue.owners[sequence.owner]
         share, slots = self.queue.share, len(self.slots.slots)
-        entitled = owner.running + 1 <= share(owner.name, slots)
+        mine = share(owner.name, slots)
 
         def gives_way(other: Sequence) -> bool:
             if other.rank != sequence.rank or other.owner == sequence.owner:
                 return other.rank > sequence.rank
             holder = self.queue.owners[other.owner]
-            above = holder.running - 1 >= share(holder.name, slots)
-            ahead = holder.running > owner.running and holder.time >= owner.time + SLICE / holder.weight
-            return (entitled and above) or ahead
+            theirs = share(holder.name, slots)
+            if owner.running + 1 <= max(1.0, mine) and holder.running - 1 >= max(1.0, theirs):
+                return True
+            # About a part of a slot they take turns; nobody goes below the whole ones of its share, to get them back.
+            in_turn = owner.running < ceil(mine) and holder.running > floor(theirs) and holder.running > owner.running
+            return in_turn and holder.time >= owner.time + SLICE / holder.weight
 
         victims = [other for other in self.running if gives_way(other)]
         return max(victims, key=lambda other: (other.rank, self.queue.time(other), other.placed or 0), default=None)

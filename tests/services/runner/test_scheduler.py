@@ -171,6 +171,19 @@ def test_an_owner_with_a_flood_delays_nobody_elses_first_token() -> None:
     assert desk.scheduler.counts.prompt == 203, "what was suspended is not computed again"
 
 
+def test_a_share_that_was_given_back_is_not_taken_again() -> None:
+    """By weight the first is entitled to three slots, by what it has used it is ahead: that must come to a rest."""
+    desk = Desk(FakeBackend(slots=4, n_ctx=2000))
+    desk.ask([4, 5, 6], owner="light", max_tokens=600)
+    for _ in range(3):
+        desk.ask([n % 20 for n in range(1000)], owner="heavy", weight=3.0, max_tokens=30)
+    for _ in range(400):
+        desk.step()
+    desk.ask([4, 5, 7], owner="light", max_tokens=30)
+    desk.run()
+    assert desk.scheduler.seats.preempted <= 2
+
+
 def test_what_was_suspended_and_lost_is_computed_again() -> None:
     desk = Desk(FakeBackend(slots=1, n_ctx=512))
     first = desk.ask([7] * 20, owner="a", max_tokens=400)
@@ -294,6 +307,28 @@ def test_the_same_sessions_question_takes_what_is_prepared_so_far() -> None:
     desk.run()
     end = desk.ends[asked]
     assert isinstance(end, Done) and end.cached_tokens == done and end.processed_tokens == 201 - done
+
+
+def test_a_forgotten_session_is_nowhere_also_when_it_is_suspended_after_that() -> None:
+    desk = Desk(FakeBackend(slots=1, n_ctx=200))
+    slow = desk.ask([4, 2] * 30, session="s", max_tokens=20, rank=BATCH)
+    desk.step()
+    desk.step()
+    desk.take(desk.scheduler.forget("o", "s"))
+    desk.ask([3], max_tokens=2)
+    desk.run()
+    assert desk.scheduler.seats.preempted == 1 and desk.texts[slow] == completion(slow.prompt, 20)
+    assert not any(session == "s" for _, session, _, _ in desk.shelf.kept)      # type: ignore[attr-defined]
+
+
+def test_a_suspended_state_is_saved_once() -> None:
+    desk = Desk(FakeBackend(slots=1, n_ctx=200))
+    desk.ask([4, 2] * 30, session="s", max_tokens=20, rank=BATCH)
+    for _ in range(8):
+        desk.step()
+    desk.ask([3], max_tokens=2)
+    desk.step()
+    assert len(desk.shelf.kept) == 1                # type: ignore[attr-defined]
 
 
 def test_a_forgotten_session_is_nowhere() -> None:
