@@ -231,11 +231,10 @@ class Machine:
             if BLANK in options and (len(options) > 1 or last in BEFORE_BLANK):
                 options = {BLANK} if last in BEFORE_BLANK else options - {BLANK}
             (last, high), *others = options
-            if others or last != high:
+            following = self.after(state, bytes([last])) if last == high and not others else None
+            if following is None:           # there is a choice, or too many kinds of values behind this byte
                 break
             text.append(last)
-            following = self.after(state, bytes([last]))
-            assert following is not None
             state = following
         return bytes(text)
 

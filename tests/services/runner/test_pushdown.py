@@ -138,3 +138,9 @@ def test_what_must_come_next_is_known() -> None:
     assert machine.certain(state, ord(","), 4) == b' "se'
     free = Machine(Grammar((Either((Chars(((65, 66),)), Literal("Z"))),), 0))
     assert free.certain(free.start, 0, 9) == b""
+
+
+def test_what_is_certain_ends_before_too_many_kinds_of_values() -> None:
+    machine = Machine(grammar_of({"anyOf": [{"type": "string", "pattern": f"^x(a{n}|b{n}|c{n}|d{n}|e{n})z$"}
+                                            for n in range(128)]}))
+    assert machine.certain(machine.start, 0, 99) == b'"' and machine.after(machine.start, b'"x') is None
