@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conftest import MASTER
+from tests.conftest import MASTER, Server, make_home
 from tests.test_serve import in_use, wait_for
 
 
@@ -107,7 +107,7 @@ def test_a_runner_s_lines_follow_the_log_level(start, home, level, told):
     assert ("but tiny.gguf was trained on" in server.log) == told, server.log
 
 
-# ---------------------------------------------------------------- hangs (rows P5, P10, N7)
+# ---------------------------------------------------------------- hangs (rows P5, P10)
 
 def test_a_hang_is_told_and_ended(start):
     server = start(STALL_TIMEOUT="3").ready()
@@ -142,11 +142,55 @@ def test_a_stopped_runner_is_waited_for_no_longer_than_an_answer_may_take(start)
     assert server.children("fake-runner") == [runner]
 
 
-def test_a_silent_stream_beats_until_its_time_is_up(start):
-    server = start(REQUEST_TIMEOUT="3").ready()
-    body = {"prompt": "!hang", "stream": True}
-    began = time.monotonic()
-    with server.call("POST", "/answer", stream=True, json=body) as response:
-        lines = [line for line in response.iter_lines() if line]
-    assert lines.count(b": hb") >= 2 and b"deadline_exceeded" in lines[-1]
-    assert time.monotonic() - began < 30
+# ---------------------------------------------------------------- answers that do not end (rows N7, G2 to G4)
+
+ENDLESS = {"silent": ("!hang", ""), "slow": ("!tokens 9 !sleep 100", "w1"),
+           "endless": ("!tokens 100000 !sleep 0.2", "w1 w2 w3")}
+
+
+@pytest.fixture(scope="module")
+def hasty(tmp_path_factory):
+    """A server on which an answer may take three seconds."""
+    config = {"SelectedModel": "one", "one": {"model": "tiny.gguf", "n_ctx": 512}}
+    server = Server(make_home(tmp_path_factory.mktemp("hasty") / "home", config), REQUEST_TIMEOUT="3")
+    try:
+        yield server.start().ready()
+    finally:
+        server.end()
+
+
+def test_a_stream_beats_until_its_time_is_up_and_its_part_is_kept(hasty):
+    def listen(name):
+        began = time.monotonic()
+        body = {"prompt": ENDLESS[name][0], "stream": True, "session_id": name, "max_tokens": 500}
+        with hasty.call("POST", "/answer", stream=True, json=body) as response:
+            lines = [line for line in response.iter_lines() if line]
+        return lines, time.monotonic() - began
+
+    with ThreadPoolExecutor(3) as pool:
+        told = dict(zip(ENDLESS, pool.map(listen, ENDLESS), strict=True))
+    for name, (lines, seconds) in told.items():
+        *events, last = [json.loads(line[6:]) for line in lines if line.startswith(b"data: ")]
+        heard, least = "".join(event["delta"] for event in events), ENDLESS[name][1]
+        assert last["error"]["code"] == "deadline_exceeded" and seconds < 30
+        assert heard.startswith(least) if name == "endless" else (heard == least and lines.count(b": hb") >= 2)
+        _, *kept = hasty.call("GET", f"/answer/{name}").json()["turns"]
+        assert [(turn["content"], turn["interrupted"]) for turn in kept] == ([(heard, True)] if heard else [])
+
+
+def test_without_a_stream_it_is_a_504_and_the_part_is_kept(hasty):
+    late = hasty.answer("!tokens 9 !sleep 100", "whole")
+    assert (late.status_code, late.json()["error"]["code"]) == (504, "deadline_exceeded")
+    _, part = hasty.call("GET", "/answer/whole").json()["turns"]
+    assert (part["content"], part["finish_reason"]) == ("w1", "deadline_exceeded") and part["interrupted"]
+    assert in_use(hasty) == 0 and hasty.answer("next", "whole").status_code == 200
+
+
+def test_an_answer_that_does_not_end_ends_at_max_tokens(hasty):
+    """The default one, and one that is more than the context leaves room for, which is told."""
+    ended = hasty.answer("!tokens 100000").json()
+    assert ended["finish_reason"] == "length" and 1 < ended["usage"]["completion_tokens"] < 512
+    asked = hasty.answer("!tokens 100000", max_tokens=100_000).json()
+    usage = asked["usage"]
+    assert (asked["finish_reason"], usage["prompt_tokens"] + usage["completion_tokens"]) == ("length", 512)
+    assert "100000" in asked["warnings"][0] and "512" in asked["warnings"][0]

@@ -6,15 +6,28 @@ import contextlib
 import itertools
 import os
 import signal
+import struct
+import threading
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from services import wire
 from services.engine.client import Engine
-from services.errors import BadModel, BadRequest, ContextOverflow, RunnerCrashed, TooManyRequests, Unavailable
+from services.errors import (
+    BadModel,
+    BadRequest,
+    ContextOverflow,
+    ParleyError,
+    RunnerCrashed,
+    TooManyRequests,
+    Unavailable,
+)
 from services.wire import Done, Piece, Queued
-from tests.services.engine.house import AUTHKEY, House, eventually, freeze, generate, together, whole
+from tests.services.engine.house import AUTHKEY, SOON, House, eventually, freeze, generate, together, whole
 
 
 class Left(Exception):
@@ -171,6 +184,57 @@ def test_words_of_another_request_are_never_delivered(house: House):
                 heard.append(event)
         assert [event.text for event in heard] == ["w1", " w2"]
         assert whole(lease, "next") == "You said: next"
+
+
+def framed(data: bytes) -> bytes:
+    return struct.pack("!i", len(data)) + data
+
+
+OWN, FOREIGN = {"id": "mine"}, {"id": "another's"}
+ENDS = {"finish_reason": "stop", "prompt_tokens": 1, "completion_tokens": 1, "cached_tokens": 0, "processed_tokens": 1}
+WORDS = [wire.Piece(**OWN, text="own "), wire.Piece(**FOREIGN, text="foreign "), Done(**OWN, **ENDS),
+         Done(**FOREIGN, **ENDS), wire.Queued(**OWN, position=1, eta_seconds=1), wire.Failed(**FOREIGN, code="x",
+         message="foreign"), wire.Failed(**OWN, code="unavailable", message="own"), wire.Counted(tokens=[1]),
+         wire.Piece(**OWN, text=""), wire.GetStats()]
+SPEECH = st.lists(st.one_of(
+    st.sampled_from(WORDS).map(lambda word: framed(wire.encode(word))), st.just(framed(wire.encode(WORDS[0]))),
+    st.binary(max_size=30).map(framed), st.binary(max_size=30),
+    st.sampled_from([struct.pack("!i", 1 << 30), struct.pack("!iQ", -1, 1 << 62), struct.pack("!i", 99) + b"half"])),
+    max_size=8)
+
+
+def test_whatever_a_runner_says_only_ones_own_words_are_heard(house: House, monkeypatch: pytest.MonkeyPatch):
+    """Row P9, from the side of the web: a runner that speaks of others, in halves, or nonsense."""
+    monkeypatch.setattr("services.engine.client.SECOND_TRY", 0)
+    speech: list[bytes] = []
+
+    def talk(channel: wire.Channel) -> None:
+        with channel, contextlib.suppress(wire.WireError, OSError):
+            channel.receive(SOON)
+            for data in speech:
+                os.write(channel.fileno(), data)
+
+    address = f"{house.run_dir.name}/evil"
+    door = wire.Door(address, AUTHKEY)
+    threading.Thread(target=door.serve, args=(talk,), daemon=True).start()
+
+    @settings(deadline=None, max_examples=300)
+    @given(SPEECH)
+    def hear(words: list[bytes]) -> None:
+        speech[:] = words
+        heard = []
+        with house.engine.lease(spec) as lease:
+            lease._at = msgspec.structs.replace(lease._at, address=address, authkey=AUTHKEY)
+            with contextlib.suppress(ParleyError):
+                for event in lease.generate(generate("real", **OWN)):
+                    heard.append(event)
+        assert all(event is None or event.id == "mine" for event in heard)
+        assert not any("foreign" in event.text for event in heard if isinstance(event, Piece))
+
+    spec = house.spec()
+    house.say(spec, select=True)
+    hear()
+    door.close()
 
 
 def test_two_hundred_answers_are_each_their_own(house: House):

@@ -165,7 +165,7 @@ def test_frames_that_are_no_messages_end_their_connection_only(house: House):
     chance = random.Random(5)
     good = wire.encode(wire.Ensure(spec=wire.RunnerSpec(model="/x", n_ctx=8)))
     with connect(house) as witness:
-        for _ in range(150):
+        for _ in range(1500):
             frame = bytearray(good if chance.random() < 0.5 else chance.randbytes(chance.randrange(1, 80)))
             frame[chance.randrange(len(frame))] ^= 1 << chance.randrange(8)
             with connect(house) as channel:

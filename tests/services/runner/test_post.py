@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from services.errors import BadRequest
 from services.runner.post import PATIENCE, Post
 from services.runner.sequence import Sequence
 from services.runner.text import Text
-from services.wire import Channel, Count, Counted, Done, Failed, Generate, GetStats, Message, Piece, Stats, WireError
+from services.wire import (
+    Channel,
+    Count,
+    Counted,
+    Done,
+    Failed,
+    Generate,
+    GetStats,
+    Message,
+    Piece,
+    Stats,
+    WireError,
+    encode,
+)
 from tests.services.runner.fakes import FakeBackend, FakeClock, FakeSampler
 
 SOON = 30.0
@@ -62,6 +81,11 @@ class Office:
         self.channels.append(Channel(Connection(theirs.detach())))
         return self.channels[-1]
 
+    def close(self) -> None:
+        self.post.finish()
+        for channel in self.channels:
+            channel.close()
+
     def begin(self, channel: Channel) -> Sequence:
         count = len(self.desk.begun)
         channel.send(Generate(id="same", owner="o", prompt=["x"], max_tokens=5))
@@ -73,9 +97,7 @@ class Office:
 def office() -> Iterator[Office]:
     office = Office()
     yield office
-    office.post.finish()
-    for channel in office.channels:
-        channel.close()
+    office.close()
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -114,6 +136,73 @@ def test_a_late_answer_of_a_cancelled_request_reaches_nobody(office: Office) -> 
     office.post.tell([(new, new.done("stop", 0)), (new, piece("after the end"))])
     assert isinstance(hear(stays), Done)
     assert stays.ask(GetStats()) == STATS
+
+
+NOISE = st.one_of(st.binary(min_size=1, max_size=40), st.builds(
+    lambda message, at: encode(message)[:at] + b"\xc1" + encode(message)[at + 1:],
+    st.sampled_from([Generate(id="same", owner="o", prompt=["x"], max_tokens=5), Count(prompts=[["a"]]), GetStats()]),
+    st.integers(0, 30)))
+FRAMES = st.one_of(NOISE, NOISE.map(lambda noise: struct.pack("!i", len(noise)) + noise),
+                   st.sampled_from([struct.pack("!i", 500) + b"half", struct.pack("!i", 1 << 30), b"\0\0"]))
+STEPS = st.lists(st.one_of(
+    st.tuples(st.just("ask"), st.integers(0, 3)), st.tuples(st.just("say"), st.integers(0, 3)),
+    st.tuples(st.just("close"), st.integers(0, 3)), st.tuples(st.just("noise"), st.integers(0, 3), FRAMES),
+    st.tuples(st.just("tell"), st.integers(0, 99)), st.tuples(st.just("end"), st.integers(0, 99))), max_size=40)
+
+
+class Crowd:
+    """Four connections of which some are replaced now and then, and whose words each of them heard."""
+
+    def __init__(self, office: Office) -> None:
+        self.office = office
+        self.channels = [office.connect() for _ in range(4)]
+        self.asked: list[tuple[Channel, Sequence]] = []
+
+    def do(self, what: str, number: int, *noise: bytes) -> None:
+        if what in ("tell", "end") and self.asked:
+            _, sequence = self.asked[number % len(self.asked)]
+            tag = piece(f"<{number % len(self.asked)}>")
+            self.office.post.tell([(sequence, tag if what == "tell" else sequence.done("stop", 0))])
+        elif what == "ask":
+            self.channels[number] = self.office.connect()
+            self.asked.append((self.channels[number], self.office.begin(self.channels[number])))
+        elif what in ("say", "noise", "close"):
+            with contextlib.suppress(OSError, WireError):
+                if what == "say":
+                    self.channels[number].send(GetStats())
+                elif what == "noise":
+                    os.write(self.channels[number].fileno(), noise[0])
+                else:
+                    self.channels[number].connection.close()
+
+    def check(self) -> None:
+        for channel in {id(channel): channel for channel, _ in self.asked}.values():
+            own = {f"<{n}>" for n, (whose, _) in enumerate(self.asked) if whose is channel}
+            with contextlib.suppress(WireError):
+                ended = 0
+                while message := channel.receive(0):
+                    if isinstance(message, Piece):
+                        assert not ended and set(re.findall("<[0-9]+>", message.text)) <= own
+                    ended += isinstance(message, Done)
+                assert ended <= len(own)
+
+
+@settings(deadline=None, max_examples=150)
+@given(STEPS)
+def test_whatever_is_said_no_word_goes_to_another(steps: list[tuple[str, int]]) -> None:
+    """Row P9: noise, half frames, cancels, ends; and the loop speaks of any request, of those that are gone too."""
+    office = Office()
+    with contextlib.ExitStack() as stack:
+        stack.callback(office.close)
+        crowd = Crowd(office)
+        for step in steps:
+            crowd.do(*step)
+        witness = office.connect()
+        assert [witness.ask(GetStats()) for _ in range(2)] == [STATS] * 2, "all of it is behind the post"
+        crowd.check()
+        sequence = office.begin(witness)
+        office.post.tell([(sequence, piece("mine")), (sequence, sequence.done("stop", 0))])
+        assert hear(witness) == piece("mine") and isinstance(hear(witness), Done)
 
 
 def test_anything_said_during_a_request_cancels_it(office: Office) -> None:

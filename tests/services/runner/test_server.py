@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import struct
 import threading
@@ -14,16 +15,21 @@ from typing import Any
 import msgspec
 import pytest
 
+from services.runner.frames import frame_of
 from services.wire import (
     Count,
     Counted,
     Done,
+    Embed,
     Failed,
+    Forget,
     GetStats,
     Piece,
+    Prepare,
     Stats,
     WireError,
     connect,
+    encode,
 )
 from tests.services.runner.child import (
     KEY,
@@ -205,6 +211,27 @@ def test_garbage_ends_its_own_connection_only(tiny: Child) -> None:
     with connect(tiny.address, b"another key") as stranger, pytest.raises(WireError):
         stranger.ask(GetStats())
     assert one(tiny, ask("hello there"))[0] == expected
+
+
+def test_thousands_of_frames_are_no_bother_to_others(tiny: Child) -> None:
+    """Row P9: requests with a bit flipped, cut short, or lengthened, beside one that is answered all the while."""
+    chance = random.Random(7)
+    good = [frame_of(encode(message)) for message in (
+        ask("hello there"), Count(prompts=[["hello"]]), GetStats(), Forget(owner="o", session="s"),
+        Prepare(owner="o", session="s", prompt=["hello"]), Embed(id="e", owner="o", texts=["x"]))]
+    expected = one(tiny, ask("hello there"))[0]
+    for _ in range(20):
+        with tiny.connect() as bystander:
+            bystander.send(ask("hello there"))
+            for _ in range(100):
+                frame = bytearray(chance.choice(good))
+                frame[chance.randrange(len(frame))] ^= 1 << chance.randrange(8)
+                frame = frame[:chance.randrange(1, len(frame))] if chance.random() < 0.3 else frame + b"\0" * 5
+                with tiny.connect() as channel:
+                    os.write(channel.fileno(), frame)
+            assert answer(bystander)[0] == expected
+    tiny.wait_until(lambda stats: (stats.running, stats.waiting) == (0, 0))
+    assert tiny.process.poll() is None
 
 
 def test_equal_ids_and_cancelled_requests_never_mix_answers(tiny: Child) -> None:
