@@ -18,7 +18,7 @@ FLOORS = [
     {"main"},
 ]
 CHILD = "services.runner"                                   # behind the process boundary
-CHILD_MAY = {"services.wire", "services.errors", "services.kv_names"}
+CHILD_MAY = {"services.wire", "services.errors", "services.kv_names", "services.logs"}
 DOORS = {                                                   # library -> where it may be imported
     "llama_cpp": {"services.runner.llama"},
     "multiprocessing": {"services.wire"},

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from services import logs
 from services.errors import BadModel
 from services.runner import embedding
 from services.runner.draft import Drafter
@@ -132,7 +133,7 @@ def main() -> int:
     stdout = os.dup(1)
     os.dup2(2, 1)           # whatever a library prints must not stand between the parent and `Ready`
     start = msgspec.json.decode(sys.stdin.buffer.readline(), type=Start)
-    logging.basicConfig(level=start.limits.log_level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    logs.setup(start.limits.log_level)
     lifeline = Lifeline()
     began = time.monotonic()
     try:

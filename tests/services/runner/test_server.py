@@ -292,11 +292,14 @@ def test_a_file_that_is_no_model_is_told_in_one_line(tmp_path: Path) -> None:
     assert failed.code == "bad_model" and "notes.gguf" in failed.message
 
 
-def test_more_context_than_was_trained_is_served_with_a_warning(start: Start, tmp_path: Path) -> None:
-    child = start(write_tiny(tmp_path / "m.gguf", n_ctx_train=64), n_ctx=128)
+def test_more_context_than_was_trained_is_served_with_a_warning_on_one_line(start: Start, tmp_path: Path) -> None:
+    """Row O2: whatever a file is called."""
+    child = start(write_tiny(tmp_path / "m\n\x1b[31mERROR\r.gguf", n_ctx_train=64), n_ctx=128)
     assert isinstance(one(child, ask("hello"))[1], Done)
     child.process.kill()
-    assert child.process.stderr and b"trained on 64" in child.process.stderr.read()
+    assert child.process.stderr
+    (line,) = [line for line in child.process.stderr.read().split(b"\n") if b"trained on 64" in line]
+    assert b" WARNING parley.runner: " in line and rb"m\n\x1b[31mERROR\r.gguf" in line
 
 
 @pytest.mark.model
