@@ -61,7 +61,7 @@ class Pace:
             return 0
         quiet = self._quiet_for(decoding)
         dose = self._dose(quiet)
-        crowd = int(min(SPAN, (STRETCH - 1) * quiet * prompts / decoding) / price)
+        crowd = int(min(BURST, (STRETCH - 1) * quiet * (prompts / decoding) ** 2) / price)
         if prompts > decoding and crowd > dose:
             self._large, dose = True, crowd
         return min(free, dose)

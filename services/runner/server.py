@@ -54,6 +54,7 @@ from services.wire import (
 )
 
 log = logging.getLogger("parley.runner")
+SWITCH = 2e-4           # seconds after which a thread must let another go on: the loop never waits long for the post
 LAST_SAVE = 2.0         # seconds that saving may take at the end
 
 
@@ -134,6 +135,7 @@ def main() -> int:
     os.dup2(2, 1)           # whatever a library prints must not stand between the parent and `Ready`
     start = msgspec.json.decode(sys.stdin.buffer.readline(), type=Start)
     logs.setup(start.limits.log_level)
+    sys.setswitchinterval(SWITCH)
     lifeline = Lifeline()
     began = time.monotonic()
     try:

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.errors import BadRequest
-from services.runner.post import PATIENCE, Post
+from services.runner.post import LUMP, PATIENCE, Post
 from services.runner.sequence import Sequence
 from services.runner.text import Text
 from services.wire import (
@@ -86,9 +86,9 @@ class Office:
         for channel in self.channels:
             channel.close()
 
-    def begin(self, channel: Channel) -> Sequence:
+    def begin(self, channel: Channel, stream: bool = True) -> Sequence:
         count = len(self.desk.begun)
-        channel.send(Generate(id="same", owner="o", prompt=["x"], max_tokens=5))
+        channel.send(Generate(id="same", owner="o", prompt=["x"], max_tokens=5, stream=stream))
         wait_for(lambda: len(self.desk.begun) > count)
         return self.desk.begun[-1]
 
@@ -233,6 +233,20 @@ def test_a_reader_that_takes_nothing_is_given_up(office: Office) -> None:
     office.post.tell([(fine, piece("again"))])
     wait_for(lambda: stuck in office.desk.cancelled)
     assert hear(other) == piece("again") and fine not in office.desk.cancelled
+
+
+def test_who_does_not_read_along_is_woken_seldom(office: Office) -> None:
+    channel = office.connect()
+    patient = office.begin(channel, stream=False)
+    office.post.tell([(patient, piece("a"))])
+    assert hear(channel) == piece("a")
+    office.post.tell([(patient, piece("b")), (patient, piece("c"))])
+    assert channel.receive(0.1) is None
+    office.clock.now += LUMP
+    office.post.tell([(patient, piece("d"))])
+    assert hear(channel) == Piece(id="same", text="bcd", tokens=3)
+    office.post.tell([(patient, piece("e")), (patient, patient.done("stop", 0))])
+    assert hear(channel) == piece("e") and isinstance(hear(channel), Done)
 
 
 def test_a_word_that_is_not_for_a_runner_ends_the_connection(office: Office) -> None:
