@@ -264,6 +264,12 @@ class RunnerAt(Message, frozen=True, kw_only=True):
     ready: Ready
 
 
+class Fate(Message, frozen=True, kw_only=True):
+    """Ask how the runner at `address` (of `RunnerAt`) ended. The answer is `Failed`."""
+
+    address: str
+
+
 class Status(Message, frozen=True, kw_only=True):
     """Ask the supervisor what is loaded. Answered by `StatusOf`."""
 
@@ -360,7 +366,7 @@ class Usage(Message, frozen=True, kw_only=True):
 
 ANY = (Generate | Prepare | Forget | Embed | Count | GetStats
        | Ready | Queued | Piece | Done | Vectors | Failed | Counted | Stats
-       | Ensure | RunnerAt | Status | StatusOf | Admit | Admitted | Charge | GetUsage | Usage
+       | Ensure | RunnerAt | Fate | Status | StatusOf | Admit | Admitted | Charge | GetUsage | Usage
        | Report | GetMetrics | Metrics)
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(ANY)

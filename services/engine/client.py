@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from services import wire
 from services.engine.failures import error_of
-from services.errors import RunnerCrashed, Unavailable
+from services.errors import OutOfMemory, ParleyError, RunnerCrashed, Unavailable
 
 log = logging.getLogger("parley.engine")
 Reply = TypeVar("Reply", bound=wire.Message)
@@ -158,7 +158,8 @@ class Lease:
 
         `Queued` comes before the first piece, when all slots are taken.
 
-        Raises the runner's error, or `RunnerCrashed` when it ends or speaks of another request.
+        Raises the runner's error, `RunnerCrashed` when it ends or speaks of another request, or `OutOfMemory` when it
+        ended for want of that.
         """
         with self._closed_unless_done():
             for message in self._messages(request):
@@ -180,7 +181,7 @@ class Lease:
                     queued = queued and (message is None or isinstance(message, wire.Queued))
                     if message != wire.Piece(id=request.id, text="", tokens=0):     # that one tells: a slot was taken
                         yield message
-            except RunnerCrashed:
+            except (RunnerCrashed, OutOfMemory):
                 if last or not queued:
                     raise
             time.sleep(SECOND_TRY)
@@ -241,7 +242,17 @@ class Lease:
         try:
             return channel.receive(BEAT)
         except wire.WireError as error:
-            raise crashed(error) from None
+            raise self._fate() or crashed(error) from None
+
+    def _fate(self) -> ParleyError | None:
+        """What the supervisor knows of the runner's end that is more than an accident: there was no memory for it."""
+        assert self._control is not None
+        try:
+            answer = self._control.ask(wire.Fate(address=self._at.address), BEAT)
+        except wire.WireError as error:
+            log.debug("the end of a runner is not known: %s", error)
+            return None
+        return error_of(answer) if isinstance(answer, wire.Failed) and answer.code == OutOfMemory.code else None
 
     def _piece(self, message: wire.Message | None, request: wire.Generate) -> wire.Piece | wire.Queued | None:
         if message is None:

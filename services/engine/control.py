@@ -27,6 +27,8 @@ class Lender(Protocol):
 
     def status(self) -> wire.StatusOf: ...
 
+    def fate(self, address: str) -> wire.Failed: ...
+
     def forget(self, message: wire.Forget) -> None: ...
 
 
@@ -110,6 +112,8 @@ class ControlServer:
         if isinstance(message, wire.Report):
             self.figures.served(message)
             return None
+        if isinstance(message, wire.Fate):
+            return self.lender.fate(message.address)
         if isinstance(message, wire.Forget):
             self.lender.forget(message)
             return None

@@ -74,6 +74,7 @@ class Runner:
     error: Failed | None = None     # why it did not
     deaths: list[float] = field(default_factory=list)
     restarts: int = 0
+    fate: tuple[str, Failed] | None = None  # the address of its process that died last, and how
     retry_at: float = 0.0           # not loaded again before
     may_retry_at: float = 0.0       # a failed one is not tried again before, unless its file changes
     file: tuple[int, int, int] | None = None        # the model file when it failed
@@ -160,6 +161,9 @@ class Runner:
     def died(self, reason: str, now: float, code: str = "runner_crashed") -> float | None:
         """Its process died by itself. Seconds until it may be loaded again; None: given up."""
         while_loading = self.state == LOADING
+        if self.process:
+            text = f"the runner of {self.name} died: {reason}"
+            self.fate = self.process.address, Failed(code=code, message=text, retry_after=1)
         if not while_loading:       # what dies in each load is given up however long a load takes
             self.deaths = [at for at in self.deaths if now - at < self.timing.window]
         self.deaths.append(now)

@@ -22,7 +22,9 @@ from services.engine.states import FAILED, READY, RETIRING, Lease, Runner, Timin
 from services.errors import Unavailable
 from services.settings import ROOT, Settings
 from services.store import crypto
-from services.wire import Forget, Ready, RunnerAt, RunnerLimits, RunnerSpec, StatusOf
+from services.wire import Failed, Forget, Ready, RunnerAt, RunnerLimits, RunnerSpec, StatusOf
+
+NOTICE = 0.5            # seconds in which a runner's death is noticed
 
 
 class Supervisor:
@@ -94,6 +96,16 @@ class Supervisor:
                 if runner.process is process and stats:
                     runner.stats = stats
             return StatusOf(draining=self.draining, runners=self._fleets.report())
+
+    def fate(self, address: str) -> Failed:
+        """How the runner at `address` died; a death that was not noticed yet is waited for a moment."""
+        with self._changed:
+            self._changed.wait_for(lambda: not any(
+                runner.process and runner.process.address == address for runner in self._fleets.runners()), NOTICE)
+            for runner in self._fleets.runners():
+                if runner.fate and runner.fate[0] == address:
+                    return runner.fate[1]
+        return Failed(code="runner_crashed", message="the model's process broke off", retry_after=1)
 
     def forget(self, message: Forget) -> None:
         """Tell all runners that are loaded."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from services.errors import ParleyError, RunnerCrashed, Unavailable
+from services.errors import OutOfMemory, ParleyError, RunnerCrashed, Unavailable
 from services.wire import Piece
 from tests.services.engine.house import QUICK, House, eventually, generate, runners_of, together, whole
 
@@ -31,6 +31,27 @@ def test_a_death_in_mid_stream(house: House, caplog: pytest.LogCaptureFixture, h
     assert (caught.value.status, caught.value.code) == (503, "runner_crashed")
     assert house.say(spec, "are you back?") == "You said: are you back?"
     assert reason in caplog.text and house.spawns() == 2
+
+
+def test_who_is_answered_hears_that_memory_ran_out(house: House, monkeypatch: pytest.MonkeyPatch):
+    """Row P6. Who waits in the queue is asked for anew all the same."""
+    kills = iter(range(1000))
+    monkeypatch.setattr("services.engine.process.oom_kills", lambda: next(kills))
+    spec, pieces = house.spec(parallel=1), []
+    house.say(spec, select=True)
+
+    def ask(number: int) -> Any:
+        with house.engine.lease(spec, select=True) as lease:
+            if number:
+                eventually(lambda: house.state(spec).stats.running == 1)
+                return whole(lease, "waited")
+            for event in lease.generate(generate("!tokens 9 !sleep 0.2 !die SIGKILL 5")):
+                pieces.append(event)
+
+    died, waited = together(2, ask)
+    assert isinstance(died, OutOfMemory) and "for want of memory" in died.message, died
+    assert len([event for event in pieces if isinstance(event, Piece)]) == 5
+    assert waited == "You said: waited" and house.spawns() == 2
 
 
 def test_a_death_is_told_to_whom_it_answered_and_the_queue_is_kept(house: House):
