@@ -279,6 +279,8 @@ class _Answer:
         head = prompt.head(profile, ready, opening, fitted.used)
         if fitted.used and head < sum(map(len, opening)):
             lease.prepare(Prepare(owner=self.ask.owner, session=self.ask.session_id or "", prompt=opening, head=head))
+            if self.turn and self.turn.gone():       # the runner may have been told to forget it before
+                self.chat.forget(self.ask.owner, self.ask.session_id or "")
 
     def _likely(self, profile: Profile, ready: Ready, earlier: Sequence[prompt.Interaction]) -> list[str]:
         """The prompt for one more question like this one; its last segment is what is not known yet."""

@@ -115,6 +115,10 @@ class Turn:
         """`history` without what a cut first try of the request of this digest left in it."""
         return [pair for pair in self.history if request is None or pair[0].request != request]
 
+    def gone(self) -> bool:
+        """Whether the session was deleted meanwhile."""
+        return self._log.gone()
+
     def answered(self, request: str) -> TurnRecord | None:
         """The whole answer that the session already holds to the request of this digest: a first try was cut late."""
         return next((answer for prompt, answer in pairwise(self.turns)

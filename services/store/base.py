@@ -54,6 +54,10 @@ class Log(ABC):
     def append(self, record: Record) -> Record:
         """Adds `record`, numbered; durable on return. Gone when the session was deleted meanwhile."""
 
+    @abstractmethod
+    def gone(self) -> bool:
+        """Whether the session was deleted meanwhile."""
+
 
 class Store(ABC):
     """Sessions of all owners. Safe to share between threads; several processes may use the same files at once."""

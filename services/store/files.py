@@ -64,9 +64,12 @@ class FileLog(Log):
         self._check_alive()
         return record
 
+    def gone(self) -> bool:
+        return not disk.same_file(self._fd, self._path)
+
     def _check_alive(self) -> None:
         self._store.check_folder()
-        if not disk.same_file(self._fd, self._path):
+        if self.gone():
             raise deleted(self._sid)
 
     def _mend(self) -> None:
@@ -80,7 +83,7 @@ class FileLog(Log):
 
     def leave(self) -> None:
         """Removes a session that was made for a turn which then wrote nothing. Where that fails, no list shows it."""
-        if not disk.same_file(self._fd, self._path):
+        if self.gone():
             return
         if describe(self.records) is None:
             with suppress(ParleyError, FileNotFoundError):

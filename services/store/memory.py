@@ -25,8 +25,11 @@ class MemoryLog(Log):
         self._sid, self._session = sid, session
         self.records = copy.deepcopy(session.records)
 
+    def gone(self) -> bool:
+        return self._session.deleted
+
     def append(self, record: Record) -> Record:
-        if self._session.deleted:
+        if self.gone():
             raise deleted(self._sid)
         record = {"n": len(self.records), **record}
         lines.encode("", self._sid, record, None)       # refuses what no file could hold

@@ -555,6 +555,16 @@ def test_a_session_is_forgotten_whatever_goes_wrong(house: House, caplog: pytest
     assert not mine.exists() and other.exists() and "no supervisor" in caplog.text
 
 
+def test_what_was_prepared_of_a_session_deleted_meanwhile_is_forgotten(house: House,
+                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deletion's own word to the runner may have come before the one to prepare."""
+    def late(message: wire.Prepare) -> None:
+        house.sessions.delete("k1", "1")
+    monkeypatch.setattr(house.engine, "prepare", late)
+    assert house.ask("a", "1")[-1].result
+    assert house.engine.forgotten == [("k1", "1")]
+
+
 def test_what_a_deleted_sessions_answer_left_is_forgotten(house: House) -> None:
     def delete(request: wire.Generate) -> Iterator[Any]:
         yield "x"
