@@ -35,7 +35,7 @@ DOORS = {                                                   # library -> where i
     "prometheus_client": {"services.metrics"},
     "dotenv": {"services.settings"},
 }
-NEVER = {"pickle", "marshal", "shelve", "dill", "diskcache"}
+NEVER = {"pickle", "marshal", "shelve", "dill", "diskcache", "joblib", "cloudpickle"}
 
 
 def sources() -> list[Path]:
@@ -89,6 +89,20 @@ def test_libraries_come_in_by_their_doors(path):
         assert library not in NEVER, f"{me} imports {library}"
         if library in DOORS:
             assert within(me, DOORS[library]), f"{me} imports {library}: only {sorted(DOORS[library])} may"
+
+
+@pytest.mark.parametrize("path", sources(), ids=name_of)
+def test_nothing_is_unpickled_by_another_name(path):
+    """Row P11: `Connection.recv()` unpickles what comes (a socket's takes a size), and so do processes in pools."""
+    assert "concurrent.futures.ProcessPoolExecutor" not in imports(path)
+    for node in ast.walk(ast.parse(path.read_text())):
+        where = f"{name_of(path)}:{getattr(node, 'lineno', 0)}"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "recv":
+            assert node.args, f"{where} unpickles what comes"
+        if isinstance(node, ast.keyword):
+            assert node.arg != "allow_pickle", where
+        if isinstance(node, ast.Attribute):
+            assert node.attr not in ("ProcessPoolExecutor", "Pool", "Manager"), where
 
 
 @pytest.mark.parametrize("path", sources(), ids=name_of)
