@@ -94,8 +94,9 @@ class Loop(ABC, Generic[Work]):
         """Token counts."""
 
     def stats(self) -> Stats:
-        """As after the last step."""
-        return msgspec.structs.replace(self.snapshot, idle_seconds=time.monotonic() - self.scheduler.progress,
+        """As after the last step; who was not heard since waits, too."""
+        return msgspec.structs.replace(self.snapshot, waiting=self.snapshot.waiting + self.inbox.qsize(),
+                                       idle_seconds=time.monotonic() - self.scheduler.progress,
                                        memory_bytes=_resident())
 
     def begin(self, request: Any) -> None:
