@@ -304,7 +304,7 @@ class Slots:
         shared = min(shared, length)            # a snapshot that turned out to be no good has emptied it
         if source is not slot:
             self._wipe(slot)
-            if not (source and shared and self.memory.copy(source.index, slot.index)):
+            if not (source and shared >= WORTH and self.memory.copy(source.index, slot.index)):
                 shared = 0
         if shared and (shared == length or self.memory.cut(slot.index, shared)):
             return shared

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.runner.sequence import Sequence
-from services.runner.slots import Slots, common_prefix, runs
+from services.runner.slots import WORTH, Slots, common_prefix, runs
 from services.runner.text import Text
 from tests.services.runner.fakes import FakeBackend, FakeSampler, FakeShelf
 
@@ -50,17 +50,19 @@ def test_another_owner_gets_nothing() -> None:
 
 def test_a_busy_slot_is_copied_and_goes_on_undisturbed() -> None:
     house = House()
-    busy = house.take([1, 2, 3, 4, 5])
-    other = house.take([1, 2, 3, 9])
-    assert busy and other and other.cached == 3 and busy.slot != other.slot
-    assert house.backend.memory[busy.slot or 0] == [1, 2, 3, 4, 5]
+    head = list(range(WORTH))
+    busy = house.take([*head, 4, 5])
+    other = house.take([*head, 9])
+    assert busy and other and other.cached == WORTH and busy.slot != other.slot
+    assert house.backend.memory[busy.slot or 0] == [*head, 4, 5]
     assert house.take([1]) is None
 
 
 def test_a_short_shared_head_does_not_cost_a_long_conversation() -> None:
     house = House()
+    """Nor is a whole slot copied for the little that all prompts begin with."""
     house.pass_through([1, 2, *range(10, 40)])
-    assert house.pass_through([1, 2, 3]).cached == 2
+    assert house.pass_through([1, 2, 3]).cached == 0
     assert house.pass_through([1, 2, *range(10, 40), 5]).cached == 32
 
 
