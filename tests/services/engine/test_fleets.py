@@ -116,6 +116,7 @@ class TestReplicas:
 
     def test_a_further_one_takes_only_room_that_is_free(self, open_house: Any, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr("services.engine.fleets.use_of", lambda pid: None)
+        monkeypatch.setattr("services.engine.driver.use_of", lambda pid: None)
         house = open_house(replicas=2, memory_budget=2000, needs=lambda spec: lambda n_ctx: n_ctx)
         first, second = house.spec("a.gguf", n_ctx=800), house.spec("b.gguf", n_ctx=800)
         house.say(first)
