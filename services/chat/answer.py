@@ -275,6 +275,9 @@ class _Answer:
         except ParleyError as error:
             log.debug("nothing is prepared: %s", error.message)
             return
+        except Exception:               # a template that fails on what nobody has asked yet: this answer stands
+            log.exception("nothing is prepared")
+            return
         opening = fitted.prompt[:-1]
         head = prompt.head(profile, ready, opening, fitted.used)
         if fitted.used and head < sum(map(len, opening)):

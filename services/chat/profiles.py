@@ -29,6 +29,7 @@ from services.wire import RunnerSpec, Sampling
 
 log = logging.getLogger("parley.chat")
 SELECTED = "SelectedModel"
+LONGEST_STAY = 31_536_000       # seconds: a year
 NOT_SHOWN = {"template", "system", "stop", "verbose"}       # of a profile, to keys that may only read
 Stop = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -56,9 +57,18 @@ class Profile(BaseModel):
     template: str | None = None                                     # model's own, else the seed's (`text_template`)
     system: str | None = Field(None, max_length=MAX_CHARS)     # always plain text to the model
     embedding: bool = False                                         # its model turns texts into vectors, and only that
-    keep_loaded: bool | Annotated[float, Field(ge=0, le=31_536_000)] = False    # seconds without use; true: for ever
+    keep_loaded: bool | Annotated[float, Field(ge=0, le=LONGEST_STAY)] = False    # seconds without use; true: for ever
     description: str | None = Field(None, max_length=2000)
     verbose: bool = False                                           # the seed's; without effect
+
+    @field_validator("keep_loaded", mode="before")
+    @classmethod
+    def _keep_loaded(cls, value: object) -> object:
+        if not isinstance(value, (bool, int, float)):
+            raise ValueError("should be true (for ever), false, or seconds without use")
+        if not 0 <= value <= LONGEST_STAY:
+            raise ValueError(f"should be from 0 to {LONGEST_STAY} seconds, or true or false")
+        return value
 
     @field_validator("template")
     @classmethod

@@ -36,7 +36,7 @@ class Timing:
     idle: float = 300.0             # one that is neither selected nor kept stays loaded after its last use
     load: float = 900.0             # a load may take, probe included
     room: float = 30.0              # a load waits for a busy runner to become idle
-    grace: float = 5.0              # from SIGTERM to SIGKILL
+    grace: float = 8.0              # from SIGTERM to SIGKILL: last words and last snapshots take 5 at most
     watch: float = 2.0              # between two looks of the watchdog
 
 

@@ -130,8 +130,9 @@ class Scheduler:
         Answers and prompts are decoded apart: llama.cpp's attention goes over as many cells for each sequence of a
         pass as the longest of them holds, so an answer would pay for the length of the prompt beside it.
         """
-        began, events = self.clock(), self.admit()
+        events = self.admit()
         self.slots.close_ranks()
+        began = self.clock()            # what is read from disk or moved is no price of a row
         chunks, sampled = self.plan(), self.counts.sampled
         answers = [chunk for chunk in chunks if chunk.sequence.decoding]
         prompts = [chunk for chunk in chunks if not chunk.sequence.decoding]

@@ -237,7 +237,7 @@ class Slots:
         computes each run of neighbours in a pass of its own."""
         running = self._running()
         now = runs(running)
-        if now < 2:
+        if now < 2 or max(map(self._left, running)) < SOON:
             return False
         moves = [(runs([*(i for i in running if i != start), slot.index]), slot.length > 0, -self._left(start), start,
                   slot.index) for start in running for slot in self.slots if slot.idle]

@@ -245,10 +245,13 @@ class Snapshots:
 
     def _run(self) -> None:
         while self._next():
-            if isinstance(self._busy, Snapshot):
-                self._write(self._busy)
-            elif self._busy is not None:
-                self._sweep(self._busy)
+            try:
+                if isinstance(self._busy, Snapshot):
+                    self._write(self._busy)
+                elif self._busy is not None:
+                    self._sweep(self._busy)
+            except Exception:           # no memory, for one: the next may be luckier
+                log.exception("a snapshot was not written")
             with self._lock:
                 self._busy = None
                 self._lock.notify_all()
