@@ -16,11 +16,6 @@ SUFFIX = ".kv"
 _MARK = 8           # bytes of a hash
 
 
-def owner_mark(owner: str) -> str:
-    """What the names of all files of `owner` begin with."""
-    return _mark(owner)
-
-
 def stem(owner: str, session: str) -> str:
     """What the names of all files of a session begin with."""
     return _mark(owner) + _mark(f"{owner}\0{session}")

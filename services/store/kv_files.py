@@ -15,9 +15,3 @@ def forget_files(kv_folder: Path, owner: str, session: str) -> int:
     """Remove a session's snapshots of all models under `DATA_DIR/kv`; how many. ParleyError when the disk refuses."""
     with disk.told(kv_folder):
         return kv_names.remove(kv_folder, kv_names.stem(owner, session))
-
-
-def forget_owner_files(kv_folder: Path, owner: str) -> int:
-    """The same for all sessions of an owner, whose key is gone."""
-    with disk.told(kv_folder):
-        return kv_names.remove(kv_folder, kv_names.owner_mark(owner))

@@ -554,8 +554,7 @@ def test_files_are_forgotten_without_a_runner(opened, tmp_path):
     snapshots.flush(10)
     assert kv_files.forget_files(tmp_path / "kv", "a", "1") == 1
     assert kv_files.forget_files(tmp_path / "kv", "a", "1") == kv_files.forget_files(tmp_path / "no", "a", "1") == 0
-    assert kv_files.forget_owner_files(tmp_path / "kv", "a") == 1
-    assert [path.name[:32] for path in paths(tmp_path)] == [kv_names.stem("b", "1")]
+    assert {path.name[:32] for path in paths(tmp_path)} == {kv_names.stem("b", "1"), kv_names.stem("a", "2")}
     assert restored(opened(memory=0, key=KEY), "b", [1, 2, 3]) == (2, b"x")
 
 
