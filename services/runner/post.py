@@ -187,19 +187,20 @@ class Post:
             log.exception("a request could not be prepared")
             return Failed(id=request, code="internal_error", message="the runner could not prepare this request")
 
-    def _sort_mail(self) -> set[Peer]:
-        """Put the loop's events into the outboxes of those who asked; whoever is gone gets nothing."""
-        touched = set()
+    def _sort_mail(self) -> list[Peer]:
+        """Put the loop's events into the outboxes of those who asked, whom it returns in the order of their events;
+        whoever is gone gets nothing."""
+        touched: dict[Peer, None] = {}
         while self._mail:
             sequence, message = self._mail.popleft()
             peer = sequence.reply
             if peer in self._peers and peer.sequence is sequence:
                 peer.post(message)
                 if not (peer.patient and isinstance(message, Piece) and self.clock() - peer.flushed < LUMP):
-                    touched.add(peer)
+                    touched[peer] = None
                 if isinstance(message, Done | Vectors | Failed):
                     peer.sequence = None
-        return touched
+        return list(touched)
 
     def _flush(self, peer: Peer) -> None:
         if peer not in self._peers:
