@@ -51,20 +51,12 @@ class Engine:
 
     def forget(self, owner: str, session: str) -> None:
         """Have all runners that are loaded forget a session. Raises `Unavailable` when the supervisor is gone."""
-        with self._connect() as channel:
-            try:
-                channel.send(wire.Forget(owner=owner, session=session))
-            except wire.WireError as error:
-                raise supervisor_gone(error) from None
+        with supervisor(self._address, self._authkey) as channel:
+            channel.send(wire.Forget(owner=owner, session=session))
 
     def status(self) -> wire.StatusOf:
-        with self._connect() as channel:
-            try:
-                answer = channel.ask(wire.Status())
-            except wire.WireError as error:
-                raise supervisor_gone(error) from None
-        if isinstance(answer, wire.Failed):
-            raise error_of(answer)
+        with supervisor(self._address, self._authkey) as channel:
+            answer = asked(channel, wire.Status())
         assert isinstance(answer, wire.StatusOf)
         return answer
 
@@ -275,6 +267,24 @@ def crashed(error: wire.WireError) -> RunnerCrashed:
     log.warning("a runner broke off: %s", error)
     return RunnerCrashed("the model's process ended while it was asked; it is being started again: ask again",
                          retry_after=1)
+
+
+@contextlib.contextmanager
+def supervisor(address: str, authkey: bytes) -> Iterator[wire.Channel]:
+    """A connection to the supervisor. Raises `Unavailable` when it is gone, also in the middle of the block."""
+    try:
+        with wire.connect(address, authkey) as channel:
+            yield channel
+    except wire.WireError as error:
+        raise supervisor_gone(error) from None
+
+
+def asked(channel: wire.Channel, message: wire.Message) -> wire.Message:
+    """The answer to `message`, or the error that it is."""
+    answer = channel.ask(message)
+    if isinstance(answer, wire.Failed):
+        raise error_of(answer)
+    return answer
 
 
 def supervisor_gone(error: wire.WireError) -> Unavailable:

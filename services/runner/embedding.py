@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from services.errors import BadModel, BadRequest, ContextOverflow, TooManyRequests, Unavailable
+from services.errors import BadModel, BadRequest, ContextOverflow
 from services.runner.fair import Queue
 from services.runner.sequence import INTERACTIVE
 from services.wire import Count, Counted, Embed, Failed, Message, RunnerLimits, Stats, Vectors
@@ -79,13 +79,8 @@ class EmbedScheduler:
 
     def add(self, job: Job) -> list[Event]:
         """Take a job in, or refuse it when the queue is full, of its owner or of all."""
-        queued, own = len(self.queue), self.queue.owners.get(job.owner)
-        if queued >= self.limits.max_queue:
-            return self._refuse(job, Unavailable.code, f"the model's queue is full: {queued} requests are waiting "
-                                                       f"(limit {self.limits.max_queue})")
-        if own and own.waiting >= self.limits.max_queue_per_owner:
-            return self._refuse(job, TooManyRequests.code, f"{own.waiting} requests of this key are waiting already "
-                                                           f"(limit {self.limits.max_queue_per_owner})")
+        if refusal := self.queue.refusal(job.owner, self.limits):
+            return self._refuse(job, *refusal)
         self.queue.add(job)
         return []
 

@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
+from services.errors import TooManyRequests, Unavailable
 from services.runner.sequence import BATCH, INTERACTIVE
+from services.wire import RunnerLimits
 
 CLASSES = (INTERACTIVE, BATCH)
 
@@ -59,6 +61,17 @@ class Queue(Generic[Item]):
         for owner in self.owners.values():
             for queue in owner.queues.values():
                 yield from queue
+
+    def refusal(self, name: str, limits: RunnerLimits, free: int = 0) -> tuple[str, str] | None:
+        """The code and the reason of why this owner's next request is not taken in, where so many slots are free."""
+        queued, own = len(self), self.owners.get(name)
+        if queued >= limits.max_queue + free:
+            return Unavailable.code, (f"the model's queue is full: {queued} requests are waiting "
+                                      f"(limit {limits.max_queue})")
+        if own and own.waiting >= limits.max_queue_per_owner + free:
+            return TooManyRequests.code, (f"{own.waiting} requests of this key are waiting already "
+                                          f"(limit {limits.max_queue_per_owner})")
+        return None
 
     def add(self, sequence: Item, first: bool = False) -> None:
         """Have it wait behind its owner's others of its class; `first`: before them (it ran already)."""

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
+from services.runner.slots import common_prefix
+
 SHARED = ""                 # the owner of what comes from a profile alone: everybody may use it
 _WIDTH = 4                  # bytes of a packed token
 
@@ -118,7 +120,7 @@ class Index:
             return 0
         if wanted.startswith(held):
             return len(held) // _WIDTH
-        return common_prefix(held, wanted) if self._rewindable else 0
+        return common_prefix(held, wanted, _WIDTH) if self._rewindable else 0
 
     # ------------------------------------------------------------ files
 
@@ -137,15 +139,3 @@ class Index:
 
     def filed(self, names: set[str]) -> list[Snapshot]:
         return [self._files[name] for name in names if name in self._files]
-
-
-def common_prefix(a: bytes, b: bytes) -> int:
-    """How many tokens `a` and `b` have in common at their beginning; compares slices, so in C."""
-    low, high = 0, min(len(a), len(b)) // _WIDTH
-    while low < high:
-        middle = (low + high + 1) // 2
-        if a[low * _WIDTH:middle * _WIDTH] == b[low * _WIDTH:middle * _WIDTH]:
-            low = middle
-        else:
-            high = middle - 1
-    return low

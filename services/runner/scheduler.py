@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.errors import TooManyRequests, Unavailable
 from services.runner.batch import Chunk, DecodeFailed, share
 from services.runner.draft import Payoff
 from services.runner.pace import Pace
@@ -72,16 +71,10 @@ class Scheduler:
         """Take a request in, or refuse it when the queue is full, of its owner or of all."""
         sequence.arrived = self.clock()
         self.seats.drop_prepare(sequence.owner, sequence.session)
-        queue, limits, free = self.seats.queue, self.limits, self.seats.free
-        wait = self.pace.retry_after(len(queue), len(self.slots.slots))
-        if len(queue) >= limits.max_queue + free:
-            return self._fail(sequence, Unavailable.code, f"the model's queue is full: {len(queue)} requests are "
-                              f"waiting (limit {limits.max_queue}); try again in {wait:.0f} s", retry_after=wait)
-        own = queue.owners.get(sequence.owner)
-        if own and own.waiting >= limits.max_queue_per_owner + free:
-            return self._fail(sequence, TooManyRequests.code, f"{own.waiting} requests of this key are waiting "
-                              f"already (limit {limits.max_queue_per_owner}); try again in {wait:.0f} s",
-                              retry_after=wait)
+        queue = self.seats.queue
+        if refusal := queue.refusal(sequence.owner, self.limits, self.seats.free):
+            wait, (code, why) = self.pace.retry_after(len(queue), len(self.slots.slots)), refusal
+            return self._fail(sequence, code, f"{why}; try again in {wait:.0f} s", retry_after=wait)
         queue.add(sequence)
         return []
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from services.runner.sequence import PREPARE, Sequence
 
 WORTH = 16          # tokens below which nothing is copied, kept, restored or waited for
 
+Held = TypeVar("Held", list[int], bytes)      # tokens, or their packed bytes
 SOON = 4            # tokens that a sequence must still be allowed for it to be moved
 
 
@@ -328,12 +329,13 @@ def _continues(slot: Slot, sequence: Sequence) -> bool:
     return bool(slot.session) and (slot.owner, slot.session) == (sequence.owner, sequence.session)
 
 
-def common_prefix(a: list[int], b: list[int]) -> int:
-    """How many tokens `a` and `b` have in common at their beginning; compares slices, so at C speed."""
-    low, high = 0, min(len(a), len(b))
+def common_prefix(a: Held, b: Held, width: int = 1) -> int:
+    """How many tokens `a` and `b` have in common at their beginning, each of so many items; compares slices, so at C
+    speed."""
+    low, high = 0, min(len(a), len(b)) // width
     while low < high:
         middle = (low + high + 1) // 2
-        if a[low:middle] == b[low:middle]:
+        if a[low * width:middle * width] == b[low * width:middle * width]:
             low = middle
         else:
             high = middle - 1

@@ -14,8 +14,7 @@ from collections import Counter
 from flask import Flask, Response, g, request
 
 from services import wire
-from services.engine.client import supervisor_gone
-from services.engine.failures import error_of
+from services.engine.client import asked, supervisor
 from services.web.frame import Trace
 from services.web.routes import Endpoint, op
 
@@ -50,14 +49,9 @@ class Tally:
 
     def figures(self) -> str:
         """What the serve process has counted and knows of the runners, this worker's last requests included."""
-        try:
-            with wire.connect(self._address, self._authkey) as channel:
-                self._tell(channel)
-                answer = channel.ask(wire.GetMetrics())
-        except wire.WireError as error:
-            raise supervisor_gone(error) from None
-        if isinstance(answer, wire.Failed):
-            raise error_of(answer)
+        with supervisor(self._address, self._authkey) as channel:
+            self._tell(channel)
+            answer = asked(channel, wire.GetMetrics())
         assert isinstance(answer, wire.Metrics)
         return answer.text
 

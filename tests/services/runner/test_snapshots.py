@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from services import kv_names
 from services.runner import kvdisk, kvfile, kvindex
+from services.runner.slots import common_prefix
 from services.runner.snapshots import SETTLE, Snapshots
 from services.store import kv_files
 from services.wire import RunnerLimits
@@ -131,8 +132,8 @@ def test_find_is_what_a_search_of_all_finds(held, owner, prompt, better_than, re
 
 def test_common_prefix_of_packed_tokens():
     a = kvindex.pack([1, 256, 65536, 7])
-    assert kvindex.common_prefix(a, kvindex.pack([1, 256, 65537])) == 2
-    assert kvindex.common_prefix(a, a) == 4 and kvindex.common_prefix(a, b"") == 0
+    assert common_prefix(a, kvindex.pack([1, 256, 65537]), 4) == 2
+    assert common_prefix(a, a, 4) == 4 and common_prefix(a, b"", 4) == 0
 
 
 # ---------------------------------------------------------------- what takes whose place
