@@ -77,8 +77,8 @@ def test_sixteen_at_once_on_four_slots_each_get_their_own(server):
 
 
 def test_the_second_turn_reuses_the_first(server):
-    server.answer("My name is Ada.", "reuse")
-    usage = server.answer("What is my name?", "reuse").json()["usage"]
+    server.answer("My name is Ada.", "reuse", profile="chat")
+    usage = server.answer("What is my name?", "reuse", profile="chat").json()["usage"]
     details = usage["prompt_tokens_details"]
     assert details["cached_tokens"] > 0
     assert details["cached_tokens"] + details["processed_tokens"] == usage["prompt_tokens"]
