@@ -44,15 +44,37 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     top_k: int = 40
     min_p: float = 0.0
     repeat_penalty: float = 1.0
-    repeat_last_n: int = 64         # tokens looked back at by repeat_penalty
+    repeat_last_n: int = 64         # tokens looked back at by the penalties
+    presence_penalty: float = 0.0   # taken off the logit of each token that was there
+    frequency_penalty: float = 0.0  # the same, times how often it was there
+    logit_bias: dict[int, float] = {}       # token -> what is added to its logit; -100 bans it
     seed: int | None = None         # None: a random one
+
+
+class CallForm(msgspec.Struct, frozen=True, kw_only=True):
+    """How one kind of tool call is written: `begin`, JSON that complies with `schema`, `end`. Both texts may hold
+    special tokens."""
+
+    begin: str
+    schema: dict[str, Any]
+    end: str = ""
+
+
+class Calls(msgspec.Struct, frozen=True, kw_only=True):
+    """Tool calls in a completion: free text, until a form's `begin` is written; from there the model is held to the
+    form, so what follows always parses. `required`: it begins with a call. `many`: others may follow the first."""
+
+    forms: list[CallForm]
+    required: bool = False
+    many: bool = True
 
 
 class Generate(Message, frozen=True, kw_only=True):
     """Ask for a completion. Answered by `Piece`s and exactly one `Done` or `Failed`.
 
     `prompt` is a list of segments: each is tokenised by itself with special tokens parsed, then joined. A boundary
-    inside what looks like a special token is how the sender keeps a user's text from forging one.
+    inside what looks like a special token is how the sender keeps a user's text from forging one. At most one of
+    `schema`, `grammar` and `calls` is given.
     """
 
     id: str                         # uuid4
@@ -62,6 +84,12 @@ class Generate(Message, frozen=True, kw_only=True):
     sampling: Sampling = Sampling()
     stop: list[str] = []
     schema: dict[str, Any] | None = None    # JSON Schema that the completion must comply with
+    grammar: str = ""               # GBNF that the completion must comply with; root is its start
+    calls: Calls | None = None      # tools that may be called
+    tokens: list[int] = []          # the prompt, where the sender has tokenised it: then `prompt` is empty
+    suffix: str | None = None       # what follows the completion, for models with infill; `prompt` is what precedes
+    logprobs: int | None = None     # with each token its log probability, and those of so many likeliest ones
+    echo: bool = False              # with `logprobs`: tell those of the prompt's tokens too
     head: int = 0                   # characters at the prompt's start that come from the profile: any owner may share
     session: str = ""               # opaque, the owner's: the conversation that `Prepare` and `Forget` speak of
     weight: float = 1.0             # the owner's share of the runner beside others
@@ -97,10 +125,35 @@ class Embed(Message, frozen=True, kw_only=True):
     weight: float = 1.0
 
 
+class Rank(Message, frozen=True, kw_only=True):
+    """Ask how well each of `texts` answers `query`, of a model made for that. Answered by `Ranked` or `Failed`."""
+
+    id: str
+    owner: str
+    query: str
+    texts: list[str]
+    weight: float = 1.0
+
+
 class Count(Message, frozen=True, kw_only=True):
     """Ask how many tokens each prompt (a list of segments) has. Answered by `Counted`."""
 
     prompts: list[list[str]]
+
+
+class Tokenize(Message, frozen=True, kw_only=True):
+    """Ask for the tokens of a text. Answered by `Tokens` or `Failed`. `special`: special tokens in it are parsed.
+    `around`: with the tokens that the model wants around a whole text (BOS)."""
+
+    text: str
+    special: bool = True
+    around: bool = False
+
+
+class Detokenize(Message, frozen=True, kw_only=True):
+    """Ask for the text of tokens, the special ones as they are spelled. Answered by `Tokens` or `Failed`."""
+
+    tokens: list[int]
 
 
 class GetStats(Message, frozen=True, kw_only=True):
@@ -125,6 +178,8 @@ class Ready(Message, frozen=True, kw_only=True):
     special_tokens: list[str]       # texts of all control tokens: what user text must not forge
     load_ms: float = 0.0
     n_embd: int = 0                 # numbers of a vector; 0: it writes, and makes none
+    ranks: bool = False             # answers `Rank`
+    infill: bool = False            # takes a `suffix`
 
 
 class Queued(Message, frozen=True, kw_only=True):
@@ -135,12 +190,22 @@ class Queued(Message, frozen=True, kw_only=True):
     eta_seconds: float
 
 
+class Logprob(msgspec.Struct, frozen=True, kw_only=True):
+    """A token, and how likely it was: natural logarithm, of the model's own distribution before any sampler."""
+
+    token: int
+    text: bytes
+    logprob: float
+    top: list[tuple[int, bytes, float]] = []    # the likeliest ones: token, text, logprob
+
+
 class Piece(Message, frozen=True, kw_only=True):
     """Next text of a completion: whole UTF-8 characters, never part of a stop string."""
 
     id: str
     text: str
     tokens: int = 1                 # that it stands for, about: a token may be a part of a character
+    logprobs: list[Logprob] = []    # of tokens whose text is in this or a later piece; of an `echo` the prompt's first
 
 
 class Done(Message, frozen=True, kw_only=True):
@@ -179,8 +244,24 @@ class Failed(Message, frozen=True, kw_only=True):
     details: dict[str, Any] = {}
 
 
+class Ranked(Message, frozen=True, kw_only=True):
+    """Scores of a `Rank`'s texts, higher is better, and how many tokens each took with the query."""
+
+    id: str
+    scores: list[float]
+    tokens: list[int]
+
+
 class Counted(Message, frozen=True, kw_only=True):
     tokens: list[int]
+
+
+class Tokens(Message, frozen=True, kw_only=True):
+    """A text and its tokens; `pieces` are the bytes of each."""
+
+    text: str
+    tokens: list[int]
+    pieces: list[bytes]
 
 
 class Stats(Message, frozen=True, kw_only=True):
@@ -364,8 +445,8 @@ class Usage(Message, frozen=True, kw_only=True):
     completion_tokens: int = 0
 
 
-ANY = (Generate | Prepare | Forget | Embed | Count | GetStats
-       | Ready | Queued | Piece | Done | Vectors | Failed | Counted | Stats
+ANY = (Generate | Prepare | Forget | Embed | Rank | Count | Tokenize | Detokenize | GetStats
+       | Ready | Queued | Piece | Done | Vectors | Ranked | Failed | Counted | Tokens | Stats
        | Ensure | RunnerAt | Fate | Status | StatusOf | Admit | Admitted | Charge | GetUsage | Usage
        | Report | GetMetrics | Metrics)
 _encoder = msgspec.msgpack.Encoder()

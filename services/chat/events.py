@@ -1,13 +1,14 @@
-"""What an answer is made from (`Ask`) and consists of (`Waiting`, `Delta`, `Beat`, `Final`), in every family of routes.
-"""
+"""What an answer is made from (`Ask`) and consists of (`Waiting`, `Reasoned`, `Delta`, `Called`, `Beat`, `Final`), in
+every family of routes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
+from services.chat.messages import Call, Message, Toolbox
 from services.chat.sessions import TurnRecord, shown_id
-from services.wire import Done
+from services.wire import Done, Logprob
 
 
 @dataclass
@@ -23,7 +24,10 @@ class Ask:
     """One question. None means "as the profile says", of `session_id` that nothing is kept."""
 
     owner: str                                      # key id
-    prompt: str
+    prompt: str = ""                                # the question, where there are no `messages`
+    messages: tuple[Message, ...] = ()              # in a session: only what is new
+    raw: str | tuple[int, ...] | None = None        # a prompt as it is, text or tokens: no template, no session
+    suffix: str | None = None                       # of a `raw` prompt: what follows the completion
     session_id: str | None = None                   # as `sessions.parse_id` gives it
     profile: str | None = None                      # None: the selected one
     allowed_profiles: tuple[str, ...] | None = None     # of the key; None: all
@@ -32,10 +36,17 @@ class Ask:
     top_k: int | None = None
     min_p: float | None = None
     repeat_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[int, float] | None = None      # token -> added to its logit
     max_tokens: int | None = None
     stop: tuple[str, ...] | None = None             # instead of the profile's; those the template implies stay
     seed: int | None = None
     schema: dict[str, Any] | None = None
+    grammar: str | None = None                      # GBNF
+    tools: Toolbox | None = None
+    logprobs: int | None = None                     # with each token's log probability those of so many others
+    echo: bool = False                              # with `logprobs`: those of a `raw` prompt's tokens too
     stream: bool = True                             # False: only the whole answer is wanted
     weight: float = 1.0                             # the owner's share of the runner beside others
     request_id: str | None = None
@@ -45,9 +56,27 @@ class Ask:
 
 @dataclass(frozen=True)
 class Delta:
-    """Next text of the answer."""
+    """Next text of the answer. With log probabilities of tokens, if they were asked for; the text may be empty then."""
 
     text: str
+    logprobs: tuple[Logprob, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reasoned:
+    """Next text of what the model thinks before it answers."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Called:
+    """Next part of a call of a tool: first its `id` and `name`, then pieces of `arguments`, JSON text."""
+
+    index: int                  # of the call in the answer, from 0
+    arguments: str = ""
+    id: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,6 +103,9 @@ class Final:
     done: Done
     context: dict[str, int]             # window, k, turns_used, turns_dropped
     warnings: tuple[str, ...] = ()
+    reasoning: str = ""                 # all `Reasoned`, joined
+    calls: tuple[Call, ...] = ()
+    logprobs: tuple[Logprob, ...] = ()  # of all tokens, if they were asked for
 
     @classmethod
     def replayed(cls, answer: TurnRecord, session_id: str, profile: str, model: str) -> Final:
@@ -86,6 +118,11 @@ class Final:
                     processed_tokens=details.get("processed_tokens", 0))
         return cls(answer.content, session_id, extra.get("profile", profile), extra.get("model", model), done,
                    extra.get("context", {}))
+
+    @property
+    def finish_reason(self) -> str:
+        """"stop", "length", "tool_calls" or "cancelled"."""
+        return "tool_calls" if self.calls and self.done.finish_reason == "stop" else self.done.finish_reason
 
     @property
     def kept(self) -> dict[str, Any]:
@@ -112,7 +149,7 @@ class Final:
                 "context": self.context, **more, "timings": timings}
 
 
-Event = Delta | Beat | Waiting | Final
+Event = Delta | Reasoned | Called | Beat | Waiting | Final
 
 
 class Trimmed:

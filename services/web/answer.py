@@ -16,7 +16,7 @@ from typing import Any
 from flask import Response, g, request
 
 from auth.limits import Ticket
-from services.chat.events import Ask, Beat, Delta, Event, Final, Waiting
+from services.chat.events import Ask, Beat, Called, Delta, Event, Final, Reasoned, Waiting
 from services.chat.idempotency import digest_of
 from services.chat.sessions import parse_id
 from services.web import replies, sse, watch
@@ -93,6 +93,10 @@ def _payload(event: Event) -> Payload:
         return {"delta": event.text}
     if isinstance(event, Waiting):
         return {"queue": {"position": event.position, "eta_seconds": math.ceil(event.eta_seconds)}}
+    if isinstance(event, Reasoned):
+        return {"reasoning": event.text}
+    if isinstance(event, Called):
+        raise AssertionError("no tools were offered")
     return sse.BEAT if isinstance(event, Beat) else {"done": True, **event.body()}
 
 
