@@ -18,7 +18,7 @@ from services.runner.closing import MOST_BYTES, Value
 from services.runner.gbnf import Grammar
 from services.runner.llama import File, last_error, lib
 from services.runner.model import Model
-from services.runner.sampler import Chain
+from services.runner.sampler import Chain, banned
 from services.runner.sequence import SamplingFailed
 from services.wire import Sampling
 
@@ -40,6 +40,7 @@ class Complying(Chain):
         self._value = Value(grammar, self._spelling.tokens, budget, len(model.byte_tokens) == 256)
         _refuse_what_does_not_fit(self._value)
         super().__init__(model, sampling, prompt)
+        self._banned = np.array(banned(sampling), np.int64)
         self._rules = lib.llama_sampler_init_grammar(model.vocab, grammar.text.encode(), b"root")
         if not self._rules:
             super().close()
@@ -98,7 +99,7 @@ class Complying(Chain):
         token = self._pick(_candidates(logits, np.arange(self._n_vocab)))
         if np.isfinite(self._complying(_candidates(logits[token:token + 1], np.array([token])))["logit"][0]):
             yield token
-        likely = self._may_come()
+        likely = np.setdiff1d(self._may_come(), self._banned, assume_unique=True)
         allowed = self._complying(_candidates(logits[likely], likely))
         allowed = allowed[np.isfinite(allowed["logit"]) & (allowed["id"] != token)]
         while len(allowed):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 
 from auth.limits import Ticket
-from services.chat.events import Delta, Event, Final, Spent
+from services.chat.events import Called, Delta, Event, Final, Reasoned, Spent
 from services.chat.profiles import Profiles
 from services.errors import ParleyError
 from services.wire import Charge
@@ -27,7 +27,7 @@ def measured(events: Iterator[Event], ticket: Ticket, spent: Spent,
                 if isinstance(event, Final):
                     outcome = ""
                     ticket.charge(measure.whole(event))
-                elif isinstance(event, Delta):
+                elif isinstance(event, Delta | Reasoned | Called):
                     measure.piece()
                 yield event
     except Exception as error:

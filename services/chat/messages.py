@@ -1,0 +1,91 @@
+"""A conversation as chat clients speak of it: messages, calls of tools and their results. Shapes are OpenAI's."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+@dataclass(frozen=True)
+class Call:
+    """The model wants a tool called. `arguments` is JSON text."""
+
+    id: str
+    name: str
+    arguments: str
+
+    def shape(self) -> dict[str, Any]:
+        """As in an OpenAI message's `tool_calls`."""
+        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
+
+    def parsed(self) -> Any:
+        """The arguments as a value; as they are when they are no JSON."""
+        try:
+            return json.loads(self.arguments)
+        except ValueError:
+            return self.arguments
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message. `calls` and `reasoning` are an assistant's, `call_id` and `name` a tool result's."""
+
+    role: Role
+    content: str = ""
+    calls: tuple[Call, ...] = ()
+    call_id: str = ""           # of the call that this is the result of
+    name: str = ""              # of the tool, where it is known
+    reasoning: str = ""         # what the model thought before it answered
+
+    def shape(self) -> dict[str, Any]:
+        """As OpenAI's API has it; fields without a value are left out."""
+        shape: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.calls:
+            shape["tool_calls"] = [call.shape() for call in self.calls]
+        if self.call_id:
+            shape["tool_call_id"] = self.call_id
+        if self.name:
+            shape["name"] = self.name
+        if self.reasoning:
+            shape["reasoning_content"] = self.reasoning
+        return shape
+
+    @classmethod
+    def of_shape(cls, shape: dict[str, Any]) -> Message:
+        """What `shape` made, again."""
+        calls = tuple(Call(call["id"], call["function"]["name"], call["function"]["arguments"])
+                      for call in shape.get("tool_calls", ()))
+        return cls(shape["role"], shape["content"], calls, shape.get("tool_call_id", ""), shape.get("name", ""),
+                   shape.get("reasoning_content", ""))
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A function that the model may have called. `parameters`: JSON Schema of its arguments, an object."""
+
+    name: str
+    description: str = ""
+    parameters: dict[str, Any] = field(default_factory=lambda: {"type": "object", "properties": {}})
+
+    def shape(self) -> dict[str, Any]:
+        """As in an OpenAI request's `tools`, and in the chat templates of models."""
+        return {"type": "function", "function": {"name": self.name, "description": self.description,
+                                                 "parameters": self.parameters}}
+
+
+@dataclass(frozen=True)
+class Toolbox:
+    """The tools of one request. `choice` "required": the answer is a call; of the tool `named`, if that is not ""."""
+
+    tools: tuple[Tool, ...]
+    choice: Literal["auto", "required"] = "auto"
+    named: str = ""
+    parallel: bool = True       # whether one answer may hold several calls
+
+    @property
+    def offered(self) -> tuple[Tool, ...]:
+        """The tools that may be called."""
+        return tuple(tool for tool in self.tools if self.named in ("", tool.name))
