@@ -30,6 +30,7 @@ class Ask:
     suffix: str | None = None                       # of a `raw` prompt: what follows the completion
     session_id: str | None = None                   # as `sessions.parse_id` gives it
     profile: str | None = None                      # None: the selected one
+    model: str | None = None                        # in its place: a profile's name, or a file of MODELS_DIR
     allowed_profiles: tuple[str, ...] | None = None     # of the key; None: all
     temperature: float | None = None
     top_p: float | None = None
