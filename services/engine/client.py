@@ -107,6 +107,20 @@ class Lease:
             return len(answer.tokens) == len(prompts)
         return self._answer(wire.Count(prompts=list(prompts)), wire.Counted, fits).tokens
 
+    def tokenize(self, text: str, special: bool = True, around: bool = False) -> wire.Tokens:
+        """The tokens of a text; `special` and `around` as in `wire.Tokenize`. `ContextOverflow`: it is too long."""
+        def fits(answer: wire.Tokens) -> bool:
+            return answer.text == text and len(answer.tokens) == len(answer.pieces)
+        return self._answer(wire.Tokenize(text=text, special=special, around=around), wire.Tokens, fits)
+
+    def detokenize(self, tokens: Sequence[int]) -> wire.Tokens:
+        """The text of tokens. `BadRequest` for what is no token of the model."""
+        message = wire.Detokenize(tokens=list(tokens))
+
+        def fits(answer: wire.Tokens) -> bool:
+            return answer.tokens == message.tokens and len(answer.pieces) == len(answer.tokens)
+        return self._answer(message, wire.Tokens, fits)
+
     def embed(self, request: wire.Embed) -> wire.Vectors:
         """The vectors of texts. Raises the runner's error, or `RunnerCrashed`; what `beat` raises cancels."""
         def fits(answer: wire.Vectors) -> bool:

@@ -124,7 +124,7 @@ class File:
         return buffer.value.decode("utf-8", "replace") if size >= 0 else ""
 
     def _text_or_nothing(self, token: int) -> str:
-        return self._render(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
+        return self.spelled(token).decode("utf-8", "replace") if token >= 0 else ""
 
     def _marker(self, token: int) -> str:
         attributes = lib.llama_vocab_get_attr(self.vocab, token)
@@ -168,6 +168,21 @@ class File:
 
     def piece(self, token: int) -> bytes:
         return self._render(token, special=False)
+
+    def spelled(self, token: int) -> bytes:
+        """As `piece`, but of a special token the text by which it is known."""
+        return self._render(token, special=True)
+
+    def text_of(self, tokens: list[int]) -> bytes:
+        """The text that tokens are together, the special ones as they are spelled: without the space that some
+        tokenisers put before a text."""
+        given, room = (lib.llama_token * len(tokens))(*tokens), 8 * len(tokens) + 8
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            count = lib.llama_detokenize(self.vocab, given, len(tokens), buffer, room, False, True)
+            if count >= 0:
+                return buffer.raw[:count]
+            room = -count
 
     @cached_property
     def beginnings(self) -> array[int]:

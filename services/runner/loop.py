@@ -13,7 +13,19 @@ from typing import Any, Generic, Protocol, TypeVar
 import msgspec
 
 from services.runner.post import Post
-from services.wire import Count, Counted, Embed, Forget, Generate, Message, Prepare, Stats
+from services.wire import (
+    Count,
+    Counted,
+    Detokenize,
+    Embed,
+    Forget,
+    Generate,
+    Message,
+    Prepare,
+    Stats,
+    Tokenize,
+    Tokens,
+)
 
 REST = 1.0              # seconds without a message after which there is time for other things
 Events = Sequence[tuple[Any, Message]]      # whose request, and what to tell
@@ -92,6 +104,10 @@ class Loop(ABC, Generic[Work]):
     @abstractmethod
     def count(self, message: Count) -> Counted:
         """Token counts."""
+
+    @abstractmethod
+    def tokens(self, message: Tokenize | Detokenize) -> Tokens:
+        """A text and its tokens."""
 
     def stats(self) -> Stats:
         """As after the last step; who was not heard since waits, too."""

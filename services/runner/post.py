@@ -22,6 +22,7 @@ from services.wire import (
     Channel,
     Count,
     Counted,
+    Detokenize,
     Done,
     Embed,
     Failed,
@@ -32,6 +33,8 @@ from services.wire import (
     Piece,
     Prepare,
     Stats,
+    Tokenize,
+    Tokens,
     Vectors,
     WireError,
 )
@@ -56,6 +59,9 @@ class Desk(Protocol):
 
     def count(self, message: Count) -> Counted:
         """Token counts; ParleyError when a text is too long to count."""
+
+    def tokens(self, message: Tokenize | Detokenize) -> Tokens:
+        """A text and its tokens; ParleyError when it is too long, or they are none."""
 
     def stats(self) -> Stats:
         """How the runner is."""
@@ -160,6 +166,8 @@ class Post:
             peer.post(self.desk.stats())
         elif isinstance(message, Count):
             peer.post(self._try("", lambda: self.desk.count(message)))
+        elif isinstance(message, Tokenize | Detokenize):
+            peer.post(self._try("", lambda: self.desk.tokens(message)))
         elif isinstance(message, Prepare):
             self._try("", lambda: self.desk.ahead(message))
         elif isinstance(message, Forget):

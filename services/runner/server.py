@@ -36,9 +36,11 @@ from services.runner.scheduler import Event, Scheduler
 from services.runner.sequence import Sequence
 from services.runner.slots import Slots
 from services.runner.snapshots import Snapshots
+from services.runner.vocabulary import tokens_of
 from services.wire import (
     Count,
     Counted,
+    Detokenize,
     Door,
     Embed,
     Failed,
@@ -51,6 +53,8 @@ from services.wire import (
     RunnerSpec,
     Start,
     Stats,
+    Tokenize,
+    Tokens,
 )
 
 log = logging.getLogger("parley.runner")
@@ -100,6 +104,9 @@ class Runner(Loop[Scheduler]):
     def count(self, message: Count) -> Counted:
         return count(self.model, message)
 
+    def tokens(self, message: Tokenize | Detokenize) -> Tokens:
+        return tokens_of(self.model, message)
+
     def stats(self) -> Stats:
         """As after the last step; with what else is to be told of this process."""
         return msgspec.structs.replace(super().stats(), threads=self.model.threads, **self.shelf.stats())
@@ -124,6 +131,9 @@ class EmbedRunner(Loop[EmbedScheduler]):
 
     def count(self, message: Count) -> Counted:
         return embedding.count(self.model, message)
+
+    def tokens(self, message: Tokenize | Detokenize) -> Tokens:
+        return tokens_of(self.model, message)
 
     def stats(self) -> Stats:
         return msgspec.structs.replace(super().stats(), threads=self.model.n_threads)

@@ -4,7 +4,7 @@ from typing import Any
 
 from services.engine.states import Watchdog
 from services.runner.loop import Loop
-from services.wire import Count, Counted, Embed, Generate
+from services.wire import Count, Counted, Detokenize, Embed, Generate, Tokenize, Tokens
 from tests.services.runner.fakes import Desk, FakeBackend
 
 
@@ -15,6 +15,9 @@ class Idle(Loop[Any]):
         raise AssertionError("nobody asks")
 
     def count(self, message: Count) -> Counted:
+        raise AssertionError("nobody asks")
+
+    def tokens(self, message: Tokenize | Detokenize) -> Tokens:
         raise AssertionError("nobody asks")
 
 

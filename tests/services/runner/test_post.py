@@ -23,6 +23,7 @@ from services.wire import (
     Channel,
     Count,
     Counted,
+    Detokenize,
     Done,
     Failed,
     Generate,
@@ -30,6 +31,8 @@ from services.wire import (
     Message,
     Piece,
     Stats,
+    Tokenize,
+    Tokens,
     WireError,
     encode,
 )
@@ -57,6 +60,9 @@ class FakeDesk:
 
     def count(self, message: Count) -> Counted:
         return Counted(tokens=[len(message.prompts)])
+
+    def tokens(self, message: Tokenize | Detokenize) -> Tokens:
+        return Tokens(text="ab", tokens=[1], pieces=[b"ab"])
 
     def stats(self) -> Stats:
         return STATS

@@ -19,6 +19,7 @@ from services.runner.frames import frame_of
 from services.wire import (
     Count,
     Counted,
+    Detokenize,
     Done,
     Embed,
     Failed,
@@ -27,6 +28,8 @@ from services.wire import (
     Piece,
     Prepare,
     Stats,
+    Tokenize,
+    Tokens,
     WireError,
     connect,
     encode,
@@ -73,6 +76,26 @@ def test_count_may_come_before_generate_on_one_connection(tiny: Child) -> None:
         second = answer(channel, ask("hello world"))
     assert first[0] == second[0] and first[0]
     assert isinstance(first[1], Done) and first[1].prompt_tokens == 2
+
+
+def test_a_text_and_its_tokens(tiny: Child) -> None:
+    with tiny.connect() as channel:
+        parsed = channel.ask(Tokenize(text="hello<|im_end|>é"))
+        assert isinstance(parsed, Tokens)
+        assert parsed.pieces == [b"hello", b"<|im_end|>", b"\xc3", b"\xa9"]
+        assert channel.ask(Detokenize(tokens=parsed.tokens)) == parsed
+        plain = channel.ask(Tokenize(text="<|im_end|>", special=False))
+        assert isinstance(plain, Tokens) and len(plain.tokens) == 10
+        assert channel.ask(Detokenize(tokens=[])) == channel.ask(Tokenize(text="")) == Tokens(
+            text="", tokens=[], pieces=[])
+        half = channel.ask(Detokenize(tokens=parsed.tokens[:3]))
+        assert isinstance(half, Tokens) and half.text == "hello<|im_end|>\ufffd"
+        for wrong, code in ((Detokenize(tokens=[tiny.ready.n_vocab]), "invalid_request"),
+                            (Detokenize(tokens=[0, -1]), "invalid_request"),
+                            (Detokenize(tokens=[0] * 10_000), "context_length_exceeded"),
+                            (Tokenize(text="x" * 10_000), "context_length_exceeded")):
+            failed = channel.ask(wrong)
+            assert isinstance(failed, Failed) and failed.code == code and failed.details["param"]
 
 
 def test_sixteen_at_once_on_four_slots_get_what_each_gets_alone(tiny: Child) -> None:
