@@ -223,6 +223,7 @@ class Done(Message, frozen=True, kw_only=True):
     drafted_tokens: int = 0         # guessed from the text so far and checked in the batch
     accepted_tokens: int = 0        # of them, those that the model chose too
     closed: bool = False            # a JSON value was closed early, because max_tokens was about to end it
+    stopped_by: str = ""            # the stop string that ended it, if one did
 
 
 class Vectors(Message, frozen=True, kw_only=True):

@@ -258,7 +258,7 @@ class Fake:
         self.progress(prompt_tokens=count - cached)
         self.pause(channel, script.wait)
         room = min(request.max_tokens, self.spec.n_ctx - count)
-        words, reason = pieces(script.answer, request.stop, room)
+        words, reason, stop = pieces(script.answer, request.stop, room)
         for number, word in enumerate(words):
             self.misbehave(channel, script, number)
             if number:
@@ -267,7 +267,7 @@ class Fake:
             self.progress(completion_tokens=1)
         self.misbehave(channel, script, len(words))
         return wire.Done(id=request.id, finish_reason=reason, prompt_tokens=count, completion_tokens=len(words),
-                         cached_tokens=cached, processed_tokens=count - cached)
+                         cached_tokens=cached, processed_tokens=count - cached, stopped_by=stop)
 
     def reused(self, request: wire.Generate) -> int:
         """Tokens that the session's last `Prepare` has in common with its prompt: all or none."""
@@ -311,11 +311,12 @@ class Fake:
             raise wire.WireError("the prompt asked for this end")
 
 
-def pieces(answer: str, stop: list[str], room: int) -> tuple[list[str], str]:
-    """The answer's words with the blanks before them, cut at a stop string or after `room` words; and why it ends."""
-    ends = [at for text in stop if text and (at := answer.find(text)) >= 0]
-    words = re.findall(r"\s*\S+|\s+$", answer[:min(ends)] if ends else answer)
-    return (words[:room], "length") if len(words) > room else (words, "stop")
+def pieces(answer: str, stops: list[str], room: int) -> tuple[list[str], str, str]:
+    """The answer's words with the blanks before them, cut at a stop string or after `room` words; why it ends, and
+    because of which stop string."""
+    end, stop = min(((at, stop) for stop in stops if stop and (at := answer.find(stop)) >= 0), default=(None, ""))
+    words = re.findall(r"\s*\S+|\s+$", answer[:end])
+    return (words[:room], "length", "") if len(words) > room else (words, "stop", stop)
 
 
 def vector(text: str) -> bytes:

@@ -144,5 +144,5 @@ class Sequence:
                     completion_tokens=self.completion, cached_tokens=self.cached,
                     processed_tokens=max(0, min(self.past, len(self.prompt)) - self.cached),
                     queue_ms=(placed - self.arrived) * 1000, prefill_ms=(first - placed) * 1000,
-                    decode_ms=(now - first) * 1000, closed=self.sampler.closed,
+                    decode_ms=(now - first) * 1000, closed=self.sampler.closed, stopped_by=self.text.stopped_by,
                     drafted_tokens=self.drafted, accepted_tokens=self.accepted)

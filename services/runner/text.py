@@ -15,9 +15,13 @@ class Text:
 
     def __init__(self, stops: Sequence[str] = ()) -> None:
         self.stops = [stop for stop in stops if stop]
-        self.stopped = False
+        self.stopped_by = ""        # the stop string that ended it
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
+
+    @property
+    def stopped(self) -> bool:
+        return bool(self.stopped_by)
 
     def push(self, piece: bytes) -> str:
         """Take a token's bytes; return the text that is certain now ("" for none)."""
@@ -33,18 +37,18 @@ class Text:
         if self.stopped:
             return ""
         text = self._held + new
-        cut = self._first_stop(text)
-        if cut is not None:
-            self.stopped, self._held = True, ""
+        if (found := self._first_stop(text)) is not None:
+            cut, self.stopped_by = found
+            self._held = ""
             return text[:cut]
         keep = len(text) - self._doubtful(text)
         self._held = text[keep:]
         return text[:keep]
 
-    def _first_stop(self, text: str) -> int | None:
-        """Where the text ends because of a stop string; None when it holds none."""
-        found = [(start + len(stop), start) for stop in self.stops if (start := text.find(stop)) >= 0]
-        return min(found)[1] if found else None
+    def _first_stop(self, text: str) -> tuple[int, str] | None:
+        """Where the text ends because of which stop string; None when it holds none."""
+        found = [(start + len(stop), start, stop) for stop in self.stops if (start := text.find(stop)) >= 0]
+        return min(found)[1:] if found else None
 
     def _doubtful(self, text: str) -> int:
         """How many characters at the end of `text` could begin a stop string."""

@@ -47,10 +47,10 @@ def test_a_directive_it_does_not_understand_is_an_error():
 
 def test_pieces_keep_every_blank_and_obey_stop_and_length():
     text = " one  two\n\nthree "
-    assert pieces(text, [], 9) == ([" one", "  two", "\n\nthree", " "], "stop")
-    assert pieces(text, ["\n", "xyz", ""], 9) == ([" one", "  two"], "stop")
-    assert pieces(text, [], 2) == ([" one", "  two"], "length")
-    assert pieces("", [], 2) == ([], "stop")
+    assert pieces(text, [], 9) == ([" one", "  two", "\n\nthree", " "], "stop", "")
+    assert pieces(text, ["\n", "xyz", ""], 9) == ([" one", "  two"], "stop", "\n")
+    assert pieces(text, [], 2) == ([" one", "  two"], "length", "")
+    assert pieces("", [], 2) == ([], "stop", "")
 
 
 def test_max_tokens_and_stop_over_the_wire(house: House):

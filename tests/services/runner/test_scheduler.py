@@ -34,6 +34,7 @@ def test_an_end_token_and_a_stop_string_end_with_stop() -> None:
     assert desk.ends[ended].finish_reason == desk.ends[stopped].finish_reason == "stop"     # type: ignore[union-attr]
     assert desk.texts[ended] == completion([1, 2], 3)
     assert desk.texts[stopped] == text[:text.index(text[5:8])]
+    assert (desk.ends[ended].stopped_by, desk.ends[stopped].stopped_by) == ("", text[5:8])      # type: ignore[union-attr]
 
 
 def test_running_answers_are_in_every_batch_while_a_long_prompt_comes_in() -> None:

@@ -50,7 +50,7 @@ def test_a_beginning_of_a_stop_string_is_held_back_then_sent() -> None:
     assert text.push(b"yes\nHum") == "yes\n"
     assert text.push(b"an beings") == "Human beings"
     assert text.push(b" Human") == " "
-    assert text.push(b": no") == "" and text.stopped
+    assert text.push(b": no") == "" and text.stopped and text.stopped_by == "Human:"
     assert text.finish() == ""
 
 
