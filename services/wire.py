@@ -52,21 +52,32 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CallForm(msgspec.Struct, frozen=True, kw_only=True):
-    """How one kind of tool call is written: `begin`, JSON that complies with `schema`, `end`. Both texts may hold
-    special tokens."""
+    """How a call of the tool `name` is written: `begin`, arguments that comply with `schema`, `end`."""
 
+    name: str
     begin: str
     schema: dict[str, Any]
     end: str = ""
 
 
 class Calls(msgspec.Struct, frozen=True, kw_only=True):
-    """Tool calls in a completion: free text, until a form's `begin` is written; from there the model is held to the
-    form, so what follows always parses. `required`: it begins with a call. `many`: others may follow the first."""
+    """Tool calls in a completion: free text, until `trigger` is written; from there the model is held to `opening`, a
+    call in one of the forms, others with `between` before each, `closing`; this ends it. So calls always parse.
+
+    All texts may hold special tokens. `opening` and each form's `begin` together begin with `trigger`.
+    """
 
     forms: list[CallForm]
-    required: bool = False
-    many: bool = True
+    trigger: str
+    opening: str = ""
+    between: str = ""
+    closing: str = ""
+    leads: bool = False             # the trigger counts only where the completion begins with it
+    required: bool = False          # the completion is a call, behind its thought
+    many: bool = True               # others may follow the first call
+    think: str = ""                 # what begins a text at the start of the completion in which nothing is a call
+    thought: str = ""               # what ends it
+    thinking: bool = False          # the prompt ends in such a text
 
 
 class Generate(Message, frozen=True, kw_only=True):
@@ -86,6 +97,7 @@ class Generate(Message, frozen=True, kw_only=True):
     schema: dict[str, Any] | None = None    # JSON Schema that the completion must comply with
     grammar: str = ""               # GBNF that the completion must comply with; root is its start
     calls: Calls | None = None      # tools that may be called
+    shown: list[str] = []           # special tokens that are sent as they are spelled, as those of `calls`, not as ""
     tokens: list[int] = []          # the prompt, where the sender has tokenised it: then `prompt` is empty
     suffix: str | None = None       # what follows the completion, for models with infill; `prompt` is what precedes
     logprobs: int | None = None     # with each token its log probability, and those of so many likeliest ones
