@@ -31,7 +31,7 @@ ROUTES = (
     Route("/answer/<string:session_id>", sessions.Session, "sessions"),
     Route("/answer/<string:session_id>/fork", sessions.Fork, "sessions"),
     Route("/answer/<string:session_id>/rewind", sessions.Rewind, "sessions"),
-    Route("/v1/embeddings", embeddings.OpenAIEmbeddings, "openai"),
+    Route("/v1/embeddings", embeddings.OpenAIEmbeddings, "openai", alias="/embeddings"),
     Route("/models", models.Models, "models"),
     Route("/models/model", models.Switch, "models"),
     Route("/auth", keys.Whoami, "keys"),

@@ -73,7 +73,8 @@ def _operation(route: Route, method: str, declared: Op) -> dict[str, Any]:
     if declared.scope == PUBLIC:
         operation["security"] = []
     elif declared.scope in SCOPES:
-        operation["description"] = f"Needs the scope `{declared.scope}`."
+        also = f" Answers at `{_template(route.alias)}` too." if route.alias else ""
+        operation["description"] = f"Needs the scope `{declared.scope}`.{also}"
     if declared.body is not None:
         operation["requestBody"] = {"required": not declared.body_optional, "content": _json(declared.body)}
     if declared.retryable:

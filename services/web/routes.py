@@ -95,6 +95,7 @@ class Route:
     path: str                   # in Werkzeug's notation: /answer/<string:session_id>
     resource: type[Endpoint]
     tag: str
+    alias: str = ""             # another path to the same, for clients that leave the version out
 
     @property
     def endpoint(self) -> str:
@@ -121,7 +122,8 @@ class PlainApi(Api):
 def register(api: Api, gate: Any, room: Room, routes: tuple[Route, ...]) -> None:
     """Serve `routes`, and tell the gate who may call what."""
     for route in routes:
-        api.add_resource(route.resource, route.path, endpoint=route.endpoint, resource_class_args=(room,))
+        paths = filter(None, (route.path, route.alias))
+        api.add_resource(route.resource, *paths, endpoint=route.endpoint, resource_class_args=(room,))
         for method, declared in route.ops().items():
             gate.allow(route.endpoint, method.upper(), declared.scope, answer=declared.answer,
                        retryable=declared.retryable)
