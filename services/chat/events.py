@@ -138,16 +138,20 @@ class Final:
                 "total_tokens": self.done.prompt_tokens + self.done.completion_tokens,
                 "prompt_tokens_details": details}
 
+    @property
+    def timings(self) -> dict[str, float]:
+        """Milliseconds."""
+        return {name: round(getattr(self.done, name), 3) for name in ("queue_ms", "prefill_ms", "decode_ms")}
+
     def body(self) -> dict[str, Any]:
         """The answer of `POST /answer` (spec/api.md). Times in milliseconds."""
-        timings = {name: round(getattr(self.done, name), 3) for name in ("queue_ms", "prefill_ms", "decode_ms")}
         more: dict[str, Any] = {"warnings": list(self.warnings)} if self.warnings else {}
         if not self.result:
             more["empty"] = True
         session = None if self.session_id is None else shown_id(self.session_id)
         return {"result": self.result, "session_id": session, "profile": self.profile, "model": self.model,
                 "finish_reason": self.done.finish_reason, "usage": self.usage,
-                "context": self.context, **more, "timings": timings}
+                "context": self.context, **more, "timings": self.timings}
 
 
 Event = Delta | Reasoned | Called | Beat | Waiting | Final

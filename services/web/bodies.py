@@ -6,7 +6,7 @@ a `BadRequest` that names the field.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -29,6 +29,8 @@ class Body(BaseModel):
     """Base of all request bodies."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    unknown: ClassVar[str] = "unknown field {!r}"      # what is said of one, and its code
+    unknown_code: ClassVar[str] = "unknown_field"
 
 
 class AnswerBody(Body):
@@ -160,7 +162,8 @@ def _bad_request(shape: type[Body], faults: list[ErrorDetails]) -> BadRequest:
         return BadRequest(words, code="missing_field", param=param)
     if first["type"] == "extra_forbidden":
         known = ", ".join(sorted(field.alias or name for name, field in shape.model_fields.items()))
-        return BadRequest(f"unknown field {param[:80]!r}; known are: {known}", code="unknown_field", param=param[:200])
+        more = f"; known are: {known}" if len(first["loc"]) == 1 else ""
+        return BadRequest(shape.unknown.format(param[:80]) + more, code=shape.unknown_code, param=param[:200])
     told = dict.fromkeys(_words(fault) for fault in faults if _path(fault) == param)
     return BadRequest(f"{param}: {', or '.join(told)}", param=param)
 
