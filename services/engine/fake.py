@@ -1,11 +1,13 @@
 """A runner without a model: the same process, pipes and wire as the real one, with scripted answers. For tests.
 
-A token is a whitespace-separated word, for `Count`, `n_ctx`, `max_tokens` and all figures. `schema` and the sampling
-are not honoured; stop strings, `max_tokens`, slots, the waiting queue, owners' cancels are.
+A token is a whitespace-separated word, for `Count`, `n_ctx`, `max_tokens` and all figures. `schema`, `grammar` and the
+sampling are not honoured; stop strings, `max_tokens`, slots, the waiting queue, owners' cancels are. Tokens have
+numbers in the order in which their words were met, those below 256 are bytes; log probabilities are made up.
 
 What it answers depends on the last thing the user said in the prompt (after the last `Human:`, `User:`, `PROMPT:`,
 `<|im_start|>user`; the whole prompt when there is none). "What is my name?" is answered from the last "My name is X"
-anywhere in the prompt; else it says `You said: <the user's last line>`, so that an answer shows whose it is.
+anywhere in the prompt; else it says `You said: <the user's last line>`, so that an answer shows whose it is. Before a
+suffix it says `between <the prompt's last line> and <the suffix's first line>`.
 
 Directives in it (each to the next directive or the line's end; K: after this many pieces, 0 when left out):
     !echo TEXT      answer TEXT                         !die HOW [K]    end the process: exit code or signal name
@@ -15,6 +17,8 @@ Directives in it (each to the next directive or the line's end; K: after this ma
     !sleep S        seconds before each further piece   !half [K]       send half a frame, then end the connection
     !fail CODE      answer Failed with this code        !huge [K]       announce a frame of 1 GB
     !close [K]      end the connection without Done     !wrongid [K]    send a piece of another request
+    !call NAME JSON     call the tool with these arguments, written as the request has it, behind what !echo says and
+                        other calls; where a call is required and none is made it is the first tool's, with {}
 
 An embedding profile's vectors are sums of one for each word, made of its hash: texts with words in common are near
 each other. `!fail`, `!wait` and what breaks off count in the last text of a request.
@@ -26,108 +30,29 @@ own, the probe's too).
 
 from __future__ import annotations
 
-import hashlib
-import math
 import os
-import re
-import resource
 import signal
 import struct
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import NoReturn
 
 import msgspec
 
 from services import wire
 from services.engine.failures import failed_of
+from services.engine.fake_script import FOR_EVER, Script, die, load
+from services.engine.fake_words import DIMENSIONS, Words, pieces, split, vector
 from services.errors import (
     BadModel,
     BadRequest,
     ContextOverflow,
-    NotFound,
     ParleyError,
     TooManyRequests,
     Unavailable,
     from_code,
 )
-
-USER = re.compile(r"(?:^|\n)[ \t]*(?:#+ *)?(?:human|user|prompt|question|input|instruction)[ \t]*:[ \t]*", re.I)
-ASSISTANT = re.compile(r"\n[ \t]*(?:#+ *)?(?:ai|bot|assistant|answer|response|model)[ \t]*:", re.I)
-TURN = re.compile(r"<\|im_start\|>(\w+)\n")
-MARK = re.compile(r"<\|im_end\|>|</?s>|\[/?INST\]")
-DIRECTIVE = re.compile(r"(?:^|(?<=\s))!([a-z]+)[ \t]*((?:(?![ \t]+![a-z]).)*)")
-FAULTS = ("die", "hang", "freeze", "garbage", "half", "huge", "close", "wrongid")
-FOR_EVER = 1e6          # seconds
-DIMENSIONS = 32
-
-
-def last_said(prompt: str) -> str:
-    """What the user said last, without the template around it."""
-    text = MARK.sub("", TURN.sub(r"\n\1: ", prompt))
-    begins = [found.end() for found in USER.finditer(text)]
-    text = text[begins[-1]:] if begins else text
-    ends = ASSISTANT.search(text)
-    return (text[:ends.start()] if ends else text).strip()
-
-
-@dataclass
-class Script:
-    """What the directives of one prompt ask for."""
-
-    answer: str
-    wait: float = 0.0
-    sleep: float = 0.0
-    fail: str | None = None
-    faults: list[tuple[int, str, str]] = field(default_factory=list)    # after how many pieces, which, how
-
-    @classmethod
-    def read(cls, prompt: str, first: str = "") -> Script:
-        said = last_said(prompt)
-        script = cls(reply(prompt, said))
-        for word, rest in DIRECTIVE.findall(f"{first}\n{said}"):
-            try:
-                script.take(word, rest.strip())
-            except (ValueError, IndexError):
-                raise BadRequest(f"the fake runner does not understand !{word} {rest}") from None
-        return script
-
-    def take(self, word: str, rest: str) -> None:
-        if word == "echo":
-            self.answer = rest
-        elif word == "tokens":
-            self.answer = " ".join(f"w{n + 1}" for n in range(int(rest)))
-        elif word == "bytes":
-            self.answer = bytes.fromhex(rest).decode(errors="replace")
-        elif word in ("wait", "sleep"):
-            setattr(self, word, float(rest))
-        elif word == "fail":
-            self.fail = rest
-        elif word in FAULTS:
-            values = rest.split()
-            how = values.pop(0) if word == "die" else ""
-            self.faults.append((int(values[0]) if values else 0, word, how))
-
-
-def reply(prompt: str, said: str) -> str:
-    if re.search(r"what(?: is|'s) my name", said, re.I):
-        names = re.findall(r"my name is ([\w'-]+)", prompt, re.I)
-        return f"Your name is {names[-1]}." if names else "You have not told me your name."
-    return "You said: " + (said.splitlines() or [""])[-1]
-
-
-def die(how: str) -> NoReturn:
-    """End this process by a signal ("SIGKILL") or with an exit code ("134")."""
-    if how.isdigit():
-        os._exit(int(how))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    os.kill(os.getpid(), signal.Signals[how])
-    time.sleep(FOR_EVER)
-    raise AssertionError("a signal did not end this process")
 
 
 class Fake:
@@ -137,6 +62,7 @@ class Fake:
         self.spec = spec
         self.limits = limits
         self.first = first
+        self.words = Words()
         self.waiting: deque[wire.Generate] = deque()
         self.prepared: dict[tuple[str, str], str] = {}      # (owner, session): what its next prompt begins with
         self.running: set[str] = set()
@@ -166,6 +92,8 @@ class Fake:
             channel.send(self.stats())
         elif isinstance(message, wire.Count):
             channel.send(wire.Counted(tokens=[len("".join(prompt).split()) for prompt in message.prompts]))
+        elif isinstance(message, wire.Tokenize):
+            channel.send(self.words.tokenize(message.text))
         elif isinstance(message, wire.Prepare):
             with self.lock:
                 self.prepared[message.owner, message.session] = text = "".join(message.prompt)
@@ -173,19 +101,26 @@ class Fake:
         elif isinstance(message, wire.Forget):
             with self.lock:
                 self.prepared.pop((message.owner, message.session), None)
-        elif isinstance(message, wire.Generate | wire.Embed):
-            try:
-                if isinstance(message, wire.Embed) != self.spec.embedding:
-                    raise BadModel("this model is for embeddings" if self.spec.embedding else "this model writes text")
-                self.embed(channel, message) if isinstance(message, wire.Embed) else self.generate(channel, message)
-            except ParleyError as error:
-                channel.send(msgspec.structs.replace(failed_of(error), id=message.id))
         else:
-            channel.send(failed_of(BadRequest(f"a runner does not take {type(message).__name__}")))
+            try:
+                self.work(channel, message)
+            except ParleyError as error:
+                channel.send(msgspec.structs.replace(failed_of(error), id=getattr(message, "id", "")))
+
+    def work(self, channel: wire.Channel, message: wire.Message) -> None:
+        """Do what may be refused."""
+        if isinstance(message, wire.Detokenize):
+            channel.send(self.words.detokenize(message.tokens))
+        elif isinstance(message, wire.Generate | wire.Embed):
+            if isinstance(message, wire.Embed) != self.spec.embedding:
+                raise BadModel("this model is for embeddings" if self.spec.embedding else "this model writes text")
+            self.embed(channel, message) if isinstance(message, wire.Embed) else self.generate(channel, message)
+        else:
+            raise BadRequest(f"a runner does not take {type(message).__name__}")
 
     def generate(self, channel: wire.Channel, request: wire.Generate) -> None:
-        prompt = "".join(request.prompt)
-        script, count = Script.read(prompt, self.first), len(prompt.split())
+        prompt = self.words.detokenize(request.tokens, "prompt").text if request.tokens else "".join(request.prompt)
+        script, count = Script.read(prompt, self.first, request), len(f"{prompt} {request.suffix or ''}".split())
         if count >= self.spec.n_ctx:
             raise ContextOverflow(f"the prompt has {count} tokens; at most {self.spec.n_ctx - 1} fit",
                                   prompt_tokens=count, limit=self.spec.n_ctx - 1, n_ctx=self.spec.n_ctx)
@@ -195,6 +130,9 @@ class Fake:
         self.take_slot(channel, request)
         begun = time.monotonic()
         channel.send(wire.Piece(id=request.id, text="", tokens=0))
+        if request.echo and request.logprobs is not None:
+            told = self.words.likely_all(split(prompt), request.logprobs)
+            channel.send(wire.Piece(id=request.id, text="", tokens=0, logprobs=told))
         try:
             done = self.speak(channel, request, script, count)
         finally:
@@ -263,7 +201,8 @@ class Fake:
             self.misbehave(channel, script, number)
             if number:
                 self.pause(channel, script.sleep)
-            channel.send(wire.Piece(id=request.id, text=word))
+            told = [] if request.logprobs is None else [self.words.likely(word, request.logprobs)]
+            channel.send(wire.Piece(id=request.id, text=word, logprobs=told))
             self.progress(completion_tokens=1)
         self.misbehave(channel, script, len(words))
         return wire.Done(id=request.id, finish_reason=reason, prompt_tokens=count, completion_tokens=len(words),
@@ -311,58 +250,6 @@ class Fake:
             raise wire.WireError("the prompt asked for this end")
 
 
-def pieces(answer: str, stops: list[str], room: int) -> tuple[list[str], str, str]:
-    """The answer's words with the blanks before them, cut at a stop string or after `room` words; why it ends, and
-    because of which stop string."""
-    end, stop = min(((at, stop) for stop in stops if stop and (at := answer.find(stop)) >= 0), default=(None, ""))
-    words = re.findall(r"\s*\S+|\s+$", answer[:end])
-    return (words[:room], "length", "") if len(words) > room else (words, "stop", stop)
-
-
-def vector(text: str) -> bytes:
-    """A vector of length 1: the sum of its words' hashes."""
-    sums = [1e-9] * DIMENSIONS
-    for word in re.findall(r"\w+", text.lower()):
-        sums = [total + byte - 127.5 for total, byte in zip(sums, hashlib.sha256(word.encode()).digest(), strict=True)]
-    length = math.hypot(*sums)
-    return struct.pack(f"<{DIMENSIONS}f", *(value / length for value in sums))
-
-
-def load_script(path: str) -> Iterator[tuple[str, str]]:
-    """The directives of a model file that begins with `!`."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(4096)
-    except FileNotFoundError:
-        raise NotFound(f"there is no model file {os.path.basename(path)!r}") from None
-    if head.startswith(b"!"):
-        for line in head.decode(errors="replace").splitlines():
-            word, _, rest = line.removeprefix("!").partition(" ")
-            yield word, rest.strip()
-
-
-def load(path: str) -> str:
-    """Do what the model file asks for; the directives that go before each prompt's own."""
-    first = ""
-    for word, rest in load_script(path):
-        if word == "first":
-            first = rest
-        elif word == "sleep":
-            time.sleep(float(rest))
-        elif word == "hang":
-            time.sleep(FOR_EVER)
-        elif word == "die":
-            die(rest)
-        elif word == "noise":
-            sys.stdout.write(rest + "\n")
-        elif word == "stubborn":
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        elif word == "fail":
-            code, _, text = rest.partition(" ")
-            raise from_code(code, text)
-    return first
-
-
 def exit_at_eof() -> None:
     """The supervisor holds the other end of stdin: its end is the supervisor's."""
     while os.read(0, 4096):
@@ -387,8 +274,8 @@ def main() -> int:
         return 1
     door = wire.Door(start.address, bytes.fromhex(start.authkey))
     say(wire.Ready(model=os.path.basename(spec.model), architecture="fake", n_ctx=spec.n_ctx, n_ctx_train=spec.n_ctx,
-                   n_slots=spec.parallel, n_vocab=0, n_threads=spec.n_threads or 1, chat_template=None, bos="", eos="",
-                   special_tokens=[], load_ms=(time.monotonic() - begun) * 1000,
+                   n_slots=spec.parallel, n_vocab=1 << 20, n_threads=spec.n_threads or 1, chat_template=None, bos="",
+                   eos="", special_tokens=[], infill=not spec.embedding, load_ms=(time.monotonic() - begun) * 1000,
                    n_embd=DIMENSIONS if spec.embedding else 0))
     door.serve(fake.serve)
     return 0

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
+from typing import Any
 
 import msgspec
 import pytest
 
 from services import wire
-from services.engine.fake import Script, last_said, pieces
+from services.engine.fake_script import Script, last_said
+from services.engine.fake_words import Words, pieces
 from services.errors import BadRequest
 from tests.services.engine.house import FAKE, SOON, House, generate, whole
 
@@ -61,6 +64,60 @@ def test_max_tokens_and_stop_over_the_wire(house: House):
         assert whole(lease, "!bytes 5ac3bc726963680a20e4bda0e5a5bd") == "Zürich\n 你好"
         with pytest.raises(BadRequest):
             list(lease.generate(generate("!fail invalid_request")))
+
+
+def test_texts_and_their_words(house: House):
+    with house.engine.lease(house.spec()) as lease:
+        told = lease.tokenize(" one  two one\n")
+        assert told.pieces == [b" one", b"  two", b" one\n"] and len(set(told.tokens)) == 3
+        assert lease.tokenize(" one  two one\n") == told == lease.detokenize(told.tokens)
+        assert lease.detokenize([72, 105, told.tokens[0]]).text == "Hi one"
+        with pytest.raises(BadRequest, match="tokens has 70000"):
+            lease.detokenize([70000])
+        told = lease.tokenize("User: my words")
+        assert whole(lease, "", prompt=[], tokens=told.tokens) == "You said: my words"
+        with pytest.raises(BadRequest) as refused:
+            list(lease.generate(generate("", prompt=[], tokens=[-1])))
+        assert refused.value.param == "prompt"
+
+
+def test_probabilities_are_well_formed_and_the_prompts_come_first(house: House):
+    with house.engine.lease(house.spec()) as lease:
+        first, *said = [event for event in lease.generate(generate("!echo a b", logprobs=3, echo=True))
+                        if isinstance(event, wire.Piece)]
+    assert (first.text, first.tokens) == ("", 0)
+    assert [told.text for told in first.logprobs] == [b"Human:", b" !echo", b" a", b" b", b"\nAI:"]
+    assert (first.logprobs[0].logprob, first.logprobs[0].top) == (0.0, [])
+    assert [piece.text for piece in said] == ["a", " b"]
+    for told in [*first.logprobs[1:], *(told for piece in said for told in piece.logprobs)]:
+        assert (told.token, told.text, told.logprob) == told.top[0] and len(told.top) == 3
+        assert sum(math.exp(logprob) for _, _, logprob in told.top) < 1
+        assert [logprob for *_, logprob in told.top] == sorted((logprob for *_, logprob in told.top), reverse=True)
+    assert Words().likely("x", 0).top == []
+
+
+def test_what_is_between(house: House):
+    with house.engine.lease(house.spec()) as lease:
+        assert lease.ready.infill
+        assert whole(lease, "", prompt=["def f():\na"], suffix="\n  b") == "between a and "
+        assert whole(lease, "", prompt=["one\ntwo"], suffix="three\nfour") == "between two and three"
+
+
+def test_tools_are_called_in_the_requests_form():
+    forms = [wire.CallForm(name=name, begin=f"<{name}>", schema={}, end=f"</{name}>") for name in ("add", "see")]
+    calls = wire.Calls(forms=forms, trigger="[<", opening="[", between=", ", closing="]")
+
+    def written(prompt: str, **more: Any) -> str:
+        return Script.read(prompt, request=generate("", calls=msgspec.structs.replace(calls, **more))).answer
+
+    assert written('!call see {"a": 1}') == '[<see>{"a": 1}</see>]'
+    assert written('!echo Well. !call see !call add {"x": "y!"}') == 'Well.[<see>{}</see>, <add>{"x": "y!"}</add>]'
+    assert written("no call") == "You said: no call"
+    assert written("no call", required=True) == "[<add>{}</add>]"
+    with pytest.raises(BadRequest, match="!call hear; the request has add, see"):
+        written("!call hear")
+    with pytest.raises(BadRequest, match="the request has none"):
+        Script.read("!call see")
 
 
 def test_it_waits_its_turn(house: House):
