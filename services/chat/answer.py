@@ -152,6 +152,8 @@ class _Answer:
                 if left <= BEAT:
                     raise busy(self.ask.session_id, round(time.monotonic() - started, 1)) from None
                 yield Beat()
+        if self.ask.follows is not None:
+            self.turn.check_follows(self.ask.follows, self.ask.idempotency)
         return [prompt.Interaction(asked.content, answer.content)
                 for asked, answer in self.turn.before(self.ask.idempotency)]
 
@@ -242,7 +244,7 @@ class _Answer:
     def _store_question(self) -> None:
         if self.turn is not None:
             meta = {"request_id": self.ask.request_id} if self.ask.request_id else {}
-            self.turn.prompt(self.ask.prompt, self.ask.idempotency, **meta)
+            self.turn.prompt(self.ask.prompt, self.ask.idempotency, self.ask.about, **meta)
 
     def _store_answer(self, final: Final) -> None:
         reason = final.done.finish_reason

@@ -52,6 +52,8 @@ class Ask:
     weight: float = 1.0                             # the owner's share of the runner beside others
     request_id: str | None = None
     idempotency: str | None = None                  # digest of the Idempotency-Key: what a retry is known by
+    about: dict[str, Any] | None = None             # kept with the question: what a family of routes knows it by
+    follows: int | None = None                      # number of the turn that its session must end with
     spent: Spent = field(default_factory=Spent, compare=False)      # filled in while it is answered
 
 

@@ -119,12 +119,19 @@ class Turn:
         """Whether the session was deleted meanwhile."""
         return self._log.gone()
 
+    def check_follows(self, n: int, request: str | None) -> None:
+        """Conflict unless turn `n` is the last, but for what a cut first try of the request of this digest left."""
+        own = next((at for at, turn in enumerate(self.turns) if request and turn.request == request), len(self.turns))
+        if not own or self.turns[own - 1].n != n:
+            raise Conflict("the session went on with another request meanwhile; try again", code="session_moved")
+
     def answered(self, request: str) -> TurnRecord | None:
         """The whole answer that the session already holds to the request of this digest: a first try was cut late."""
         return next((answer for prompt, answer in pairwise(self.turns)
                      if prompt.request == request and answer.role == "assistant" and not answer.interrupted), None)
 
-    def prompt(self, text: str, request: str | None = None, **meta: Any) -> TurnRecord:
+    def prompt(self, text: str, request: str | None = None, about: dict[str, Any] | None = None,
+               **meta: Any) -> TurnRecord:
         """Saves the prompt; durable on return. A retry of a cut request (same `request`) takes up its prompt again."""
         assert self._prompt is None, "one turn has one prompt"
         check_text(text, "prompt")
@@ -134,6 +141,8 @@ class Turn:
             record: Record = {"type": "user", "at": self._now(), "content": text, "extra": meta}
             if request is not None:
                 record["request"] = request
+            if about is not None:
+                record["about"] = about
             self._prompt = _turn(self._log.append(record))
         disk.failpoint("after_prompt_saved")
         return self._prompt
@@ -192,13 +201,18 @@ class Sessions:
             return {"type": "rewind", "to": to}
         return self._add(owner, sid, record)
 
+    def note(self, owner: str, sid: str, **fields: Any) -> None:
+        """Adds a note, which changes nothing of the conversation. Waits for a turn in progress."""
+        self._add(owner, sid, lambda turns: {"type": "note", **fields})
+
     def _add(self, owner: str, sid: str, make: Callable[[list[TurnRecord]], Record]) -> Shape:
         with self.store.open(owner, sid, CHANGE_WAIT) as log:
             log.append({**make(unfold(log.records)), "at": self._now()})
             return _shape(sid, log.records)
 
-    def fork(self, owner: str, sid: str, at: int | None = None) -> Shape:
-        """A new session with the first `at` turns (all when None) of this one, as `get` lists them."""
+    def fork(self, owner: str, sid: str, at: int | None = None, to: str | None = None) -> Shape:
+        """A new session with the first `at` turns (all when None) of this one, as `get` lists them. `to`: its id;
+        Conflict when that is taken."""
         records = self.store.read(owner, sid)
         turns = unfold(records)
         _check_place("at", len(turns) if at is None else at, len(turns))
@@ -206,7 +220,7 @@ class Sessions:
         assert described is not None
         head = base.new_head(self._now(), described.name, forked_from=sid)
         kept = _copies(turns[:at])
-        new = self.store.create(owner, lambda used: _next_id(sid, used), [head, *kept])
+        new = self.store.create(owner, lambda used: to or _next_id(sid, used), [head, *kept])
         return self.get(owner, new)
 
     def add(self, owner: str, sid: str | None, name: str | None, turns: Sequence[TurnRecord]) -> Shape:

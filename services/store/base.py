@@ -3,11 +3,12 @@
 A record is a JSON object `{"n": running number, "type": …, …}`. The first is the head; later ones are only ever added:
 
     head       v (schema), id, owner, name (None: taken from the first prompt), created, further fields of its maker
-    user       at, content, extra; `request`: digest of the Idempotency-Key it came with
+    user       at, content, extra; `request`: digest of the Idempotency-Key it came with; `about`: `Ask.about`
     assistant  at, content, extra, finish_reason, interrupted; `to`: number of the record that it answers, where it
                takes the place of an interrupted one
     rename     at, name
     rewind     at, to: how many turns (as listed) are kept
+    note       at, fields of its maker, who alone reads them
 
 Which of them are turns of the conversation as it stands is `listed`; what else they mean is `services.chat.sessions`'
 business.
