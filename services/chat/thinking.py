@@ -19,7 +19,7 @@ class Thinks(NamedTuple):
 def thinking_of(chat_template: str | None, prompt_end: str = "") -> Thinks | None:
     """How a model with this chat template thinks, when it goes on from `prompt_end`, the rendered prompt's last
     characters; None where the template knows of no thinking."""
-    for begin, end in TAGS if chat_template else ():
-        if begin in chat_template or end in chat_template:
+    for begin, end in TAGS:
+        if chat_template and (begin in chat_template or end in chat_template):
             return Thinks(begin, end, prompt_end.rstrip().endswith(begin))
     return None

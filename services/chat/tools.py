@@ -1,7 +1,7 @@
 """How models write calls of tools: the form that a chat template teaches, and one for models that know none.
 
-A `Form` is all that is known of it. The runner holds the model to it (`Form.calls`), `speech.Reader` reads it. The forms
-are those of llama.cpp's common/chat.cpp; each is found by what the template's text says of it.
+A `Form` is all that is known of it. The runner holds the model to it (`Form.calls`), `speech.Reader` reads it. The
+forms are those of llama.cpp's common/chat.cpp; each is found by what the template's text says of it.
 """
 
 from __future__ import annotations
@@ -91,10 +91,14 @@ class Form:
                 "in plain text." + several)
 
 
-JSON = {"before": '{"name": "', "after": '", "arguments": ', "end": "}"}
+def _list(name: str, tag: str, end: str = "") -> Form:
+    """A JSON list of calls behind a tag."""
+    return Form(name, tag, '{"name": "', '", "arguments": ', "}", f"{tag}[", ", ", f"]{end}")
+
+
 HERMES = Form("hermes", "<tool_call>", '<tool_call>\n{"name": "', '", "arguments": ', "}\n</tool_call>", between="\n")
 GENERIC = replace(HERMES, name="generic", native=False)
-NEMO = Form("mistral-nemo", "[TOOL_CALLS]", **JSON, opening="[TOOL_CALLS][", between=", ", closing="]", short_ids=True)
+NEMO = replace(_list("mistral-nemo", "[TOOL_CALLS]"), short_ids=True)
 MISTRAL = Form("mistral", "[TOOL_CALLS]", "[TOOL_CALLS]", "[ARGS]", "", short_ids=True)
 LLAMA = Form("llama", '{"name"', '{"name": "', '", "parameters": ', "}", several=False, leads=True)
 FUNCTIONARY = Form("functionary", "<function=", "<function=", ">", "</function>")
@@ -105,13 +109,13 @@ DEEPSEEK = Form("deepseek", "<｜tool▁calls▁begin｜>", "<｜tool▁call▁b
                 closing="<｜tool▁calls▁end｜>")
 DEEPSEEK_V31 = replace(DEEPSEEK, name="deepseek-v3.1", before="<｜tool▁call▁begin｜>", after="<｜tool▁sep｜>",
                        end="<｜tool▁call▁end｜>", between="")
-GRANITE = Form("granite", "<|tool_call|>", **JSON, opening="<|tool_call|>[", between=", ", closing="]")
+GRANITE = _list("granite", "<|tool_call|>")
 PHI = Form("phi-4-mini", "<|tool_call|>", '<|tool_call|>{"name": "', '", "arguments": ', "}<|/tool_call|>")
-NEMOTRON = Form("nemotron", "<TOOLCALL>", **JSON, opening="<TOOLCALL>[", between=", ", closing="]</TOOLCALL>")
-APRIEL = Form("apriel", "<tool_calls>", **JSON, opening="<tool_calls>[", between=", ", closing="]</tool_calls>")
+NEMOTRON = _list("nemotron", "<TOOLCALL>", "</TOOLCALL>")
+APRIEL = _list("apriel", "<tool_calls>", "</tool_calls>")
 
-# What in a template's text tells its form, the special before the common. Forms of calls that are no JSON (Qwen3-Coder's
-# and GLM's XML, gpt-oss's channels) are not among them: such models are taught the generic form.
+# What in a template's text tells its form, the special before the common. Forms of calls that are no JSON (Qwen3-
+# Coder's and GLM's XML, gpt-oss's channels) are not among them: such models are taught the generic form.
 MARKS: tuple[tuple[str, Form | None], ...] = (
     (r"<arg_key>|<parameter=|<parameter name=|<invoke name=|<\|channel\|>", None),
     (r"<\|START_ACTION\|>", COMMAND),
@@ -120,7 +124,7 @@ MARKS: tuple[tuple[str, Form | None], ...] = (
     (r"<\|tool_call\|>(?s:.)*<\|/tool_call\|>", PHI), (r"<\|tool_call\|>", GRANITE),
     (r"<TOOLCALL>", NEMOTRON), (r"<tool_calls>\[", APRIEL),
     (r"<function=", FUNCTIONARY),
-    (r'<tool_call>(\\n|\s)*\{\\?"name\\?"', HERMES),
+    (r'<tool_call>(\\n|\s)*\{\\?"name\\?"|json object [^"]*<tool_call>', HERMES),
     (r'\{\\?"name\\?": function name, \\?"parameters\\?"', LLAMA))
 SHOWS_TOOLS = re.compile(r"\{[{%][^%}]*(?<![\w'\"])tools(?![\w'\"])")
 
