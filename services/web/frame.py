@@ -11,7 +11,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, current_app, g, request
 from werkzeug.exceptions import HTTPException
 
 from auth.authentication import KEY_PATTERN
@@ -75,7 +75,7 @@ def _finish(response: Response) -> Response:
     trace: Trace = g.trace
     for name, value in _HEADERS.items():
         response.headers.setdefault(name, value)
-    response.headers["X-Request-Id"] = trace.id
+    response.headers["X-Request-Id"] = response.headers["Request-Id"] = trace.id      # OpenAI's name, Anthropic's
     trace.status = response.status_code
     if (key := g.get("key")) is not None:
         trace.key = key.id
@@ -94,7 +94,9 @@ def _log_access(trace: Trace, method: str, path: str, received: int) -> None:
 
 def error_response(error: ParleyError) -> Response:
     """The envelope with its status; `Retry-After` in whole seconds on 429 and 503, as the contract says."""
-    response = json_response(error.envelope(), error.status)
+    view = current_app.view_functions.get(request.endpoint or "")
+    envelope = getattr(getattr(view, "view_class", None), "envelope", ParleyError.envelope)
+    response = json_response(envelope(error), error.status)
     if error.retry_after is not None or error.status in (429, 503):
         response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after or 1)))
     if error.status == 401:

@@ -17,7 +17,7 @@ from flask import Response, g, request
 from flask_restful import Api, Resource
 from pydantic import BaseModel
 
-from services.errors import Unavailable
+from services.errors import ParleyError, Unavailable
 from services.web.bodies import Body, validate
 from services.web.json_body import read_object
 
@@ -53,6 +53,11 @@ class Endpoint(Resource):
     def __init__(self, room: Room) -> None:
         self.room = room
         self.parts = room.parts
+
+    @staticmethod
+    def envelope(error: ParleyError) -> dict[str, Any]:
+        """How errors are told here."""
+        return error.envelope()
 
 
 @contextmanager
