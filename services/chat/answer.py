@@ -1,7 +1,7 @@
 """The one pipeline: an `Ask` to the events of its answer. Every family of routes that generates text enters here.
 
-    profile → the session's turn → a runner → window and prompt → question durable → text → answer durable
-    → the next prompt's beginning prepared → Final
+    profile → the session's turn → a runner → window and prompt → question durable → text, thoughts, calls of tools
+    → answer durable → the next prompt's beginning prepared → Final
 
 A question is stored before the model is asked and an answer before `Final` is said; the session and the runner are
 let go before `Final`, so a client's next question never waits for its own last one. What breaks off (the client left,
@@ -13,37 +13,31 @@ from __future__ import annotations
 
 import logging
 import time
-import uuid
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from services import kv_names
-from services.chat import prompt, window
-from services.chat.events import Ask, Beat, Delta, Event, Final, Trimmed, Waiting
+from services.chat import asking, forms, prompt, speech, window
+from services.chat.events import Ask, Beat, Called, Delta, Event, Final, Reasoned, Waiting
+from services.chat.messages import Interaction, Message
 from services.chat.profiles import Profile, Profiles
-from services.chat.sessions import Sessions, Turn, TurnRecord
+from services.chat.prompt import Asked
+from services.chat.sessions import Sessions, Turn, TurnRecord, interaction
+from services.chat.thinking import thinking_of
 from services.engine.client import Engine, Lease
-from services.errors import (
-    BadRequest,
-    DeadlineExceeded,
-    Forbidden,
-    Gone,
-    ParleyError,
-    RunnerCrashed,
-    SessionBusy,
-    TooLarge,
-)
+from services.errors import DeadlineExceeded, Gone, ParleyError, RunnerCrashed, SessionBusy
 from services.settings import Settings
 from services.store.base import busy
 from services.store.kv_files import forget_files
-from services.wire import Done, Generate, Prepare, Queued, Ready, RunnerSpec
+from services.wire import Done, Generate, Logprob, Piece, Prepare, Queued, Ready, RunnerSpec
 
 __all__ = ["Ask", "Beat", "Chat", "Delta", "Event", "Final"]
 log = logging.getLogger("parley.chat")
 BEAT = 1.0      # seconds between two signs of life
-OVERRIDES = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty", "max_tokens", "seed")
 
 
 class Chat:
@@ -54,11 +48,21 @@ class Chat:
         self.profiles = profiles
         self.sessions = sessions
         self.engine = engine
-        prompt.warm()
+        forms.warm()
 
-    def answer(self, ask: Ask) -> Iterator[Event]:
-        """`Delta`s, `Beat`s and `Waiting`s, at last one `Final`. Errors are `ParleyError`s; closing it cancels."""
+    def answer(self, ask: Ask) -> Generator[Event, None, None]:
+        """The events of an answer, at last one `Final`. Errors are `ParleyError`s; closing it cancels."""
         return _Answer(self, ask).events()
+
+    def count(self, ask: Ask, beat: Callable[[], None] = lambda: None) -> int:
+        """Tokens of the prompt that `ask` would be answered with, without a session's earlier turns. `beat` is called
+        about every second and may raise to give up."""
+        asking.check(ask, self.settings)
+        asked = asking.asked(ask)
+        _, profile = asking.profile_of(ask, self.profiles)
+        spec = self.profiles.spec(profile, self.settings.models_dir)
+        with self.engine.lease(spec, keep=self.profiles.current().keep(profile), beat=beat) as lease:
+            return lease.count([prompt.build(profile, lease.ready, [], asked)])[0]
 
     def forget(self, owner: str, session: str) -> None:
         """A session is gone, or goes on from elsewhere: nothing computed of it stays. What goes wrong is logged."""
@@ -77,67 +81,43 @@ class _Answer:
         self.chat = chat
         self.ask = ask
         self.turn: Turn | None = None       # the session's, locked; None without a session
-        self.text = Trimmed()
+        self.reader: speech.Reader | speech.Verbatim = speech.Verbatim()
+        self.logprobs: list[Logprob] = []
         self.warnings: list[str] = []
         self.selected = False               # whether the profile is the one that config.json selects
         self.keep = 0.0                     # seconds that its runner stays loaded without use
         self.deadline = time.monotonic() + chat.settings.request_timeout
 
-    def events(self) -> Iterator[Event]:
-        self._check_prompt()
+    def events(self) -> Generator[Event, None, None]:
+        asking.check(self.ask, self.chat.settings)
         name, profile = self._profile()
         with ExitStack() as held:
             history = yield from self._lock_session(held)
             if (known := self._answered()) is not None:
-                yield from self._replay(Final.replayed(known, self.ask.session_id or "", name, profile.model))
+                yield from _replayed(Final.replayed(known, self.ask.session_id or "", name, profile.model))
                 return
+            asked = asking.asked(self.ask, follows=bool(history))
             spec = self.chat.profiles.spec(profile, self.chat.settings.models_dir)
             lease = yield from self._lease(held, spec)
-            chosen = self._window(profile, lease, history)
-            self._store_question()
-            done = yield from self._generate(lease, self._request(profile, lease, chosen))
+            chosen = self._window(profile, lease, history, asked)
+            self._store_question(asked)
+            done = yield from self._generate(lease, self._request(profile, lease, chosen, asked))
             self._tell_what_was_cut(done, profile, lease)
-            final = Final(result=self.text.text, session_id=self.ask.session_id, profile=name, model=lease.ready.model,
-                          done=done, warnings=tuple(self.warnings),
-                          context={"window": lease.ready.n_ctx, "k": profile.k, "turns_used": chosen.used,
-                                   "turns_dropped": chosen.dropped})
+            final = self._final(name, profile, lease, done, chosen)
             self._store_answer(final)
-            self._prepare(lease, profile, chosen.prompt, history, final)
+            self._prepare(lease, profile, chosen.prompt, history, asked, final)
         yield final
-
-    # ------------------------------------------------------------ what is asked, of whom
-
-    def _check_prompt(self) -> None:
-        text = self.ask.prompt
-        if not text.strip():
-            raise BadRequest("Question not provided in the request", code="missing_field", param="prompt")
-        try:
-            size = len(text.encode())
-        except UnicodeEncodeError:
-            raise BadRequest("prompt holds half of a surrogate pair, which is no character", code="bad_unicode",
-                             param="prompt") from None
-        most = self.chat.settings.max_prompt_bytes
-        if size > most:
-            raise TooLarge(f"prompt has {size} bytes; at most {most} are accepted (MAX_PROMPT_BYTES)",
-                           code="prompt_too_large", param="prompt")
 
     def _profile(self) -> tuple[str, Profile]:
         """The profile's name, and the profile as this request wants it."""
+        name, profile = asking.profile_of(self.ask, self.chat.profiles)
         config = self.chat.profiles.current()
-        wanted = self.ask.profile or config.selected
-        allowed = self.ask.allowed_profiles
-        if allowed is not None and wanted not in allowed:
-            raise Forbidden(f"this key may not use the profile {wanted[:80]!r}; it may use: {', '.join(allowed)}",
-                            code="profile_forbidden", param="profile")
-        name, profile = config.for_text(wanted)
         self.selected, self.keep = name == config.selected, config.keep(profile)
-        changes: dict[str, Any] = {field: getattr(self.ask, field) for field in OVERRIDES}
-        stop = None if self.ask.stop is None else list(self.ask.stop)
-        return name, profile.overridden(**changes, stop=stop)
+        return name, profile
 
     # ------------------------------------------------------------ what is waited for
 
-    def _lock_session(self, held: ExitStack) -> Generator[Event, None, list[prompt.Interaction]]:
+    def _lock_session(self, held: ExitStack) -> Generator[Event, None, list[Interaction]]:
         """Waits for the session's turn, at most `session_wait` seconds; its complete interactions."""
         if self.ask.session_id is None:
             return []
@@ -154,8 +134,7 @@ class _Answer:
                 yield Beat()
         if self.ask.follows is not None:
             self.turn.check_follows(self.ask.follows, self.ask.idempotency)
-        return [prompt.Interaction(asked.content, answer.content)
-                for asked, answer in self.turn.before(self.ask.idempotency)]
+        return [interaction(*pair) for pair in self.turn.before(self.ask.idempotency)]
 
     def _lease(self, held: ExitStack, spec: RunnerSpec) -> Generator[Event, None, Lease]:
         """A ready runner; it may have to be loaded first."""
@@ -174,30 +153,40 @@ class _Answer:
 
     # ------------------------------------------------------------ what is sent to the runner
 
-    def _window(self, profile: Profile, lease: Lease, history: list[prompt.Interaction]) -> window.Window:
+    def _window(self, profile: Profile, lease: Lease, history: list[Interaction], asked: Asked) -> window.Window:
+        if self.ask.raw is not None:        # the runner says whether it fits
+            return window.Window([self.ask.raw] if isinstance(self.ask.raw, str) else [], 0, 0)
         earlier = history[-profile.k:] if profile.k else []
-        build = partial(prompt.build, profile, lease.ready, text=self.ask.prompt)
+        build = partial(prompt.build, profile, lease.ready, asked=asked)
         return window.fit(lambda turns: build(earlier=turns), earlier, lease.ready.n_ctx, profile.max_tokens,
                           lease.count)
 
-    def _request(self, profile: Profile, lease: Lease, chosen: window.Window) -> Generate:
+    def _request(self, profile: Profile, lease: Lease, chosen: window.Window, asked: Asked) -> Generate:
         most = lease.ready.n_ctx
         if profile.max_tokens > most:
             self.warnings.append(f"max_tokens {profile.max_tokens} is more than the context of {most} tokens: "
                                  f"{most} is used")
-        return Generate(id=str(uuid.uuid4()), owner=self.ask.owner, prompt=chosen.prompt,
-                        max_tokens=min(profile.max_tokens, most), sampling=profile.sampling,
-                        stop=prompt.stops(profile, lease.ready), schema=self.ask.schema,
-                        head=prompt.head(profile, lease.ready, chosen.prompt, chosen.used),
-                        session=self.ask.session_id or "", weight=self.ask.weight, stream=self.ask.stream)
+        request = asking.request(self.ask, profile, min(profile.max_tokens, most), chosen.prompt)
+        if self.ask.raw is not None:
+            return request
+        form, tools = forms.form_of(profile, lease.ready), asked.tools
+        held = self.ask.schema is not None or self.ask.grammar is not None      # then it has no room to think
+        thinks = None if held else thinking_of(form.chat, "".join(chosen.prompt[-1:]))
+        self.reader = speech.Reader(form.tools if tools else None, thinks)
+        return msgspec.structs.replace(
+            request, stop=prompt.stops(profile, lease.ready), calls=form.tools.calls(tools, thinks) if tools else None,
+            head=prompt.head(profile, lease.ready, chosen.prompt, chosen.used, asked))
+
+    # ------------------------------------------------------------ what it answers
 
     def _generate(self, lease: Lease, request: Generate) -> Generator[Event, None, Done]:
-        """Passes the text on as it comes. Whatever ends it early cancels it in the runner and keeps the part."""
+        """Passes the answer on as it comes. Whatever ends it early cancels it in the runner and keeps the part."""
         messages, spent = lease.generate(request), self.ask.spent
         try:
             for message in messages:
                 if isinstance(message, Done):
                     spent.prompt_tokens, spent.completion_tokens = message.prompt_tokens, message.completion_tokens
+                    yield from self._told(self.reader.finish())
                     return message
                 self._check_time()
                 if message is None:
@@ -206,8 +195,7 @@ class _Answer:
                     yield Waiting(message.position, message.eta_seconds)
                 else:
                     spent.completion_tokens += message.tokens
-                    if delta := self.text.feed(message.text):
-                        yield Delta(delta)
+                    yield from self._told(self.reader.feed(message.text), message)
             raise AssertionError("a runner's answer ended without its Done")
         except BaseException as error:
             _close(messages)
@@ -215,6 +203,17 @@ class _Answer:
             if spent.completion_tokens and not isinstance(error, RunnerCrashed):
                 spent.prompt_tokens = lease.count_at_once(request.prompt) or 0
             raise
+
+    def _told(self, events: Sequence[Event], piece: Piece | None = None) -> Iterator[Event]:
+        """What was read, with the log probabilities of its tokens at the first text."""
+        logprobs = tuple(piece.logprobs) if piece else ()
+        self.logprobs += logprobs
+        for event in events:
+            if isinstance(event, Delta) and logprobs:
+                event, logprobs = Delta(event.text, logprobs), ()
+            yield event
+        if logprobs:
+            yield Delta("", logprobs)
 
     def _tell_what_was_cut(self, done: Done, profile: Profile, lease: Lease) -> None:
         most, n_ctx = profile.max_tokens, lease.ready.n_ctx
@@ -228,6 +227,13 @@ class _Answer:
         if self.ask.schema is not None and self.ask.stop:
             self.warnings.append("stop is not looked at beside a schema: the answer ends where its value is complete")
 
+    def _final(self, name: str, profile: Profile, lease: Lease, done: Done, chosen: window.Window) -> Final:
+        return Final(result=self.reader.content, session_id=self.ask.session_id, profile=name, model=lease.ready.model,
+                     done=done, warnings=tuple(self.warnings), reasoning=self.reader.reasoning,
+                     calls=tuple(self.reader.calls), logprobs=tuple(self.logprobs),
+                     context={"window": lease.ready.n_ctx, "k": profile.k, "turns_used": chosen.used,
+                              "turns_dropped": chosen.dropped})
+
     # ------------------------------------------------------------ what is kept
 
     def _answered(self) -> TurnRecord | None:
@@ -236,19 +242,16 @@ class _Answer:
             return None
         return self.turn.answered(self.ask.idempotency)
 
-    def _replay(self, final: Final) -> Iterator[Event]:
-        if final.result:
-            yield Delta(final.result)
-        yield final
-
-    def _store_question(self) -> None:
+    def _store_question(self, asked: Asked) -> None:
         if self.turn is not None:
-            meta = {"request_id": self.ask.request_id} if self.ask.request_id else {}
-            self.turn.prompt(self.ask.prompt, self.ask.idempotency, self.ask.about, **meta)
+            meta: dict[str, Any] = {"request_id": self.ask.request_id} if self.ask.request_id else {}
+            if asked.new != (Message("user", asked.text),):
+                meta["messages"] = [message.shape() for message in asked.new]
+            self.turn.prompt(asked.text, self.ask.idempotency, self.ask.about, **meta)
 
     def _store_answer(self, final: Final) -> None:
         reason = final.done.finish_reason
-        self._keep(final.result, finish_reason=reason, interrupted=reason == "cancelled", **final.kept)
+        self._keep(final.result, finish_reason=final.finish_reason, interrupted=reason == "cancelled", **final.kept)
 
     def _keep(self, text: str, **meta: Any) -> None:
         if self.turn is None:
@@ -259,21 +262,22 @@ class _Answer:
             self.chat.forget(self.ask.owner, self.ask.session_id or "")
             raise
 
-    def _prepare(self, lease: Lease, profile: Profile, asked: list[str], history: list[prompt.Interaction],
+    def _prepare(self, lease: Lease, profile: Profile, sent: list[str], history: list[Interaction], asked: Asked,
                  final: Final) -> None:
         """Has the runner compute, while nobody waits, what the session's next prompt begins with.
 
-        The next question is taken to be as long as this one, and tokens for as long as they were in the prompt `asked`
+        The next question is taken to be as long as this one, and tokens for as long as they were in the prompt `sent`
         and its answer: nobody is asked to count, so the end of this answer is not delayed.
         """
         wanted = self.turn is not None and profile.k and self.chat.settings.prepare
         if not wanted or final.done.finish_reason == "cancelled":
             return
         ready, done = lease.ready, final.done
-        earlier = [*history, prompt.Interaction(self.ask.prompt, final.result)][-profile.k:]
-        count = window.by_size([*asked, final.result], done.prompt_tokens + done.completion_tokens)
+        earlier = [*history, Interaction(asked.new, final.message)][-profile.k:]
+        count = window.by_size([*sent, final.result], done.prompt_tokens + done.completion_tokens)
         try:
-            fitted = window.fit(partial(self._likely, profile, ready), earlier, ready.n_ctx, profile.max_tokens, count)
+            fitted = window.fit(partial(self._likely, profile, ready, asked), earlier, ready.n_ctx, profile.max_tokens,
+                                count)
         except ParleyError as error:
             log.debug("nothing is prepared: %s", error.message)
             return
@@ -281,26 +285,37 @@ class _Answer:
             log.exception("nothing is prepared")
             return
         opening = fitted.prompt[:-1]
-        head = prompt.head(profile, ready, opening, fitted.used)
+        head = prompt.head(profile, ready, opening, fitted.used, asked)
         if fitted.used and head < sum(map(len, opening)):
             lease.prepare(Prepare(owner=self.ask.owner, session=self.ask.session_id or "", prompt=opening, head=head))
             if self.turn and self.turn.gone():       # the runner may have been told to forget it before
                 self.chat.forget(self.ask.owner, self.ask.session_id or "")
 
-    def _likely(self, profile: Profile, ready: Ready, earlier: Sequence[prompt.Interaction]) -> list[str]:
+    def _likely(self, profile: Profile, ready: Ready, asked: Asked, earlier: Sequence[Interaction]) -> list[str]:
         """The prompt for one more question like this one; its last segment is what is not known yet."""
-        opening, after = prompt.opening(profile, ready, earlier)
-        return [*opening, self.ask.prompt + after]
+        opening, after = prompt.opening(profile, ready, earlier, asked)
+        return [*opening, asked.text + after]
 
     def _store_part(self, error: BaseException) -> None:
         """Keeps what the client has seen so far. When that fails too the first error is the one to tell."""
-        if self.turn is None or not self.text.text:
+        if self.turn is None or not self.reader.content:
             return      # a question without an answer is shown as interrupted anyway
         reason = "cancelled" if isinstance(error, GeneratorExit) else getattr(error, "code", "error")
         try:
-            self._keep(self.text.text, finish_reason=reason, interrupted=True)
+            self._keep(self.reader.content, finish_reason=reason, interrupted=True)
         except ParleyError as second:
             log.error("an interrupted answer could not be kept: %s", second.message)
+
+
+def _replayed(final: Final) -> Iterator[Event]:
+    """An answer that was stored before, told again."""
+    if final.reasoning:
+        yield Reasoned(final.reasoning)
+    if final.result:
+        yield Delta(final.result)
+    for index, call in enumerate(final.calls):
+        yield Called(index, call.arguments, call.id, call.name)
+    yield final
 
 
 def _close(messages: object) -> None:

@@ -17,6 +17,7 @@ class Spent:
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    profile: str = ""           # "" until it is known
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,14 @@ class Final:
         done = Done(id="", finish_reason=answer.finish_reason or "stop", prompt_tokens=usage.get("prompt_tokens", 0),
                     completion_tokens=usage.get("completion_tokens", 0), cached_tokens=details.get("cached_tokens", 0),
                     processed_tokens=details.get("processed_tokens", 0))
+        message = answer.message
         return cls(answer.content, session_id, extra.get("profile", profile), extra.get("model", model), done,
-                   extra.get("context", {}))
+                   extra.get("context", {}), reasoning=message.reasoning, calls=message.calls)
+
+    @property
+    def message(self) -> Message:
+        """The answer as a message of the conversation."""
+        return Message("assistant", self.result, self.calls, reasoning=self.reasoning)
 
     @property
     def finish_reason(self) -> str:
@@ -130,8 +137,10 @@ class Final:
     @property
     def kept(self) -> dict[str, Any]:
         """What is stored beside the answer's text and finish_reason."""
-        empty: dict[str, Any] = {} if self.result else {"empty": True}
-        return {"profile": self.profile, "model": self.model, "usage": self.usage, "context": self.context, **empty}
+        more: dict[str, Any] = {} if self.result or self.calls else {"empty": True}
+        shape = self.message.shape()
+        more |= {name: shape[name] for name in ("tool_calls", "reasoning_content") if name in shape}
+        return {"profile": self.profile, "model": self.model, "usage": self.usage, "context": self.context, **more}
 
     @property
     def usage(self) -> dict[str, Any]:
@@ -150,6 +159,8 @@ class Final:
         more: dict[str, Any] = {"warnings": list(self.warnings)} if self.warnings else {}
         if not self.result:
             more["empty"] = True
+        if self.reasoning:
+            more["reasoning"] = self.reasoning
         session = None if self.session_id is None else shown_id(self.session_id)
         return {"result": self.result, "session_id": session, "profile": self.profile, "model": self.model,
                 "finish_reason": self.done.finish_reason, "usage": self.usage,

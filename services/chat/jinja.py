@@ -209,9 +209,11 @@ def _compiled(source: str) -> jinja2.Template:
         return _Sandbox().from_string(source)
 
 
-def render(source: str, messages: list[dict[str, str]], *, bos: str = "", eos: str = "") -> str:
+def render(source: str, messages: list[dict[str, Any]], *, bos: str = "", eos: str = "",
+           tools: list[dict[str, Any]] | None = None) -> str:
     """The prompt of `messages` (`role`, `content`) with the answer's start. Raises `Unprocessable` (`bad_template`):
     `Raised` when the template itself refuses the messages."""
     compiled = _compiled(source)
     with _bounded(SPARE_CHARS + 8 * sum(len(message["content"]) for message in messages)):
-        return compiled.render(messages=messages, bos_token=bos, eos_token=eos, add_generation_prompt=True)
+        return compiled.render(messages=messages, bos_token=bos, eos_token=eos, add_generation_prompt=True,
+                               **({"tools": tools} if tools else {}))

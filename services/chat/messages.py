@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Role = Literal["system", "user", "assistant", "tool"]
 
@@ -53,6 +53,11 @@ class Message:
             shape["reasoning_content"] = self.reasoning
         return shape
 
+    @property
+    def size(self) -> int:
+        """Bytes of its texts that go into a prompt."""
+        return sum(len(text.encode()) for text in (self.content, *(call.arguments for call in self.calls)))
+
     @classmethod
     def of_shape(cls, shape: dict[str, Any]) -> Message:
         """What `shape` made, again."""
@@ -60,6 +65,26 @@ class Message:
                       for call in shape.get("tool_calls", ()))
         return cls(shape["role"], shape["content"], calls, shape.get("tool_call_id", ""), shape.get("name", ""),
                    shape.get("reasoning_content", ""))
+
+
+class Interaction(NamedTuple):
+    """What was asked, and its answer."""
+
+    asked: tuple[Message, ...]
+    answer: Message
+
+    @classmethod
+    def of_texts(cls, user: str, assistant: str) -> Interaction:
+        return cls((Message("user", user),), Message("assistant", assistant))
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        return (*self.asked, self.answer)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all texts."""
+        return sum(message.size for message in self.messages)
 
 
 @dataclass(frozen=True)

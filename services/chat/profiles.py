@@ -47,6 +47,9 @@ class Profile(BaseModel):
     top_k: int = Field(40, ge=0, le=1_000_000)                      # 0 switches it off
     min_p: float = Field(0.0, ge=0, le=1)
     repeat_penalty: float = Field(1.0, gt=0, le=2)                  # 1 switches it off
+    repeat_last_n: int = Field(64, ge=0, le=1 << 20)                # tokens that the penalties look back at
+    presence_penalty: float = Field(0.0, ge=-2, le=2)               # off the logit of each token that was there
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)              # the same, times how often it was there
     seed: int | None = Field(None, ge=0, le=(1 << 32) - 1)          # none: a new one for each answer
     stop: list[Stop] = Field([], max_length=16)                     # in addition to those that the template implies
     k: int = Field(5, ge=0, le=1000)                                # earlier interactions that are sent along
@@ -104,7 +107,9 @@ class Profile(BaseModel):
     @property
     def sampling(self) -> Sampling:
         return Sampling(temperature=self.temperature, top_p=self.top_p, top_k=self.top_k, min_p=self.min_p,
-                        repeat_penalty=self.repeat_penalty, seed=self.seed)
+                        repeat_penalty=self.repeat_penalty, repeat_last_n=self.repeat_last_n,
+                        presence_penalty=self.presence_penalty, frequency_penalty=self.frequency_penalty,
+                        seed=self.seed)
 
     def overridden(self, **values: Any) -> Profile:
         """This profile with the `values` that are not None instead. Raises `BadRequest` naming the field."""
@@ -186,14 +191,18 @@ def _profile(document: config.Document, name: str, settings: Settings) -> Profil
     values = document.values[name]
     if not isinstance(values, dict):
         raise document.error(f"{name!r} must be a profile, an object with at least a \"model\"", name)
-    defaults = {"n_ctx": settings.context_window, "n_threads": settings.runner_threads,
-                "n_gpu_layers": settings.gpu_layers}
     try:
-        return Profile.model_validate({**defaults, **values})
+        return Profile.model_validate({**_defaults(settings), **values})
     except ValidationError as error:
         at, message = _fault(error.errors(include_url=False)[0])
         raise document.error(f"profile {name!r}: {at}: {message}" if at else f"profile {name!r} {message}",
                              name, at) from None
+
+
+def _defaults(settings: Settings) -> dict[str, Any]:
+    """What the settings say where a profile does not."""
+    return {"n_ctx": settings.context_window, "n_threads": settings.runner_threads,
+            "n_gpu_layers": settings.gpu_layers}
 
 
 def _fault(fault: ErrorDetails) -> tuple[str, str]:
@@ -241,6 +250,24 @@ class Profiles:
             self.problem = None
             log.info("%s was changed and is in use", config.shown(self.path))
             return self._config
+
+    def named(self, model: str) -> tuple[str, Profile]:
+        """What `model` names: a profile, or a file of MODELS_DIR, which is served with the selected profile if that
+        is its model, else with the first that has it, else with a profile of nothing but defaults, called as the file.
+
+        Raises `NotFound` naming what there is, `Unprocessable` for what makes embeddings.
+        """
+        current = self.current()
+        if model in current.profiles:
+            return current.for_text(model)
+        users = [name for name in (current.selected, *current.profiles) if current.profiles[name].model == model]
+        if users:
+            return current.for_text(users[0])
+        files = catalog.list_models(self._settings.models_dir)
+        if model not in files:
+            raise NotFound(f"no model {model[:80]!r}; there are: {', '.join([*current.profiles, *files])}",
+                           code="model_not_found", param="model")
+        return model, Profile(model=model, **_defaults(self._settings))
 
     def candidate(self, name: str, model: str | None = None) -> Profile:
         """The profile `name`, which is to answer, as it would be with `model`. Changes nothing. Raises `NotFound`,

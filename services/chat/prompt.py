@@ -1,98 +1,102 @@
-"""Turns, new text and profile to the prompt's segments: the seed's text template, or the model's own chat template.
+"""A conversation and a profile to the prompt's segments.
 
-History in a text template is what langchain's ConversationBufferWindowMemory made of it: `Human: …` and `AI: …`, one
-turn after the other. What a person or a model wrote is never formatted and never parsed for special tokens, and
-neither is a profile's system text; the text of the template itself is.
+What a person, a tool or a model wrote is never formatted and never parsed for special tokens, and neither is a system
+text; the text of the template itself is.
 """
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, takewhile
-from typing import NamedTuple
+from typing import Any
 
-from services.chat import jinja, special
+from services.chat import special
+from services.chat.forms import Form, Shape, form_of
+from services.chat.messages import Interaction, Message, Toolbox
 from services.chat.profiles import Profile
-from services.chat.special import segments
-from services.chat.template import SEED_TEMPLATE, compiled, stop_strings
 from services.errors import Unprocessable
 from services.wire import Ready
 
-SHOWN = "\ue0f3"        # stands for a system text that nothing else looks like
-
-
-class Interaction(NamedTuple):
-    """One question and its answer."""
-
-    user: str
-    assistant: str
+NOT_SAID = ("role", "type")     # fields whose plain words mean something to a template
 
 
 @dataclass(frozen=True)
-class _Form:
-    """All that makes a prompt but what was said: equal ones render alike."""
+class Asked:
+    """What one request brings: new messages, in a session after those that are kept, and tools."""
 
-    system: str
-    template: str | None        # the text template; None: the model's own
-    chat: str                   # the model's own, of which nothing is known when there is a text template
-    bos: str
-    eos: str
+    messages: tuple[Message, ...]       # at least one; the first may be a system text, in the profile's place
+    tools: Toolbox | None = None
 
     @property
-    def own(self) -> str:
-        """All text that may come from here."""
-        return (self.template or "") + self.chat + self.bos + self.eos
+    def system(self) -> tuple[Message, ...]:
+        return self.messages[:1] if self.messages[0].role == "system" else ()
 
-    def render(self, contents: Sequence[str]) -> str:
-        """`contents`: the system text, the earlier turns by turns, the new text."""
-        return _chat(self, contents) if self.template is None else _text(self.template, contents)
+    @property
+    def new(self) -> tuple[Message, ...]:
+        """The messages without a system text at their beginning."""
+        return self.messages[len(self.system):]
+
+    @property
+    def text(self) -> str:
+        """What stands for all that is new, in a few words: the user's last text, else the results of tools."""
+        texts = [message.content for message in self.new if message.role == "user"]
+        return texts[-1] if texts else "\n".join(message.content for message in self.new)
+
+    def after(self, earlier: Sequence[Interaction]) -> list[Message]:
+        """The whole conversation."""
+        return [*self.system, *chain.from_iterable(one.messages for one in earlier), *self.new]
 
 
-def _form(profile: Profile, ready: Ready) -> _Form:
-    template = profile.text_template(bool(ready.chat_template))
-    if template is not None:
-        return _Form(profile.system or "", template, "", "", "")
-    if not ready.chat_template:
-        raise Unprocessable(f"{ready.model} has no chat template of its own; give the profile a text template "
-                            "(chat_format \"template\")", code="no_chat_template")
-    return _Form(profile.system or "", None, ready.chat_template, ready.bos, ready.eos)
-
-
-def build(profile: Profile, ready: Ready, earlier: Sequence[Interaction], text: str) -> list[str]:
-    """The prompt for `text` after the interactions `earlier`, as segments for `wire.Generate`.
+def build(profile: Profile, ready: Ready, earlier: Sequence[Interaction], asked: Asked) -> list[str]:
+    """The prompt for what is `asked` after the interactions `earlier`, as segments for `wire.Generate`.
 
     Raises `Unprocessable` (`bad_template`, `no_chat_template`) when the model's own template cannot be used.
     """
-    form = _form(profile, ready)
-    contents = [form.system, *chain.from_iterable(earlier), text]
-    return segments(ready.special_tokens, contents, form.own, form.render)
+    form = form_of(profile, ready)
+    shapes, offered = _shapes(form, asked.after(earlier), asked.tools)
+    return special.segments(ready.special_tokens, list(_said([offered, shapes])), form.own,
+                            lambda contents: _rendered(form, shapes, offered, contents))
 
 
-def opening(profile: Profile, ready: Ready, earlier: Sequence[Interaction]) -> tuple[list[str], str]:
+def opening(profile: Profile, ready: Ready, earlier: Sequence[Interaction], asked: Asked) -> tuple[list[str], str]:
     """What each prompt after `earlier` begins with, as segments up to where the new text stands; and what follows it.
+    System text and tools are those of `asked`.
 
     No segments when the template does not show the new text as it is. Raises what `build` does.
     """
-    form = _form(profile, ready)
-    return special.opening(ready.special_tokens, [form.system, *chain.from_iterable(earlier)], form.own, form.render)
+    form = form_of(profile, ready)
+    unknown = Asked((*asked.system, Message("user", "")), asked.tools)
+    shapes, offered = _shapes(form, unknown.after(earlier), asked.tools)
+    *known, _ = _said([offered, shapes])
+    return special.opening(ready.special_tokens, known, form.own,
+                           lambda contents: _rendered(form, shapes, offered, contents))
 
 
-def head(profile: Profile, ready: Ready, prompt: Sequence[str], turns: int) -> int:
+def head(profile: Profile, ready: Ready, prompt: Sequence[str], turns: int, asked: Asked) -> int:
     """How many characters at the start of `prompt`, which holds `turns` earlier interactions, are the profile's own:
     before anything that a person or a model said. They are the same for everybody."""
-    whole, own = "".join(prompt), _head(_form(profile, ready), turns > 0, datetime.date.today())
+    if asked.system or asked.tools:
+        return 0        # the client's own
+    whole, own = "".join(prompt), _head(form_of(profile, ready), turns > 0, datetime.date.today())
     return len(own) if whole.startswith(own) else len(_common(own, whole))
 
 
+def stops(profile: Profile, ready: Ready) -> list[str]:
+    """Strings that end an answer: those that the text template implies, and the profile's."""
+    return list(dict.fromkeys([*form_of(profile, ready).stops, *profile.stop]))
+
+
 @lru_cache(maxsize=64)
-def _head(form: _Form, talk: bool, _day: datetime.date) -> str:
+def _head(form: Form, talk: bool, _day: datetime.date) -> str:
     """What two prompts have in common in which all that was said differs. A template may tell the day."""
-    turns = 3 if talk else 1
+    def told(said: str) -> str:
+        talked = [Message("user", said), Message("assistant", said)] if talk else []
+        return form.render(*_shapes(form, [*talked, Message("user", said)], None))
     try:
-        return _common(*(form.render([form.system, *[said] * turns]) for said in ("a", "77")))
+        return _common(told("a"), told("77"))
     except Unprocessable:
         return ""       # a template that takes real texts and not these
 
@@ -102,48 +106,52 @@ def _common(one: str, other: str) -> str:
     return one[:sum(1 for _ in takewhile(lambda chars: chars[0] == chars[1], zip(one, other, strict=False)))]
 
 
-def stops(profile: Profile, ready: Ready) -> list[str]:
-    """Strings that end an answer: those that the text template implies, and the profile's."""
-    template = profile.text_template(bool(ready.chat_template))
-    implied = stop_strings(template) if template else []
-    return list(dict.fromkeys([*implied, *profile.stop]))
+# ---------------------------------------------------------------- what was said, and the rest
+
+def _shapes(form: Form, messages: list[Message], toolbox: Toolbox | None) -> tuple[list[Shape], list[Shape]]:
+    """The messages and tools as `form` renders them."""
+    messages, toolbox = form.adapted(messages, toolbox)
+    return [_shape(message) for message in messages], [tool.shape() for tool in toolbox.tools] if toolbox else []
 
 
-def _text(template: str, contents: Sequence[str]) -> str:
-    prompt = compiled(template)
-    values = {"system": contents[0], "chat_history": _lines(contents[1:-1]), "input": contents[-1]}
-    return prompt.format(**{name: values[name] for name in prompt.input_variables})
+def _shape(message: Message) -> Shape:
+    """As in OpenAI's API, the content last; arguments of calls are values, where they are JSON."""
+    shape: Shape = {"content": "", **message.shape()}
+    for call, shown in zip(message.calls, shape.get("tool_calls", ()), strict=False):
+        shown["function"]["arguments"] = call.parsed()
+    shape["content"] = shape.pop("content")
+    return shape
 
 
-def warm() -> None:
-    """Imports what rendering needs (about 0.3 s), so that no request pays for it."""
-    _lines(["", ""])
-    _text(SEED_TEMPLATE, ["", ""])
+def _rendered(form: Form, shapes: list[Shape], offered: list[Shape], contents: Sequence[str]) -> str:
+    texts = iter(contents)
+    offered, shapes = _with(offered, texts), _with(shapes, texts)
+    return form.render(shapes, offered)
 
 
-def _lines(said: Sequence[str]) -> str:
-    if not said:
-        return ""
-    from langchain_core.messages import AIMessage, HumanMessage, get_buffer_string
-
-    return get_buffer_string([AIMessage(text) if index % 2 else HumanMessage(text) for index, text in enumerate(said)])
-
-
-def _chat(form: _Form, contents: Sequence[str]) -> str:
-    system, *said = contents
-    turns = [{"role": "assistant" if index % 2 else "user", "content": text} for index, text in enumerate(said)]
-    if system and _shows_system(form.chat, form.bos, form.eos):
-        turns = [{"role": "system", "content": system}, *turns]
-    elif system:
-        turns[0] = {**turns[0], "content": f"{system}\n\n{turns[0]['content']}"}
-    return jinja.render(form.chat, turns, bos=form.bos, eos=form.eos)
+def _said(value: Any, field: str = "") -> Iterator[str]:
+    """All texts in a value that somebody wrote; not plain words where a template may ask for them."""
+    if isinstance(value, str):
+        if not _plain(value, field):
+            yield value
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            if not name.isidentifier():
+                yield name
+            yield from _said(item, name)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _said(item)
 
 
-@lru_cache(maxsize=64)
-def _shows_system(source: str, bos: str, eos: str) -> bool:
-    """Whether a chat template has a place for a system text: one refuses it, another leaves it out."""
-    try:
-        return SHOWN in jinja.render(source, [{"role": "system", "content": SHOWN}, {"role": "user", "content": "a"}],
-                                     bos=bos, eos=eos)
-    except jinja.Raised:
-        return False        # what else it refuses, it refuses again with the real texts
+def _with(value: Any, texts: Iterator[str], field: str = "") -> Any:
+    """`value` with `texts` in place of what `_said` gives."""
+    if isinstance(value, str):
+        return value if _plain(value, field) else next(texts)
+    if isinstance(value, dict):
+        return {name if name.isidentifier() else next(texts): _with(item, texts, name) for name, item in value.items()}
+    return [_with(item, texts) for item in value] if isinstance(value, list) else value
+
+
+def _plain(value: str, field: str) -> bool:
+    return field in NOT_SAID and value.isalpha()

@@ -14,6 +14,7 @@ from datetime import datetime, timezone
 from itertools import pairwise
 from typing import Any
 
+from services.chat.messages import Interaction, Message
 from services.errors import BadRequest, Conflict
 from services.store import base, disk
 from services.store.base import Entry, Log, Record, Store
@@ -37,6 +38,17 @@ class TurnRecord:
     request: str | None = None          # of a prompt: digest of the Idempotency-Key it came with
     finish_reason: str | None = None    # of an answer
     interrupted: bool = False           # an answer that was cut, a prompt that was never answered
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """What was asked: of a prompt that was more than one text of the user, all of it."""
+        kept = self.extra.get("messages")
+        return tuple(map(Message.of_shape, kept)) if kept else (Message("user", self.content),)
+
+    @property
+    def message(self) -> Message:
+        """The answer."""
+        return Message.of_shape({"role": "assistant", "content": self.content, **self.extra})
 
     def shape(self) -> Shape:
         shape = {"role": self.role, "content": self.content, "at": self.at, **self.extra}
@@ -100,6 +112,11 @@ def pairs(turns: Sequence[TurnRecord]) -> list[Pair]:
     """The complete interactions in `turns`, oldest first; a question without an answer is none."""
     return [(prompt, answer) for prompt, answer in pairwise(turns)
             if prompt.role == "user" and answer.role == "assistant"]
+
+
+def interaction(prompt: TurnRecord, answer: TurnRecord) -> Interaction:
+    """A question and its answer as parts of a conversation."""
+    return Interaction(prompt.messages, answer.message)
 
 
 class Turn:

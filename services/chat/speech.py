@@ -188,6 +188,21 @@ class Reader:
             self._said.append(Reasoned(ready))
 
 
+class Verbatim:
+    """The reader of a completion without turns: its text is nothing but itself."""
+
+    def __init__(self) -> None:
+        self.content, self.reasoning = "", ""
+        self.calls: list[Call] = []
+
+    def feed(self, piece: str) -> list[Said]:
+        self.content += piece
+        return [Delta(piece)] if piece else []
+
+    def finish(self) -> list[Said]:
+        return []
+
+
 class _Call:
     """A call whose arguments, a JSON object, are being read."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from services.chat.prompt import Interaction
+from services.chat.messages import Interaction
 from services.errors import ContextOverflow
 
 MAX_BYTES = 4 << 20         # of the earlier turns that are considered
@@ -64,7 +64,7 @@ def _size(prompt: list[str]) -> int:
 
 def _newest(earlier: Sequence[Interaction]) -> Sequence[Interaction]:
     left, start = MAX_BYTES, len(earlier)
-    while start and (left := left - sum(len(text.encode()) for text in earlier[start - 1])) >= 0:
+    while start and (left := left - earlier[start - 1].size) >= 0:
         start -= 1
     return earlier[start:]
 

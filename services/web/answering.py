@@ -20,7 +20,7 @@ from services.chat.idempotency import digest_of
 from services.chat.several import Indexed, merged
 from services.web import sse, watch
 from services.web.frame import json_response
-from services.web.measure import measured, profile_of
+from services.web.measure import measured
 from services.web.routes import Endpoint, taken
 from services.web.sse import Payload
 from services.web.watch import Watch
@@ -66,9 +66,7 @@ class Answering(Endpoint):
     def _run(self, asks: Sequence[Ask], render: Render, ticket: Ticket, over: Watch,
              places: threading.Semaphore) -> Generator[Payload, None, None]:
         """Takes a place first; closing this cancels the answers."""
-        def profile() -> str:
-            return profile_of(self.parts.profiles, asks[0].profile)
-        answers = [measured(self.parts.chat.answer(ask), ticket, ask.spent, profile) for ask in asks]
+        answers = [measured(self.parts.chat.answer(ask), ticket, ask.spent) for ask in asks]
         with taken(places), closing(merged(answers)) as events:
             yield from render(_watched(events, over))
 

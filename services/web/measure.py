@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator
 from contextlib import closing
 
 from auth.limits import Ticket
 from services.chat.events import Called, Delta, Event, Final, Reasoned, Spent
-from services.chat.profiles import Profiles
 from services.errors import ParleyError
 from services.wire import Charge
 
 
-def measured(events: Iterator[Event], ticket: Ticket, spent: Spent,
-             profile: Callable[[], str]) -> Generator[Event, None, None]:
-    """`events` as they are. `ticket` is charged once, before `Final` is passed on or when they break off.
-
-    An answer that breaks off is charged with what the pipeline knows by then, `spent`; `profile` is asked then for its
-    profile's name.
-    """
+def measured(events: Generator[Event, None, None], ticket: Ticket, spent: Spent) -> Generator[Event, None, None]:
+    """`events` as they are. `ticket` is charged once, before `Final` is passed on or when they break off: then with
+    what the pipeline knows by then, `spent`."""
     measure, outcome = _Measure(), "cancelled"
     try:
-        with closing(events):       # type: ignore[type-var]
+        with closing(events):
             for event in events:
                 if isinstance(event, Final):
                     outcome = ""
@@ -35,14 +30,7 @@ def measured(events: Iterator[Event], ticket: Ticket, spent: Spent,
         raise
     finally:
         if outcome:
-            ticket.charge(measure.part(outcome, profile(), spent))
-
-
-def profile_of(profiles: Profiles, wanted: str | None) -> str:
-    """The name of the profile that `wanted` (None: the selected one) means; "" when there is no such."""
-    config = profiles.current()
-    name = wanted or config.selected
-    return name if name in config.profiles else ""
+            ticket.charge(measure.part(outcome, spent))
 
 
 class _Measure:
@@ -69,9 +57,9 @@ class _Measure:
                       token_seconds=(self._last - (self._first or 0.0)) / steps if steps > 0 else None,
                       seconds=time.monotonic() - self._began)
 
-    def part(self, outcome: str, profile: str, spent: Spent) -> Charge:
+    def part(self, outcome: str, spent: Spent) -> Charge:
         """What to charge for one that broke off."""
-        return Charge(key="", outcome=outcome, profile=profile, prompt_tokens=spent.prompt_tokens,
+        return Charge(key="", outcome=outcome, profile=spent.profile, prompt_tokens=spent.prompt_tokens,
                       completion_tokens=spent.completion_tokens,
                       first_seconds=None if self._first is None else self._first - self._began,
                       seconds=time.monotonic() - self._began)

@@ -23,7 +23,7 @@ from gunicorn.app.base import BaseApplication
 
 from services import logs
 from services import settings as settings_module
-from services.chat import prompt
+from services.chat import forms
 from services.errors import ConfigError, ParleyError
 from services.settings import Settings
 from services.web.app import build_parts, create_app
@@ -148,7 +148,7 @@ def preload() -> None:
 
     Frozen, since the garbage collector writes to what it looks at, and what a worker writes to becomes its own.
     """
-    prompt.warm()
+    forms.warm()
     gc.collect()
     gc.freeze()
 

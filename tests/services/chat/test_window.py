@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.chat import window
-from services.chat.prompt import Interaction
+from services.chat.messages import Interaction
 from services.errors import ContextOverflow
 
 
@@ -25,11 +25,11 @@ class Counter:
 
 
 def build(turns: Sequence[Interaction]) -> list[str]:
-    return ["".join(f"{user} {answer} " for user, answer in turns) + "new words"]
+    return ["".join(f"{message.content} " for turn in turns for message in turn.messages) + "new words"]
 
 
 def talk(*words: int) -> list[Interaction]:
-    return [Interaction("w " * count, "a") for count in words]
+    return [Interaction.of_texts("w " * count, "a") for count in words]
 
 
 def test_a_short_prompt_is_not_counted() -> None:
@@ -63,7 +63,7 @@ def test_no_history_fits_beside_a_long_text_and_too_long_a_text_is_an_error() ->
 
 
 def test_megabytes_of_history_are_dropped_before_they_are_counted() -> None:
-    earlier = [Interaction("x" * 3_000_000, "y" * 2_000_000), *talk(2)]
+    earlier = [Interaction.of_texts("x" * 3_000_000, "y" * 2_000_000), *talk(2)]
     found = window.fit(build, earlier, 512, 10, Counter())
     assert (found.used, found.dropped) == (1, 1)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from services.chat.events import Ask, Beat, Delta
+from services.chat.events import Ask, Beat, Delta, Spent
 from services.errors import NotFound, RunnerCrashed
 from services.web import measure
-from services.web.measure import measured, profile_of
+from services.web.measure import measured
 from tests.services.web.conftest import FakeAdmissions, FakeChat, FakeTicket, final
 
 
@@ -22,8 +22,8 @@ def clock(monkeypatch):
 
 def charges(events, leave_after=None):
     """What is charged for `events`, whose reader leaves after so many of them."""
-    admissions, ask = FakeAdmissions(), Ask(owner="k1", prompt="x")
-    stream = measured(FakeChat(events).answer(ask), FakeTicket(admissions), ask.spent, lambda: "one")
+    admissions, ask = FakeAdmissions(), Ask(owner="k1", prompt="x", spent=Spent(profile="one"))
+    stream = measured(FakeChat(events).answer(ask), FakeTicket(admissions), ask.spent)
     try:
         for number, _ in enumerate(stream):
             if number == leave_after:
@@ -75,8 +75,3 @@ def test_who_leaves_is_charged_what_came():
 def test_who_leaves_with_the_whole_answer_is_charged_once():
     [charge] = charges([Delta("a"), final("a"), Delta("never")], leave_after=1)
     assert charge.outcome == "stop"
-
-
-def test_only_profiles_that_exist_have_a_name(world):
-    names = [profile_of(world.parts.profiles, wanted) for wanted in (None, "two", "nobody's")]
-    assert names == ["one", "two", ""]

@@ -1,0 +1,101 @@
+"""What one request asks for: checked, with the profile as it wants it, and as the message that a runner is sent."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import msgspec
+
+from services.chat.events import Ask
+from services.chat.messages import Message
+from services.chat.profiles import Profile, Profiles
+from services.chat.prompt import Asked
+from services.errors import BadRequest, Forbidden, TooLarge
+from services.settings import Settings
+from services.wire import Generate
+
+OVERRIDES = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty",
+             "max_tokens", "seed")
+
+
+def check(ask: Ask, settings: Settings) -> None:
+    """Raises `BadRequest` for a question that is none, `TooLarge` for more text than is taken."""
+    param = "prompt"
+    if ask.raw is not None:
+        size = _size(ask.raw) if isinstance(ask.raw, str) else len(ask.raw)
+        if ask.session_id is not None:
+            raise BadRequest("a prompt without turns cannot be part of a session: leave the session out", param=param)
+    elif ask.messages:
+        param, size = "messages", sum(message.size for message in ask.messages)
+    else:
+        if not ask.prompt.strip():
+            raise BadRequest("Question not provided in the request", code="missing_field", param=param)
+        size = _size(ask.prompt)
+    if size > settings.max_prompt_bytes:
+        raise TooLarge(f"{param} has {size} bytes; at most {settings.max_prompt_bytes} are accepted (MAX_PROMPT_BYTES)",
+                       code="prompt_too_large", param=param)
+
+
+def _size(text: str) -> int:
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        raise BadRequest("prompt holds half of a surrogate pair, which is no character", code="bad_unicode",
+                         param="prompt") from None
+
+
+def asked(ask: Ask, follows: bool = False) -> Asked:
+    """The new messages and the tools. Where they follow what a session holds, what a client repeats of it, up to the
+    last answer, is left out; a system text counts all the same."""
+    messages = ask.messages or (Message("user", ask.prompt),)
+    led = _one_system(messages)
+    system, said = led[:bool(led) and led[0].role == "system"], led[bool(led) and led[0].role == "system":]
+    if follows:
+        last = max((index for index, message in enumerate(said) if message.role == "assistant"), default=-1)
+        said = said[last + 1:]
+    if not said:
+        raise BadRequest("nothing is asked: the last message should be a user's or a tool's", param="messages")
+    return Asked((*system, *said), ask.tools)
+
+
+def _one_system(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The system texts at the beginning as one message."""
+    count = next((index for index, message in enumerate(messages) if message.role != "system"), len(messages))
+    if count < 2:
+        return messages
+    return (Message("system", "\n\n".join(message.content for message in messages[:count])), *messages[count:])
+
+
+def profile_of(ask: Ask, profiles: Profiles) -> tuple[str, Profile]:
+    """The profile's name, and the profile as this request wants it. Raises `NotFound`, `Forbidden`, `Unprocessable`,
+    `BadRequest`."""
+    if ask.model is not None:
+        name, profile = profiles.named(ask.model)
+    else:
+        name = ask.profile or profiles.current().selected
+        _check_allowed(ask, name, "profile")
+        name, profile = profiles.current().for_text(name)
+    ask.spent.profile = name
+    _check_allowed(ask, name, "model")
+    changes: dict[str, Any] = {field: getattr(ask, field) for field in OVERRIDES}
+    stop = None if ask.stop is None else list(ask.stop)
+    return name, profile.overridden(**changes, stop=stop)
+
+
+def _check_allowed(ask: Ask, name: str, param: str) -> None:
+    allowed = ask.allowed_profiles
+    if allowed is not None and name not in allowed:
+        raise Forbidden(f"this key may not use the profile {name[:80]!r}; it may use: {', '.join(allowed)}",
+                        code="profile_forbidden", param=param)
+
+
+def request(ask: Ask, profile: Profile, max_tokens: int, prompt: list[str]) -> Generate:
+    """What a runner is asked, with all that does not depend on the model."""
+    sampling = profile.sampling
+    if ask.logit_bias:
+        sampling = msgspec.structs.replace(sampling, logit_bias=ask.logit_bias)
+    return Generate(id=str(uuid.uuid4()), owner=ask.owner, prompt=prompt, max_tokens=max_tokens, sampling=sampling,
+                    stop=profile.stop, schema=ask.schema, grammar=ask.grammar or "", session=ask.session_id or "",
+                    tokens=[] if ask.raw is None or isinstance(ask.raw, str) else list(ask.raw), suffix=ask.suffix,
+                    logprobs=ask.logprobs, echo=ask.echo, weight=ask.weight, stream=ask.stream)
