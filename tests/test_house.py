@@ -31,6 +31,7 @@ DOORS = {                                                   # library -> where i
     "cryptography": {"services.store", "services.runner.kvfile"},
     "huggingface_hub": {"services.engine.hub"},
     "jinja2": {"services.chat"},
+    "yaml": {"services.engine.yaml_files"},
     "click": {"services.cli"},
     "prometheus_client": {"services.metrics"},
     "dotenv": {"services.settings"},
