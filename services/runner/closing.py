@@ -23,8 +23,12 @@ class Value:
 
     def __init__(self, grammar: Grammar, spell: Spell, budget: int, knows_bytes: bool) -> None:
         self._machine, self._spell, self._endings = Machine(grammar), spell, dict[int, "list[int] | None"]()
-        self.state, self.left, self._last = self._machine.start, budget, 0
         self._knows_bytes = knows_bytes
+        self.begin(budget)
+
+    def begin(self, budget: int) -> None:
+        """Nothing is written yet, or again."""
+        self.state, self.left, self._last = self._machine.start, budget, 0
 
     @property
     def finished(self) -> bool:

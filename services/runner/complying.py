@@ -26,30 +26,21 @@ FEW = 32                # first bytes of tokens, up to which the second ones are
 MOST_TRIES = 32         # tokens that comply but do not fit, or the like: then the value is closed
 
 
-class Complying(Chain):
-    """Made in any thread, used in the loop's. `budget`: the tokens that the value may have.
+class Holding(Chain):
+    """Holds the model to a grammar: to the value `_value`, which llama.cpp's `_rules` mask.
 
-    `forced` are tokens that come next whatever the model says. `BadSchema`: llama.cpp refuses the grammar, or its
-    shortest value does not fit the budget.
+    `forced` are tokens that come next whatever the model says.
     """
 
-    def __init__(self, model: Model, sampling: Sampling, prompt: list[int], grammar: Grammar, budget: int) -> None:
+    _value: Value
+    _rules: Any
+
+    def __init__(self, model: Model, sampling: Sampling, prompt: list[int]) -> None:
         self.forced: list[int] = []
         self._model, self._spelling = model, Spelling(model)
         self._beginnings = np.frombuffer(model.beginnings, np.int32)        # made here: the loop has no time for it
-        self._value = Value(grammar, self._spelling.tokens, budget, len(model.byte_tokens) == 256)
-        _refuse_what_does_not_fit(self._value)
-        super().__init__(model, sampling, prompt)
         self._banned = np.array(banned(sampling), np.int64)
-        self._rules = lib.llama_sampler_init_grammar(model.vocab, grammar.text.encode(), b"root")
-        if not self._rules:
-            super().close()
-            raise BadSchema("the schema cannot be turned into a grammar: "
-                            f"{last_error() or 'llama.cpp cannot parse it'}", param="schema")
-
-    @property
-    def finished(self) -> bool:
-        return self._value.finished or (self.closed and not self.forced)
+        super().__init__(model, sampling, prompt)
 
     def sample(self, row: int) -> int:
         token = self.forced.pop(0) if self.forced else self._choose(row)
@@ -62,10 +53,6 @@ class Complying(Chain):
             return self.forced[:most]
         text = self._value.certain(4 * most)
         return (self._spelling.tokens(text) or [])[:most] if text else []
-
-    def close(self) -> None:
-        super().close()
-        lib.llama_sampler_free(self._rules)
 
     def _choose(self, row: int) -> int:
         """The first of the chain's choices that complies and leaves room to close the value."""
@@ -129,6 +116,40 @@ class Complying(Chain):
         """The candidates, with the logits of those that break the grammar at minus infinity."""
         lib.llama_sampler_apply(self._rules, ctypes.byref(_pointer(candidates)))
         return candidates
+
+
+class Complying(Holding):
+    """Made in any thread, used in the loop's. `budget`: the tokens that the value may have.
+
+    `BadSchema`: llama.cpp refuses the grammar, or its shortest value does not fit the budget.
+    """
+
+    def __init__(self, model: Model, sampling: Sampling, prompt: list[int], grammar: Grammar, budget: int) -> None:
+        self._value = Value(grammar, Spelling(model).tokens, budget, len(model.byte_tokens) == 256)
+        _refuse_what_does_not_fit(self._value)
+        super().__init__(model, sampling, prompt)
+        try:
+            self._rules = rules_of(model, grammar)
+        except BadSchema:
+            super().close()
+            raise
+
+    @property
+    def finished(self) -> bool:
+        return self._value.finished or (self.closed and not self.forced)
+
+    def close(self) -> None:
+        super().close()
+        lib.llama_sampler_free(self._rules)
+
+
+def rules_of(model: Model, grammar: Grammar) -> Any:
+    """llama.cpp's reader of a grammar, to be freed. `BadSchema` when it refuses it."""
+    rules = lib.llama_sampler_init_grammar(model.vocab, grammar.text.encode(), b"root")
+    if not rules:
+        raise BadSchema("the schema cannot be turned into a grammar: "
+                        f"{last_error() or 'llama.cpp cannot parse it'}", param="schema")
+    return rules
 
 
 class Spelling:
