@@ -25,6 +25,10 @@ class Chunk:
         """Whether a token follows: the chunk ends with the last token known."""
         return self.count == self.sequence.pending and self.sequence.rank != PREPARE
 
+    def wants(self, row: int) -> bool:
+        """Whether what follows its `row` is to be known: to sample it, or to tell how likely a prompt's token was."""
+        return (self.samples and row >= self.count - 1) or self.sequence.tells
+
 
 class DecodeFailed(Exception):
     """The batch was not decoded; the memory of the slots in it is in doubt."""

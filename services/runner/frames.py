@@ -14,6 +14,7 @@ from typing import Any
 from services.wire import MAX_FRAME, Channel, Message, Piece, WireError, decode, encode
 
 READ = 1 << 16          # bytes taken from a socket at a time
+MOST_LOGPROBS = 4096    # of a piece that others may be joined to
 LONG = 0x7FFFFFFF       # payloads above it carry the long length
 
 
@@ -56,8 +57,9 @@ class Peer:
     def post(self, message: Message) -> None:
         """Queue a message. Text that still waits is joined to the piece before it, so a slow reader costs little."""
         last = self._outgoing[-1] if self._outgoing else None
-        if isinstance(message, Piece) and isinstance(last, Piece) and last.id == message.id:
-            self._outgoing[-1] = Piece(id=last.id, text=last.text + message.text, tokens=last.tokens + message.tokens)
+        if isinstance(message, Piece) and isinstance(last, Piece) and _goes_on(last, message):
+            self._outgoing[-1] = Piece(id=last.id, text=last.text + message.text, tokens=last.tokens + message.tokens,
+                                       logprobs=[*last.logprobs, *message.logprobs])
         else:
             self._outgoing.append(message)
 
@@ -74,6 +76,13 @@ class Peer:
                 raise WireError(f"the other side is gone: {error}") from None
             self._sending, self.stuck, self.flushed = self._sending[sent:], None, now
         return True
+
+
+def _goes_on(last: Piece, piece: Piece) -> bool:
+    """Whether both may be said as one: not where log probabilities are the prompt's and what follows is the answer's,
+    or are so many that the frame gets too large."""
+    prompts = last.logprobs and not last.tokens
+    return last.id == piece.id and not (prompts and piece.tokens) and len(last.logprobs) < MOST_LOGPROBS
 
 
 def frame_of(payload: bytes) -> bytes:

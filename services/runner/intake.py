@@ -6,6 +6,7 @@ from services.errors import BadRequest, ContextOverflow
 from services.runner.complying import Complying
 from services.runner.grammar import grammar_of
 from services.runner.heads import head_tokens, settled
+from services.runner.likely import MOST, Likely
 from services.runner.model import Model
 from services.runner.sampler import Chain
 from services.runner.sequence import BATCH, INTERACTIVE, PREPARE, Sequence, Silent
@@ -32,7 +33,13 @@ def prepare(model: Model, message: Generate) -> Sequence:
     return Sequence(id=message.id, owner=message.owner, prompt=prompt, sampler=sampler, text=Text(stops),
                     max_tokens=room, session=message.session,
                     head=head_tokens(model.tokenize, message.prompt, message.head, prompt),
-                    weight=message.weight, rank=BATCH if message.batch else INTERACTIVE)
+                    likely=_likely(message), weight=message.weight, rank=BATCH if message.batch else INTERACTIVE)
+
+
+def _likely(message: Generate) -> Likely | None:
+    if message.logprobs is not None and not 0 <= message.logprobs <= MOST:
+        raise BadRequest(f"logprobs is {message.logprobs}; it must be from 0 to {MOST}", param="logprobs")
+    return None if message.logprobs is None else Likely(message.logprobs, message.echo)
 
 
 def ahead(model: Model, message: Prepare) -> Sequence | None:

@@ -13,9 +13,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from services.runner.batch import Chunk, DecodeFailed
+from services.runner.likely import NEVER
 from services.runner.llama import File, LoadFailed, last_error, lib
 from services.runner.threads import Governor, cores
+from services.wire import Logprob
 
 BATCH = 512                     # tokens that one decode may carry
 DRAFTS = 16                     # drafted tokens that one decode may check, of all sequences
@@ -52,7 +56,7 @@ class Model(File):
         params.n_ctx = padded(self.n_ctx) * self.n_slots
         params.n_seq_max = self.n_slots
         params.n_batch = params.n_ubatch = self.n_batch
-        params.n_outputs_max = self.n_slots + self.n_drafts     # rows that are sampled: none of prompts
+        params.n_outputs_max = self.n_slots + self.n_drafts     # rows that are sampled, or told of prompts
         params.n_threads = params.n_threads_batch = self.n_threads
         if not self.flash:
             params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -113,12 +117,27 @@ class Model(File):
             sequence, start = chunk.sequence, chunk.sequence.past
             assert sequence.slot is not None
             known = len(rows) + chunk.count - 1
-            rows += [(token, start + i, sequence.slot, chunk.samples and i >= chunk.count - 1)
+            rows += [(token, start + i, sequence.slot, chunk.wants(i))
                      for i, token in enumerate([*sequence.tokens[start:start + chunk.count], *chunk.draft])]
             last.append(known)
         if code := self._decode(rows):
             raise DecodeFailed(f"llama.cpp's decode returned {code}: {last_error()}")
         return last
+
+    def logprob(self, row: int, token: int, top: int) -> Logprob:
+        """How likely `token` was behind batch row `row` of the last decode, and the `top` likeliest ones, by what the
+        model says before any sampler."""
+        logits = np.ctypeslib.as_array(lib.llama_get_logits_ith(self.context, row), (self.n_vocab,))
+        most = logits.max()
+        whole = float(most) + math.log(np.exp(logits - most).sum(dtype=np.float64))
+        likeliest = np.argpartition(logits, -top)[-top:] if 0 < top < self.n_vocab else np.arange(self.n_vocab)[:top]
+        ordered = likeliest[np.lexsort((likeliest, -logits[likeliest]))]
+
+        def told(token: int) -> tuple[int, bytes, float]:
+            return token, self.spelled(token), max(float(logits[token]) - whole, NEVER)
+
+        _, text, logprob = told(token)
+        return Logprob(token=token, text=text, logprob=logprob, top=[told(int(other)) for other in ordered])
 
     def _decode(self, rows: Sequence[tuple[int, int, int, bool]]) -> int:
         assert len(rows) <= self.n_batch

@@ -16,7 +16,7 @@ from services.runner.pace import Pace
 from services.runner.seats import Seats
 from services.runner.sequence import PREPARE, SamplingFailed, Sequence
 from services.runner.slots import WORTH, Memory, Slots
-from services.wire import Failed, Message, Piece, Queued, RunnerLimits, Stats
+from services.wire import Failed, Logprob, Message, Piece, Queued, RunnerLimits, Stats
 
 TELL = 1.0          # seconds between two words about places in the queue
 
@@ -35,6 +35,9 @@ class Backend(Memory, Protocol):
     def decode(self, chunks: list[Chunk]) -> list[int]:
         """Decode one batch; the batch row of each chunk's last known token, behind which are the rows of its draft.
         `DecodeFailed` when it cannot."""
+
+    def logprob(self, row: int, token: int, top: int) -> Logprob:
+        """How likely the token was behind batch row `row` of the last decode, and the `top` likeliest ones."""
 
     def piece(self, token: int) -> bytes:
         """The token's text, b"" for a control token."""
@@ -147,7 +150,8 @@ class Scheduler:
         room = self.pace.room(sum(chunk.rows for chunk in chunks), len(prompts), sum(s.pending for s in prompts))
         if not answers and not prompts:
             prompts, room = [s for s in self.seats.running if s.rank == PREPARE], self.pace.spare_room()
-        return chunks + share(room, [(s, min(s.pending, self._boundary(s))) for s in prompts])
+        telling = sum(s.tells for s in prompts)
+        return chunks + share(room, [(s, self._most(s, telling)) for s in prompts])
 
     def _drafts(self, answers: list[Sequence]) -> list[list[int]]:
         """Guesses for each, all as many: llama.cpp computes what is uneven in a pass of its own."""
@@ -159,6 +163,12 @@ class Scheduler:
                   for s in answers]
         shortest = min(map(len, drafts))
         return [draft[:shortest] for draft in drafts]
+
+    def _most(self, sequence: Sequence, telling: int) -> int:
+        """Tokens of a prompt for one step. Where `telling` of them are told with their log probabilities these share
+        the rows that are otherwise for drafts: a batch can tell no more."""
+        most = min(sequence.pending, self._boundary(sequence))
+        return min(most, max(1, self.backend.n_drafts // telling)) if sequence.tells else most
 
     def _boundary(self, sequence: Sequence) -> int:
         """Tokens up to the next place where the sequence's memory is wanted as it is then: by followers, or because
@@ -180,8 +190,9 @@ class Scheduler:
                 chunk.sequence, "internal_error", f"the model could not process this: {error}", wipe=True)]
             return False
         sampling = [(chunk, row) for chunk, row in zip(chunks, rows, strict=True) if chunk.samples]
-        for chunk in chunks:
+        for chunk, row in zip(chunks, rows, strict=True):
             self._count(chunk)
+            events += self._tell_prompt(chunk, row)
             chunk.sequence.past += chunk.count
         events += [event for chunk, row in sampling for event in self._sample(chunk, row)]
         for chunk in chunks:
@@ -205,6 +216,14 @@ class Scheduler:
                 self.slots.note_head(sequence)
             self.seats.hand_on(sequence)
 
+    def _tell_prompt(self, chunk: Chunk, row: int) -> list[Event]:
+        """How likely the prompt's tokens were, where that is asked for: a `Piece` that stands for no token."""
+        sequence, likely = chunk.sequence, chunk.sequence.likely
+        if not likely or not sequence.tells:
+            return []
+        told = likely.of_prompt(sequence.prompt, sequence.past, chunk.count, row, self.backend.logprob)
+        return [(sequence, Piece(id=sequence.id, text="", tokens=0, logprobs=told))] if told else []
+
     def _sample(self, chunk: Chunk, row: int) -> list[Event]:
         """Sample behind the last known token, then behind each guess as long as the guesses were right."""
         sequence, text = chunk.sequence, ""
@@ -215,7 +234,10 @@ class Scheduler:
                 self._settle(chunk, index)
                 return [*_say(sequence, text), *self._fail(sequence, "bad_schema", str(error))]
             self.counts.sampled += 1
-            new, reason = sequence.accept(token, self.backend.piece(token), self.backend.is_end(token), self.clock())
+            end = self.backend.is_end(token)
+            if (likely := sequence.likely) and not end:
+                likely.hold(sequence.text.read, self.backend.logprob(row + index, token, likely.top))
+            new, reason = sequence.accept(token, self.backend.piece(token), end, self.clock())
             text += new
             if reason or token != guess:
                 self._settle(chunk, index)
@@ -298,4 +320,5 @@ class Counts:
 
 
 def _say(sequence: Sequence, text: str, tokens: int = 1) -> list[Event]:
-    return [(sequence, Piece(id=sequence.id, text=text, tokens=tokens))] if text else []
+    told = sequence.likely.take(sequence.text.certain) if sequence.likely else []
+    return [(sequence, Piece(id=sequence.id, text=text, tokens=tokens, logprobs=told))] if text or told else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from services.runner.likely import Likely
 from services.runner.text import Text
 from services.wire import Done
 
@@ -77,6 +78,7 @@ class Sequence:
     weight: float = 1.0             # of the owner
     rank: int = INTERACTIVE
     drafter: Drafter | None = None  # None: no speculation
+    likely: Likely | None = None    # None: nobody asks how likely its tokens are
     reply: Any = None               # who waits for the answer; opaque to the scheduler
     arrived: float = 0.0
     placed: float | None = None     # got a slot
@@ -116,6 +118,11 @@ class Sequence:
     def leads(self) -> bool:
         """Whether others may wait for what it computes: a prompt that gets on."""
         return self.past < len(self.prompt) and self.leader is None and self.rank != PREPARE
+
+    @property
+    def tells(self) -> bool:
+        """Whether its prompt's tokens are still to be told with their log probabilities: then all of it is computed."""
+        return self.likely is not None and self.likely.echo and self.likely.told < len(self.prompt)
 
     @property
     def room(self) -> int:

@@ -100,8 +100,10 @@ class Slots:
         """Give `sequence` a slot that holds as much of its tokens as can be reused; False when none is idle."""
         if not self.idle:
             return False
-        source, shared = self._longest(sequence)
-        match = self.shelf.find(sequence.owner, sequence.tokens, max(shared, WORTH))
+        source, shared, match = None, 0, None
+        if not sequence.tells:
+            source, shared = self._longest(sequence)
+            match = self.shelf.find(sequence.owner, sequence.tokens, max(shared, WORTH))
         slot = self._target(sequence, None if match else source, shared)
         self._keep(slot, sequence, shared if slot is source else 0)
         held = self._restore(slot, match) if match else 0
@@ -139,7 +141,7 @@ class Slots:
         best, most = None, sequence.past + WORTH
         for slot in self.slots:
             other = slot.sequence
-            if other and other is not sequence and other.leads:
+            if other and other is not sequence and other.leads and not sequence.tells:
                 shared = self._common(other.prompt, other.owner, other.head, sequence)
                 if other.past <= shared and shared > most:
                     best, most = other, shared

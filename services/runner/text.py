@@ -18,6 +18,8 @@ class Text:
         self.stopped_by = ""        # the stop string that ended it
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
+        self.read = 0               # characters taken, those held back included
+        self.certain = 0            # a token whose text begins before this character is part of the text
 
     @property
     def stopped(self) -> bool:
@@ -31,18 +33,21 @@ class Text:
         """No more tokens: return what was held back."""
         rest = self._take(self._decoder.decode(b"", final=True))
         held, self._held = self._held, ""
+        if not self.stopped:
+            self.certain = self.read + 1        # of a token without text, too
         return rest + held
 
     def _take(self, new: str) -> str:
         if self.stopped:
             return ""
-        text = self._held + new
+        text, begin = self._held + new, self.read - len(self._held)
+        self.read += len(new)
         if (found := self._first_stop(text)) is not None:
             cut, self.stopped_by = found
-            self._held = ""
+            self._held, self.certain = "", begin + cut
             return text[:cut]
         keep = len(text) - self._doubtful(text)
-        self._held = text[keep:]
+        self._held, self.certain = text[keep:], begin + keep
         return text[:keep]
 
     def _first_stop(self, text: str) -> tuple[int, str] | None:

@@ -11,7 +11,7 @@ from services.runner.scheduler import Event, Scheduler
 from services.runner.sequence import PREPARE, SamplingFailed, Sequence, Silent
 from services.runner.slots import Shelf, Slots, common_prefix
 from services.runner.text import Text
-from services.wire import Done, Failed, Piece, Queued, RunnerLimits
+from services.wire import Done, Failed, Logprob, Piece, Queued, RunnerLimits
 
 VOCABULARY, END = 26, 26
 
@@ -90,6 +90,7 @@ class FakeBackend:
             assert len(held) == sequence.past, "the memory holds what the sequence believes"
             assert self.rewindable or not chunk.draft
             held += sequence.tokens[sequence.past:sequence.past + chunk.count]
+            self.rows += [held[:len(held) - n] for n in range(chunk.count - 1, 0, -1)]
             last.append(len(self.rows))
             self.rows.append(list(held))
             for token in chunk.draft:
@@ -97,6 +98,12 @@ class FakeBackend:
                 self.rows.append(list(held))
             assert len(held) <= self.n_ctx
         return last
+
+    def logprob(self, row: int, token: int, top: int) -> Logprob:
+        """Told by what follows: the token's distance to what should, and the tokens from there on."""
+        told = [(other, self.piece(other), -float(n)) for n, other in enumerate(range(following(self.rows[row]), END))]
+        return Logprob(token=token, text=self.piece(token), logprob=float(following(self.rows[row]) - token),
+                       top=told[:top])
 
     def piece(self, token: int) -> bytes:
         return bytes([97 + token]) if token < VOCABULARY else b""
@@ -171,6 +178,7 @@ class Desk:
         self.places: dict[Sequence, list[int]] = {}
         self.texts: dict[Sequence, str] = {}
         self.ends: dict[Sequence, Done | Failed] = {}
+        self.logprobs: dict[Sequence, list[Logprob]] = {}
 
     def ask(self, prompt: list[int], owner: str = "o", max_tokens: int = 5, stop: tuple[str, ...] = (),
             ends_after: int | None = None, stuck: bool = False, **more: Any) -> Sequence:
@@ -194,6 +202,7 @@ class Desk:
             elif isinstance(message, Piece):
                 assert message.text or not self.texts[sequence]     # without text: a slot was taken
                 self.texts[sequence] += message.text
+                self.logprobs.setdefault(sequence, []).extend(message.logprobs)
             else:
                 assert isinstance(message, (Done, Failed))
                 self.ends[sequence] = message

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.runner import frames
 from services.runner.frames import Peer, frame_of, take_frame
-from services.wire import MAX_FRAME, Channel, Count, Done, Message, Piece, WireError, encode
+from services.wire import MAX_FRAME, Channel, Count, Done, Logprob, Message, Piece, WireError, encode
 
 DONE = Done(id="r", finish_reason="stop", prompt_tokens=1, completion_tokens=1, cached_tokens=0, processed_tokens=1)
 
@@ -69,6 +70,25 @@ def test_pieces_of_two_requests_are_not_joined(pair: tuple[Peer, Channel]) -> No
         peer.post(message)
     assert peer.flush(0)
     assert [channel.receive(5) for _ in range(3)] == [Piece(id="a", text="1"), DONE, Piece(id="b", text="23", tokens=2)]
+
+
+def test_log_probabilities_are_joined_but_not_the_prompts_to_the_answers(
+        pair: tuple[Peer, Channel], monkeypatch: pytest.MonkeyPatch) -> None:
+    peer, channel = pair
+    a, b, c, d = (Logprob(token=n, text=b"x", logprob=-1.0) for n in range(4))
+    for message in (Piece(id="r", text="", tokens=0), Piece(id="r", text="", tokens=0, logprobs=[a]),
+                    Piece(id="r", text="", tokens=0, logprobs=[b]), Piece(id="r", text="c", logprobs=[c]),
+                    Piece(id="r", text="", logprobs=[d]), DONE):
+        peer.post(message)
+    assert peer.flush(0)
+    assert [channel.receive(5) for _ in range(3)] == [Piece(id="r", text="", tokens=0, logprobs=[a, b]),
+                                                      Piece(id="r", text="c", tokens=2, logprobs=[c, d]), DONE]
+    monkeypatch.setattr(frames, "MOST_LOGPROBS", 6)
+    for _ in range(3):
+        peer.post(Piece(id="r", text="x", logprobs=[a] * 5))
+    assert peer.flush(0)
+    many = [channel.receive(5) for _ in range(2)]
+    assert [isinstance(piece, Piece) and piece.tokens for piece in many] == [2, 1]
 
 
 def test_the_other_sides_end_is_noticed(pair: tuple[Peer, Channel]) -> None:

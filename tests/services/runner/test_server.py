@@ -127,7 +127,8 @@ def test_a_prompt_that_does_not_fit_is_told_with_its_counts(tiny: Child) -> None
 
 
 @pytest.mark.parametrize(("wrong", "code"), [
-    ({"max_tokens": 0}, "invalid_request"), ({"schema": {"$ref": "https://example.org/"}}, "bad_schema"),
+    ({"max_tokens": 0}, "invalid_request"), ({"logprobs": 21}, "invalid_request"),
+    ({"logprobs": -1}, "invalid_request"), ({"schema": {"$ref": "https://example.org/"}}, "bad_schema"),
     ({"schema": {"type": "string", "pattern": "^(?=x)$"}}, "bad_schema"), ({"prompt": [], "max_tokens": -1},
                                                                             "invalid_request")])
 def test_wrong_requests_fail_and_the_connection_goes_on(tiny: Child, wrong: dict[str, Any], code: str) -> None:
@@ -142,6 +143,26 @@ def test_a_schema_is_complied_with(tiny: Child) -> None:
         "type": "object", "properties": {"name": {"type": "string", "maxLength": 8}}, "required": ["name"]}))
     assert isinstance(end, Done) and end.finish_reason == "stop"
     assert list(json.loads(text)) == ["name"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_how_likely_each_token_was_comes_with_the_text(tiny: Child, stream: bool) -> None:
+    with tiny.connect() as channel:
+        prompt = channel.ask(Tokenize(text="hello world number 5"))
+        assert isinstance(prompt, Tokens)
+        channel.send(ask(prompt.text, max_tokens=30, logprobs=2, echo=True, stream=stream))
+        pieces = [hear(channel)]
+        while not isinstance(pieces[-1], Done):
+            pieces.append(hear(channel))
+    said, end = [piece for piece in pieces if isinstance(piece, Piece)], pieces[-1]
+    told = [one for piece in said for one in piece.logprobs]
+    assert isinstance(end, Done) and (end.cached_tokens, end.prompt_tokens) == (0, len(prompt.tokens))
+    assert [one.token for one in told[:len(prompt.tokens)]] == prompt.tokens
+    assert (told[0].logprob, told[0].top) == (0.0, []) and told[1].logprob < 0
+    answer = told[len(prompt.tokens):]
+    assert len(answer) == end.completion_tokens - (end.finish_reason == "stop")
+    assert all(one.logprob == one.top[0][2] and len(one.top) == 2 for one in answer)
+    assert sum(len(piece.logprobs) for piece in said if not piece.tokens) == len(prompt.tokens)
 
 
 def test_closing_the_connection_cancels_in_decode_prefill_and_queue(endless: Child) -> None:
