@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import struct
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -21,10 +23,10 @@ class EmbedAsk:
     """Texts to embed, and for whom."""
 
     owner: str                                          # key id
-    texts: Sequence[str]                                # at least one, none of them blank
+    texts: Sequence[str | Sequence[int]]                # at least one, none of them blank; some may be tokens
     model: str | None = None                            # an embedding profile, or the file of one; None: the first
     allowed_profiles: Sequence[str] | None = None       # None: all
-    dimensions: int | None = None                       # what the caller expects
+    dimensions: int | None = None                       # of each vector; None: as the model makes them
     weight: float = 1.0                                 # the owner's share of the runner beside others
 
 
@@ -63,8 +65,10 @@ class Embeddings:
         with self.engine.lease(spec, keep=config.keep(profile), beat=check) as lease:
             _check_dimensions(ask.dimensions, lease.ready)
             vectors, tokens = _vectors(lease, ask, check, charge)
-            return Embedded(profile=name, model=lease.ready.model, dimensions=lease.ready.n_embd, vectors=vectors,
-                            tokens=tokens)
+            wanted = ask.dimensions or lease.ready.n_embd
+            if wanted < lease.ready.n_embd:
+                vectors = [shortened(vector, wanted) for vector in vectors]
+            return Embedded(profile=name, model=lease.ready.model, dimensions=wanted, vectors=vectors, tokens=tokens)
 
     def _checked(self, beat: Callable[[], None]) -> Callable[[], None]:
         """`beat`, which gives up when the time of a request is over."""
@@ -83,7 +87,7 @@ def _vectors(lease: Lease, ask: EmbedAsk, check: Callable[[], None],
     """The vectors, and the tokens of all texts."""
     vectors: list[bytes] = []
     tokens = 0
-    for portion in portions(ask.texts):
+    for portion in portions(_texts(lease, ask.texts)):
         check()
         try:
             answer = lease.embed(Embed(id=str(uuid.uuid4()), owner=ask.owner, texts=portion, weight=ask.weight))
@@ -94,6 +98,30 @@ def _vectors(lease: Lease, ask: EmbedAsk, check: Callable[[], None],
         charge(sum(answer.tokens))
         tokens += sum(answer.tokens)
     return vectors, tokens
+
+
+def _texts(lease: Lease, texts: Sequence[str | Sequence[int]]) -> list[str]:
+    """`texts` as text, which is what a model's tokenizer then makes the same tokens of."""
+    found = []
+    for number, text in enumerate(texts):
+        if isinstance(text, str):
+            found.append(text)
+            continue
+        try:
+            found.append(lease.detokenize(text).text)
+            if not found[-1].strip():
+                raise BadRequest("should not be blank, as the text of these tokens is")
+        except ParleyError as error:
+            _name(error, number, len(texts))
+            raise
+    return found
+
+
+def shortened(vector: bytes, dimensions: int) -> bytes:
+    """The first `dimensions` numbers of a vector, made one of length 1 again: what OpenAI's `dimensions` means."""
+    numbers = struct.unpack(f"<{dimensions}f", vector[:4 * dimensions])
+    length = math.hypot(*numbers) or 1.0
+    return struct.pack(f"<{dimensions}f", *(number / length for number in numbers))
 
 
 def chosen(profiles: dict[str, Profile], wanted: str | None, allowed: Sequence[str] | None) -> tuple[str, Profile]:
@@ -125,9 +153,9 @@ def _none(wanted: str | None, profiles: dict[str, Profile], there: list[str]) ->
 
 
 def _check_dimensions(wanted: int | None, ready: Ready) -> None:
-    if wanted not in (None, ready.n_embd):
+    if wanted is not None and wanted > ready.n_embd:
         raise BadRequest(f"dimensions is {wanted}, but {ready.model} makes vectors of {ready.n_embd} numbers: leave it "
-                         "out", param="dimensions")
+                         "out, or ask for fewer", param="dimensions")
 
 
 def portions(texts: Sequence[str]) -> Iterator[list[str]]:
@@ -148,5 +176,9 @@ def _name_text(error: ParleyError, before: int, count: int) -> None:
     """The runner numbers the texts of a portion; the caller knows those of the request."""
     number = error.details.pop("text", None)
     if isinstance(number, int):
-        error.param = "input" if count == 1 else f"input.{before + number}"
-        error.message = f"{error.param}: {error.message}"
+        _name(error, before + number, count)
+
+
+def _name(error: ParleyError, number: int, count: int) -> None:
+    error.param = "input" if count == 1 else f"input.{number}"
+    error.message = f"{error.param}: {error.message}"

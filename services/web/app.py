@@ -20,10 +20,10 @@ from services.chat.sessions import Sessions
 from services.engine.client import Engine
 from services.settings import Settings
 from services.store.opening import open_store
-from services.web import answer, docs, embeddings, frame, health, keys, metrics, models, openapi, sessions
+from services.web import answer, docs, frame, health, keys, metrics, models, openapi, sessions
 from services.web.anthropic import messages
 from services.web.drain import Drain
-from services.web.openai import chat
+from services.web.openai import chat, embeddings, tokens
 from services.web.routes import PlainApi, Route, register
 
 SPARE_THREADS = 8       # never taken by what may wait for long, so that a full house can still say so
@@ -35,6 +35,8 @@ ROUTES = (
     Route("/answer/<string:session_id>/rewind", sessions.Rewind, "sessions"),
     Route("/v1/chat/completions", chat.ChatCompletions, "openai", alias="/chat/completions"),
     Route("/v1/embeddings", embeddings.OpenAIEmbeddings, "openai", alias="/embeddings"),
+    Route("/tokenize", tokens.Tokenize, "openai"),
+    Route("/detokenize", tokens.Detokenize, "openai"),
     Route("/v1/messages", messages.Messages, "anthropic", alias="/messages"),
     Route("/models", models.Models, "models"),
     Route("/models/model", models.Switch, "models"),

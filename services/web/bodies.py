@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from services.errors import BadRequest
 
@@ -50,26 +50,6 @@ class AnswerBody(Body):
     seed: int | None = Field(None, ge=0, le=MAX_SEED)
     schema_: dict[str, Any] | None = Field(
         None, alias="schema", description="a JSON Schema; the answer is JSON that complies with it")
-
-
-class EmbeddingsBody(Body):
-    """Texts to be turned into vectors; OpenAI's body."""
-
-    input: Annotated[Annotated[Text, Tag("str")]
-                     | Annotated[list[Text], Field(min_length=1, max_length=2048), Tag("list[str]")],
-                     Discriminator(lambda value: "str" if isinstance(value, str) else "list[str]")]
-    model: Name | None = Field(None, description="an embedding profile, or the file of one; default: the first profile")
-    encoding_format: Literal["float", "base64"] | None = Field(
-        None, description="base64: of little-endian float32; default: float")
-    dimensions: int | None = Field(None, ge=1, le=1 << 20, description="only what the model makes anyway")
-    user: str | None = Field(None, max_length=200, description="without effect")
-
-    @field_validator("input", mode="before")
-    @classmethod
-    def _no_tokens(cls, value: Any) -> Any:
-        if isinstance(value, list) and value and isinstance(value[0], int | list):
-            raise PydanticCustomError("tokens", "should be text: arrays of tokens are not taken")
-        return value
 
 
 class NameBody(Body):

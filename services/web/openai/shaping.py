@@ -115,8 +115,5 @@ def _call_piece(event: Called) -> Payload:
 def shaped_as(profiles: Profiles, wanted: str | None) -> tuple[str, str]:
     """What an answer by the model `wanted` says of itself: the profile's name, and a `system_fingerprint` that is the
     same as long as the profile is."""
-    config = profiles.current()
-    of_file = (name for name, profile in config.profiles.items() if profile.model == wanted)
-    name = config.selected if wanted is None else wanted if wanted in config.profiles else next(of_file, wanted)
-    profile = config.profiles.get(name, config.profiles[config.selected])
+    name, profile = profiles.current().for_text() if wanted is None else profiles.named(wanted)
     return name, "fp_" + hashlib.sha256(profile.model_dump_json().encode()).hexdigest()[:10]

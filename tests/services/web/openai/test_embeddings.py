@@ -66,9 +66,12 @@ def test_what_is_wrong_is_told_in_the_one_envelope(server):
 
     for body, param, told in [
             ({}, "input", "required"), ({"input": ""}, "input", "blank"), ({"input": ["a", " "]}, "input.1", "blank"),
-            ({"input": []}, "input", "at least 1"), ({"input": [1, 2]}, "input", "arrays of tokens are not taken"),
-            ({"input": [[1], [2]]}, "input", "arrays of tokens"), ({"input": ["a"] * 2049}, "input", "at most 2048"),
-            ({"input": "a", "dimensions": 7}, "dimensions", "leave it out"), ({"input": "a", "n": 1}, "n", "unknown"),
+            ({"input": []}, "input", "at least 1"), ({"input": [1, -2]}, "input.1", "0"),
+            ({"input": [[1], []]}, "input.1", "at least 1"), ({"input": [[1], ["a"]]}, "input.1.0", "integer"),
+            ({"input": [1, 999999]}, "input", "no token"), ({"input": ["a"] * 2049}, "input", "at most 2048"),
+            ({"input": [[1], [2, 999999]]}, "input.1", "no token"),
+            ({"input": "a", "dimensions": 7777}, "dimensions", "ask for fewer"),
+            ({"input": "a", "n": 1}, "n", "Unrecognized request argument supplied: n"),
             ({"input": "a", "encoding_format": "int8"}, "encoding_format", "'float' or 'base64'")]:
         status, error = ask(**body)
         assert (status, error["param"]) == (400, param) and told in error["message"], error
@@ -91,6 +94,25 @@ def test_an_embedding_profile_answers_no_question_and_a_chat_model_embeds_nothin
         (server.data / "config.json").write_text(json.dumps(wrong))
         reply = server.call("POST", "/v1/embeddings", json={"input": "x", "model": "wrong"})
         assert reply.status_code == 422 and "not for embeddings" in reply.json()["message"]
+
+
+def test_tokens_are_taken_for_their_text(server):
+    texts = ["hello cat", "a dog"]
+    tokens = [server.call("POST", "/tokenize", json={"content": text, "model": "vectors"}).json()["tokens"]
+              for text in texts]
+    wanted = server.call("POST", "/v1/embeddings", json={"input": texts}).json()["data"]
+    assert server.call("POST", "/v1/embeddings", json={"input": tokens}).json()["data"] == wanted
+    alone = server.call("POST", "/embeddings", json={"input": tokens[1]}).json()["data"]
+    assert len(alone) == 1
+    assert max(abs(a - b) for a, b in zip(alone[0]["embedding"], wanted[1]["embedding"], strict=True)) < 1e-3
+
+
+def test_fewer_dimensions_are_the_first_ones_of_length_1(server):
+    whole, short = (server.call("POST", "/v1/embeddings", json={"input": "hello cat", **more}).json()["data"][0]
+                    for more in ({}, {"dimensions": 3}))
+    first = whole["embedding"][:3]
+    length = math.hypot(*first) or 1.0
+    assert short["embedding"] == pytest.approx([number / length for number in first], abs=1e-6)
 
 
 def test_base64_holds_the_same_numbers_and_usage_is_charged(server):
