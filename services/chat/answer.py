@@ -64,6 +64,13 @@ class Chat:
         with self.engine.lease(spec, keep=self.profiles.current().keep(profile), beat=beat) as lease:
             return lease.count([prompt.build(profile, lease.ready, [], asked)])[0]
 
+    def keep_question(self, ask: Ask) -> None:
+        """Stores what is asked in a session before it is answered: `answer` takes it up by its `idempotency`. Waits for
+        the session's turn. Raises what can be told of `ask` without a runner."""
+        assert ask.session_id is not None and ask.idempotency is not None, "else nobody finds it again"
+        for _ in _Answer(self, ask).question():
+            pass
+
     def forget(self, owner: str, session: str) -> None:
         """A session is gone, or goes on from elsewhere: nothing computed of it stays. What goes wrong is logged."""
         folder = self.settings.data_dir / "kv"
@@ -94,7 +101,7 @@ class _Answer:
         with ExitStack() as held:
             history = yield from self._lock_session(held)
             if (known := self._answered()) is not None:
-                yield from _replayed(Final.replayed(known, self.ask.session_id or "", name, profile.model))
+                yield from replayed(Final.replayed(known, self.ask.session_id or "", name, profile.model))
                 return
             asked = asking.asked(self.ask, follows=bool(history))
             spec = self.chat.profiles.spec(profile, self.chat.settings.models_dir)
@@ -107,6 +114,14 @@ class _Answer:
             self._store_answer(final)
             self._prepare(lease, profile, chosen.prompt, history, asked, final)
         yield final
+
+    def question(self) -> Generator[Event, None, None]:
+        """Only stores what is asked."""
+        asking.check(self.ask, self.chat.settings)
+        self._profile()
+        with ExitStack() as held:
+            history = yield from self._lock_session(held)
+            self._store_question(asking.asked(self.ask, follows=bool(history)))
 
     def _profile(self) -> tuple[str, Profile]:
         """The profile's name, and the profile as this request wants it."""
@@ -307,7 +322,7 @@ class _Answer:
             log.error("an interrupted answer could not be kept: %s", second.message)
 
 
-def _replayed(final: Final) -> Iterator[Event]:
+def replayed(final: Final) -> Iterator[Event]:
     """An answer that was stored before, told again."""
     if final.reasoning:
         yield Reasoned(final.reasoning)

@@ -119,6 +119,19 @@ class Idempotency:
             raise _mismatch()
         return run.follow()
 
+    def follow(self, owner: str, key: str) -> Iterator[Event] | None:
+        """The events of the call with this key that runs in this process; None when none does."""
+        with self._lock:
+            running = self._running.get((owner, hashlib.sha256(check_key(key).encode()).hexdigest()))
+        return None if running is None else running[0].follow()
+
+    def forget(self, owner: str, key: str) -> None:
+        """What is kept for this key is kept no longer, unless it is in use now."""
+        check_names(owner, "any")
+        path = self._folder / owner / f"{hashlib.sha256(check_key(key).encode()).hexdigest()}.json"
+        if path.exists():
+            _remove(path)
+
     def drain(self, timeout: float) -> bool:
         """Waits until nothing runs; False when something still does after `timeout` seconds."""
         deadline = time.monotonic() + timeout
