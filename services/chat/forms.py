@@ -13,7 +13,7 @@ from typing import Any
 from services.chat import jinja, tools
 from services.chat.messages import Message, Toolbox
 from services.chat.profiles import Profile
-from services.chat.template import SEED_TEMPLATE, compiled, stop_strings
+from services.chat.template import SEED_TEMPLATE, compiled, fields, stop_strings
 from services.errors import Unprocessable
 from services.wire import Ready
 
@@ -70,7 +70,9 @@ class Form:
 
     @property
     def _shows_system(self) -> bool:
-        return self.template is not None or _shows_system(self.chat, self.bos, self.eos)
+        if self.template is not None:
+            return "system" in fields(self.template)
+        return _shows_system(self.chat, self.bos, self.eos)
 
 
 def form_of(profile: Profile, ready: Ready) -> Form:

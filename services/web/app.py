@@ -21,7 +21,7 @@ from services.engine.client import Engine
 from services.settings import Settings
 from services.store.opening import open_store
 from services.web import answer, docs, frame, health, keys, metrics, models, openapi, sessions
-from services.web.anthropic import messages
+from services.web.anthropic import counting, messages
 from services.web.drain import Drain
 from services.web.openai import chat, embeddings, tokens
 from services.web.routes import PlainApi, Route, register
@@ -38,6 +38,7 @@ ROUTES = (
     Route("/tokenize", tokens.Tokenize, "openai"),
     Route("/detokenize", tokens.Detokenize, "openai"),
     Route("/v1/messages", messages.Messages, "anthropic", alias="/messages"),
+    Route("/v1/messages/count_tokens", counting.CountTokens, "anthropic", alias="/messages/count_tokens"),
     Route("/models", models.Models, "models"),
     Route("/models/model", models.Switch, "models"),
     Route("/auth", keys.Whoami, "keys"),

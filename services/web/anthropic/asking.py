@@ -106,7 +106,8 @@ def _of_assistant(turn: MessageParam, path: str, names: dict[str, str]) -> Itera
 
 def _blocks(turn: MessageParam, path: str, kinds: tuple[type[Any], ...]) -> list[Block]:
     """The turn's blocks, all of `kinds`: its role may have no others."""
-    blocks = [TextBlockParam(type="text", text=turn.content)] if isinstance(turn.content, str) else turn.content
+    content = turn.content
+    blocks: list[Block] = [TextBlockParam.of(content)] if isinstance(content, str) else content
     for number, block in enumerate(blocks):
         if not isinstance(block, kinds):
             _refuse(f"{path}.{number}", f"{block.type!r} blocks cannot be in messages of the {turn.role}")

@@ -33,6 +33,10 @@ class TextBlockParam(_Block):
     text: str
     citations: list[dict[str, Any]] | None = Field(None, description=NO_EFFECT)
 
+    @classmethod
+    def of(cls, text: str) -> TextBlockParam:
+        return cls(type="text", text=text, citations=None, cache_control=None)
+
 
 class ToolUseBlockParam(_Block):
     """A tool that the model wanted called."""
