@@ -2,7 +2,8 @@
 
 The file is `{"SelectedModel": <profile's name>, <name>: {profile}, …}`, the seed's own, with further optional fields.
 A seed's file loads as it is. It may be edited while the server runs: a valid one is taken over at the next request, a
-wrong one is told of once and in `Profiles.problem`, and the last good one stays in use.
+wrong one is told of once and in `Profiles.problem`, and the last good one stays in use. LocalAI's model files in
+MODELS_DIR are profiles beside them (`services.chat.localai`), taken over in the same way.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ import logging
 import math
 import re
 import threading
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
-from services.chat import config
+from services.chat import config, localai
+from services.chat.localai_templates import LocalAITemplates
 from services.chat.template import MAX_CHARS, SEED_TEMPLATE, SYSTEM_TEMPLATE, check, fields
 from services.engine import catalog
 from services.errors import BadRequest, ConfigError, Conflict, NotFound, ParleyError, Unavailable, Unprocessable
@@ -63,6 +66,7 @@ class Profile(BaseModel):
     keep_loaded: bool | Annotated[float, Field(ge=0, le=LONGEST_STAY)] = False    # seconds without use; true: for ever
     description: str | None = Field(None, max_length=2000)
     verbose: bool = False                                           # the seed's; without effect
+    _go: LocalAITemplates | None = PrivateAttr(None)                # of LocalAI's files; instead of `chat_format`
 
     @field_validator("keep_loaded", mode="before")
     @classmethod
@@ -85,6 +89,17 @@ class Profile(BaseModel):
         if self.system and self.template and self.chat_format != "model" and "system" not in fields(self.template):
             raise ValueError("has a system text, but its template has no {system} to put it in")
         return self
+
+    @property
+    def go(self) -> LocalAITemplates | None:
+        """The Go templates that prompts are made with, where a model file of LocalAI has some."""
+        return self._go
+
+    def rendered_by(self, go: LocalAITemplates | None) -> Profile:
+        """This profile with the Go templates `go`."""
+        profile = self.model_copy()
+        profile._go = go
+        return profile
 
     def text_template(self, model_has_one: bool) -> str | None:
         """The text template that prompts are made with; None for the chat template in the model's own file."""
@@ -117,7 +132,7 @@ class Profile(BaseModel):
         if not changed:
             return self
         try:
-            return Profile.model_validate({**self.model_dump(), **changed})
+            return Profile.model_validate({**self.model_dump(), **changed}).rendered_by(self._go)
         except ValidationError as error:
             name, message = _fault(error.errors(include_url=False)[0])
             raise BadRequest(f"{name}: {message}", param=name) from None
@@ -131,10 +146,11 @@ class Profile(BaseModel):
 
 @dataclass(frozen=True)
 class Config:
-    """A valid config.json."""
+    """A valid config.json, and what LocalAI's files bring. `sources`: name of a profile of theirs -> its file."""
 
     selected: str
     profiles: dict[str, Profile]
+    sources: dict[str, str] = field(default_factory=dict)
 
     def get(self, name: str | None = None) -> tuple[str, Profile]:
         """The profile called `name`, or the selected one. Raises `NotFound` naming those there are."""
@@ -165,9 +181,52 @@ class Config:
         return [f"profile {name!r}: {text}" for name, profile in self.profiles.items() for text in profile.warnings]
 
 
-def parse(document: config.Document, settings: Settings) -> Config:
-    """The configuration in `document`. Raises `ConfigError` with file, line, profile and field."""
-    profiles = {name: _profile(document, name, settings) for name in document.values if name != SELECTED}
+@dataclass(frozen=True)
+class Brought:
+    """The profiles of LocalAI's files. `aliases`: name -> the profile that is meant. `sources`: name -> file."""
+
+    profiles: dict[str, Profile] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+
+
+def brought(found: localai.Found, settings: Settings) -> Brought:
+    """What `found` means as profiles; one that cannot be one is left out, logged, and told of in `problems`."""
+    result, problems = Brought(), list(found.problems)
+    for model in found.models:
+        try:
+            if model.name == SELECTED:
+                raise model.error(f"a model cannot be called {SELECTED}; give it another name")
+            if model.alias:
+                result.aliases[model.name] = model.alias
+            else:
+                profile = _validated({**_defaults(settings), **model.values}, model.error)
+                result.profiles[model.name] = profile.rendered_by(model.templates)
+            result.sources[model.name] = model.document.where
+        except ConfigError as error:
+            log.error("%s; it is left out", error.message)
+            problems.append(error.message)
+    return Brought(result.profiles, result.aliases, result.sources, tuple(problems))
+
+
+def parse(document: config.Document, settings: Settings, others: Brought | None = None, *,
+          lenient: bool = False) -> Config:
+    """The configuration in `document`, and the `others`, of which it overrules those with a name of its own.
+
+    Raises `ConfigError` with file, line, profile and field. `lenient`: the selected profile need not be there.
+    """
+    others = others or Brought()
+    own = {name: _profile(document, name, settings) for name in document.values if name != SELECTED}
+    profiles = {**own, **{name: profile for name, profile in others.profiles.items() if name not in own}}
+    for name, meant in others.aliases.items():
+        if name not in own and meant in profiles and meant not in others.aliases:
+            profiles[name] = profiles[meant]
+    sources = {name: file for name, file in others.sources.items() if name in profiles and name not in own}
+    for name in others.sources.keys() - sources.keys():
+        why = f"{document.where} has a profile of this name" if name in own else \
+            f"there is no model {others.aliases[name][:80]!r} that it could stand for"
+        log.warning("%s: the model %r is left out: %s", others.sources[name], name, why)
     if not profiles:
         raise document.error("holds no profile; add one with at least a \"model\"")
     known = ", ".join(profiles)
@@ -176,13 +235,15 @@ def parse(document: config.Document, settings: Settings) -> Config:
     selected = document.values[SELECTED]
     if isinstance(selected, dict):
         raise document.error(f"a profile cannot be called {SELECTED}; give it another name", SELECTED)
+    if lenient and isinstance(selected, str) and selected not in profiles:
+        return Config(selected, profiles, sources)
     if not isinstance(selected, str) or selected not in profiles:
         raise document.error(f"{SELECTED} is {json.dumps(selected)[:80]}, which is no profile; there are: {known}",
                              SELECTED)
     if profiles[selected].embedding:
         raise document.error(f"{SELECTED} is {selected!r}, which makes embeddings and cannot answer; set it to a "
                              "profile without \"embedding\": true", SELECTED)
-    return Config(selected, profiles)
+    return Config(selected, profiles, sources)
 
 
 def _profile(document: config.Document, name: str, settings: Settings) -> Profile:
@@ -191,12 +252,17 @@ def _profile(document: config.Document, name: str, settings: Settings) -> Profil
     values = document.values[name]
     if not isinstance(values, dict):
         raise document.error(f"{name!r} must be a profile, an object with at least a \"model\"", name)
+    return _validated({**_defaults(settings), **values}, lambda message, at: document.error(
+        f"profile {name!r}: {at}: {message}" if at else f"profile {name!r} {message}", name, at))
+
+
+def _validated(values: dict[str, Any], wrong: Callable[[str, str], ConfigError]) -> Profile:
+    """`values` as a profile, or the error that `wrong` makes of what is wrong, and of which field."""
     try:
-        return Profile.model_validate({**_defaults(settings), **values})
+        return Profile.model_validate(values)
     except ValidationError as error:
         at, message = _fault(error.errors(include_url=False)[0])
-        raise document.error(f"profile {name!r}: {at}: {message}" if at else f"profile {name!r} {message}",
-                             name, at) from None
+        raise wrong(message, at) from None
 
 
 def _defaults(settings: Settings) -> dict[str, Any]:
@@ -222,33 +288,44 @@ class Profiles:
 
     def __init__(self, path: Path, settings: Settings) -> None:
         self.path = path
-        self.problem: str | None = None         # why the file is not what is used; None when it is
         self._settings = settings
-        self._lock = threading.Lock()           # guards the three below and `problem`
+        self._lock = threading.Lock()           # guards all below
+        self._wrong: str | None = None          # why config.json is not what is used
+        self._folder = localai.Folder(settings.models_dir)
+        self._found = self._folder.current()
+        self._brought = brought(self._found, settings)
         self._seen = config.signature(path)
-        self._config = self._load()
+        self._config = self._load(lenient=bool(self._brought.problems))
 
-    def _load(self) -> Config:
-        loaded = parse(config.read(self.path), self._settings)
+    @property
+    def problem(self) -> str | None:
+        """Why files are not what is used; None when all are."""
+        told = [*([self._wrong] if self._wrong else []), *self._brought.problems]
+        return "; ".join(told) or None
+
+    def _load(self, lenient: bool = False) -> Config:
+        loaded = parse(config.read(self.path), self._settings, self._brought, lenient=lenient)
         for warning in loaded.warnings:
             log.warning("%s: %s", config.shown(self.path), warning)
         return loaded
 
     def current(self) -> Config:
-        """The file's content, or its last valid one."""
+        """The files' content, or the last valid one."""
         with self._lock:
-            signature = config.signature(self.path)
-            if signature == self._seen:
+            signature, found = config.signature(self.path), self._folder.current()
+            if signature == self._seen and found is self._found:
                 return self._config
+            if found is not self._found:
+                self._found, self._brought = found, brought(found, self._settings)
             self._seen = signature
             try:
                 self._config = self._load()
             except ConfigError as error:
-                self.problem = error.message
+                self._wrong = error.message
                 log.error("%s; the last good one stays in use", error.message)
                 return self._config
-            self.problem = None
-            log.info("%s was changed and is in use", config.shown(self.path))
+            self._wrong = None
+            log.info("%s, or a model file of LocalAI's, was changed and is in use", config.shown(self.path))
             return self._config
 
     def named(self, model: str) -> tuple[str, Profile]:
@@ -260,7 +337,8 @@ class Profiles:
         current = self.current()
         if model in current.profiles:
             return current.for_text(model)
-        users = [name for name in (current.selected, *current.profiles) if current.profiles[name].model == model]
+        users = [name for name in (current.selected, *current.profiles)
+                 if name in current.profiles and current.profiles[name].model == model]
         if users:
             return current.for_text(users[0])
         files = catalog.list_models(self._settings.models_dir)
@@ -271,8 +349,8 @@ class Profiles:
 
     def candidate(self, name: str, model: str | None = None) -> Profile:
         """The profile `name`, which is to answer, as it would be with `model`. Changes nothing. Raises `NotFound`,
-        `BadRequest`, `Unprocessable`."""
-        return self.current().for_text(name)[1].overridden(model=model)
+        `BadRequest`, `Conflict`, `Unprocessable`."""
+        return _with_model(self.current(), name, model)
 
     def select(self, name: str, model: str | None = None) -> Config:
         """Make `name` the selected profile, with `model` as its file, durably; the rest of the file stays as it is.
@@ -289,12 +367,13 @@ class Profiles:
     def _rewrite(self, name: str, model: str | None) -> None:
         try:
             document = config.read(self.path)
-            parse(document, self._settings).for_text(name)[1].overridden(model=model)
+            current = parse(document, self._settings, self._brought)
+            _with_model(current, name, model)
         except ConfigError as error:
             raise Conflict(f"{error.message}; mend it first", code="bad_config") from None
         values = dict(document.values)
         values[SELECTED] = name
-        if model is not None:
+        if model is not None and name not in current.sources:
             values[name] = {**values[name], "model": model}
         if values != document.values:
             disk.write_atomic(self.path, _written(values, document.text), document.mode)
@@ -305,6 +384,15 @@ class Profiles:
         return RunnerSpec(model=str(catalog.resolve(models_dir, profile.model).absolute()), n_ctx=profile.n_ctx,
                           parallel=1 if profile.embedding else profile.parallel, n_threads=profile.n_threads,
                           n_gpu_layers=profile.n_gpu_layers, embedding=profile.embedding)
+
+
+def _with_model(current: Config, name: str, model: str | None) -> Profile:
+    """The profile `name` with `model`. `Conflict` where that is for another file than config.json to say."""
+    _, profile = current.for_text(name)
+    if name in current.sources and model not in (None, profile.model):
+        raise Conflict(f"the profile {name[:80]!r} comes from {current.sources[name]}, which says that its model is "
+                       f"{profile.model}: change it there, or name that model", code="not_in_config", param="model")
+    return profile.overridden(model=model)
 
 
 def _written(values: dict[str, Any], before: str) -> bytes:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from services.errors import ConfigError, ParleyError
+from services.errors import ConfigError, NotFound, ParleyError
 from services.settings import ROOT, Settings, environment_with
 
 if TYPE_CHECKING:
@@ -196,10 +196,17 @@ class Server:
         self.web.listening.wait()
         seen = None
         while not self.stopping.is_set():
-            if (selection := self.profiles.current().get()) != seen:
+            if (selection := self.selection()) not in (None, seen):
                 seen = selection
                 self.load(*selection)
             self.stopping.wait(FOLLOW)
+
+    def selection(self) -> tuple[str, Profile] | None:
+        """None where the selected profile is one of LocalAI's whose file was wrong at the start: /readyz tells."""
+        try:
+            return self.profiles.current().get()
+        except NotFound:
+            return None
 
     def load(self, name: str, profile: Profile) -> None:
         try:
