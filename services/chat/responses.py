@@ -1,8 +1,9 @@
 """Stored responses: turns of sessions that are known by an id and may be gone on from.
 
-The id names the session, `resp_<32 hex digits>_<session id>`, and the question's record holds it with what the request
-said (`Ask.about`), so there is no second store: a response is kept, encrypted and copied as its session is. What became
-of one that has no answer, and that one was deleted, is told by notes in the same log.
+The id names the session: `resp_<32 hex digits>_<session id>`, or the digits alone where the response began it. The
+question's record holds the id with what the request said (`Ask.about`), so there is no second store: a response is kept
+and encrypted as its session is. What became of one that has no answer, and that one was deleted, is told by notes in
+the same log.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from services.chat.sessions import Sessions, TurnRecord, unfold
 from services.errors import BadRequest, Conflict, NotFound, ParleyError, SessionBusy
 from services.store.base import Record, is_id
 
-_ID = re.compile(r"resp_([0-9a-f]{32})_(.+)")
+_ID = re.compile(r"resp_([0-9a-f]{32})(?:_(.+))?")
 _MADE = 24              # digits of the id that name a session made for a response
 
 
@@ -29,7 +30,7 @@ def session_for(digits: str) -> str:
 
 def new_id(digits: str, session: str | None) -> str:
     """The id of a response in `session`; of one that is not kept when None."""
-    return f"resp_{digits}" if session is None else f"resp_{digits}_{session}"
+    return f"resp_{digits}" if session in (None, session_for(digits)) else f"resp_{digits}_{session}"
 
 
 def digits_of(response: str) -> str:
@@ -41,9 +42,9 @@ def digits_of(response: str) -> str:
 
 def _session_of(response: str) -> str:
     found = _ID.fullmatch(response)
-    if found is None or not is_id(found[2]):
+    if found is None or not (found[2] is None or is_id(found[2])):
         raise _not_found(response)
-    return found[2]
+    return found[2] or session_for(found[1])
 
 
 def _not_found(response: str) -> NotFound:

@@ -24,6 +24,7 @@ from services.web import answer, docs, frame, health, keys, metrics, models, ope
 from services.web.anthropic import counting, messages
 from services.web.drain import Drain
 from services.web.openai import chat, embeddings, tokens
+from services.web.responses import routes as responses
 from services.web.routes import PlainApi, Route, register
 
 SPARE_THREADS = 8       # never taken by what may wait for long, so that a full house can still say so
@@ -39,6 +40,13 @@ ROUTES = (
     Route("/detokenize", tokens.Detokenize, "openai"),
     Route("/v1/messages", messages.Messages, "anthropic", alias="/messages"),
     Route("/v1/messages/count_tokens", counting.CountTokens, "anthropic", alias="/messages/count_tokens"),
+    Route("/v1/responses", responses.Responses, "openai", alias="/responses"),
+    Route("/v1/responses/<string:response_id>", responses.OneResponse, "openai",
+          alias="/responses/<string:response_id>"),
+    Route("/v1/responses/<string:response_id>/cancel", responses.CancelResponse, "openai",
+          alias="/responses/<string:response_id>/cancel"),
+    Route("/v1/responses/<string:response_id>/input_items", responses.ResponseInput, "openai",
+          alias="/responses/<string:response_id>/input_items"),
     Route("/models", models.Models, "models"),
     Route("/models/model", models.Switch, "models"),
     Route("/auth", keys.Whoami, "keys"),
