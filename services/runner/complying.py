@@ -74,8 +74,8 @@ class Holding(Chain):
     def _close_now(self) -> int:
         ending = self._value.ending(self._value.state)
         if ending is None:
-            raise SamplingFailed("this model's vocabulary cannot spell what the schema demands; simplify the schema "
-                                 "or use another model")
+            raise SamplingFailed("this model's vocabulary cannot spell what the schema or grammar demands; simplify "
+                                 "it or use another model")
         first, *self.forced = ending or [lib.llama_vocab_eos(self._model.vocab)]
         self.closed = True
         return first
@@ -83,11 +83,11 @@ class Holding(Chain):
     def _choices(self, row: int) -> Iterator[int]:
         """Tokens that llama.cpp lets through, in the order in which the chain chooses them."""
         logits = np.ctypeslib.as_array(lib.llama_get_logits_ith(self._context, row), (self._n_vocab,))
-        token = self._pick(_candidates(logits, np.arange(self._n_vocab)))
-        if np.isfinite(self._complying(_candidates(logits[token:token + 1], np.array([token])))["logit"][0]):
+        token = self._pick(candidates_of(logits, np.arange(self._n_vocab)))
+        if np.isfinite(self._complying(candidates_of(logits[token:token + 1], np.array([token])))["logit"][0]):
             yield token
         likely = np.setdiff1d(self._may_come(), self._banned, assume_unique=True)
-        allowed = self._complying(_candidates(logits[likely], likely))
+        allowed = self._complying(candidates_of(logits[likely], likely))
         allowed = allowed[np.isfinite(allowed["logit"]) & (allowed["id"] != token)]
         while len(allowed):
             yield (token := self._pick(allowed.copy()))
@@ -126,7 +126,7 @@ class Complying(Holding):
 
     def __init__(self, model: Model, sampling: Sampling, prompt: list[int], grammar: Grammar, budget: int) -> None:
         self._value = Value(grammar, Spelling(model).tokens, budget, len(model.byte_tokens) == 256)
-        _refuse_what_does_not_fit(self._value)
+        _refuse_what_does_not_fit(self._value, grammar)
         super().__init__(model, sampling, prompt)
         try:
             self._rules = rules_of(model, grammar)
@@ -147,8 +147,7 @@ def rules_of(model: Model, grammar: Grammar) -> Any:
     """llama.cpp's reader of a grammar, to be freed. `BadSchema` when it refuses it."""
     rules = lib.llama_sampler_init_grammar(model.vocab, grammar.text.encode(), b"root")
     if not rules:
-        raise BadSchema("the schema cannot be turned into a grammar: "
-                        f"{last_error() or 'llama.cpp cannot parse it'}", param="schema")
+        raise grammar.refusal(f"is refused by llama.cpp: {last_error() or 'it cannot parse it'}")
     return rules
 
 
@@ -193,7 +192,7 @@ def _refuse_what_does_not_fit(value: Value) -> None:
                         "prompt", param="schema")
 
 
-def _candidates(logits: np.ndarray[Any, Any], ids: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def candidates_of(logits: np.ndarray[Any, Any], ids: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """llama.cpp's token data."""
     candidates = np.empty(len(ids), np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)]))
     candidates["id"], candidates["logit"] = ids, logits

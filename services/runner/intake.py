@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from services.errors import BadRequest, ContextOverflow
+from services.runner.calling import Calling, shown_tokens, texts_of
 from services.runner.complying import Complying
 from services.runner.grammar import grammar_of
 from services.runner.heads import head_tokens, settled
 from services.runner.likely import MOST, Likely
 from services.runner.model import Model
 from services.runner.sampler import Chain
-from services.runner.sequence import BATCH, INTERACTIVE, PREPARE, Sequence, Silent
+from services.runner.sequence import BATCH, INTERACTIVE, PREPARE, Sampler, Sequence, Silent
 from services.runner.text import Text
 from services.wire import Count, Counted, Generate, Prepare
 
@@ -26,11 +27,16 @@ def prepare(model: Model, message: Generate) -> Sequence:
     if message.max_tokens < 1:
         raise BadRequest(f"max_tokens is {message.max_tokens}; it must be at least 1", param="max_tokens")
     room = min(message.max_tokens, model.n_ctx - len(prompt))
-    if message.schema is None:
-        sampler, stops = Chain(model, message.sampling, prompt), message.stop
-    else:       # no stop string cuts a value
-        sampler, stops = Complying(model, message.sampling, prompt, grammar_of(message.schema), room), []
-    return Sequence(id=message.id, owner=message.owner, prompt=prompt, sampler=sampler, text=Text(stops),
+    shown = shown_tokens(model, [*message.shown, *(texts_of(message.calls) if message.calls else ())])
+    text = Text(message.stop)
+    sampler: Sampler
+    if message.schema is not None:      # no stop string cuts a value
+        sampler, text = Complying(model, message.sampling, prompt, grammar_of(message.schema), room), Text()
+    elif message.calls:
+        sampler = Calling(model, message.sampling, prompt, message.calls, room, text, shown)
+    else:
+        sampler = Chain(model, message.sampling, prompt)
+    return Sequence(id=message.id, owner=message.owner, prompt=prompt, sampler=sampler, text=text, shown=shown,
                     max_tokens=room, session=message.session,
                     head=head_tokens(model.tokenize, message.prompt, message.head, prompt),
                     likely=_likely(message), weight=message.weight, rank=BATCH if message.batch else INTERACTIVE)

@@ -78,6 +78,7 @@ class Sequence:
     weight: float = 1.0             # of the owner
     rank: int = INTERACTIVE
     drafter: Drafter | None = None  # None: no speculation
+    shown: dict[int, bytes] = field(default_factory=dict)   # special tokens that are sent as text
     likely: Likely | None = None    # None: nobody asks how likely its tokens are
     reply: Any = None               # who waits for the answer; opaque to the scheduler
     arrived: float = 0.0
@@ -135,7 +136,7 @@ class Sequence:
         self.tokens.append(token)
         if end:
             return self.text.finish(), "stop"
-        text = self.text.push(piece)
+        text = self.text.push(self.shown.get(token, piece))
         if self.text.stopped:
             return text, "stop"
         if self.sampler.finished or self.completion >= self.max_tokens:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.runner.complying import Complying, _candidates
+from services.runner.complying import Complying, candidates_of
 from services.runner.gbnf import Call, Chars, Either, Grammar, Literal, Repeat, chars, either, maybe, others, row
 from services.runner.grammar import grammar_of
 from services.runner.llama import lib
@@ -58,7 +58,7 @@ def test_llama_cpp_says_the_same(model: Model, schema: dict[str, Any], seed: int
     chance, state = np.random.default_rng(seed), machine.start
     every = np.arange(model.n_vocab)
     for _ in range(40):
-        theirs = np.isfinite(sampler._complying(_candidates(np.zeros(model.n_vocab), every))["logit"])
+        theirs = np.isfinite(sampler._complying(candidates_of(np.zeros(model.n_vocab), every))["logit"])
         ours = np.array([bool(piece) and machine.after(state, piece) is not None for piece in pieces])
         ends = np.array([model.is_end(token) for token in range(model.n_vocab)])
         plain = np.array([piece.isascii() and b"\0" not in piece and piece != b"" for piece in pieces])
