@@ -6,9 +6,12 @@ import math
 import secrets
 from typing import Any
 
+import numpy as np
+
 from services.errors import BadRequest
 from services.runner.llama import lib
 from services.runner.model import Model
+from services.runner.topk import Likeliest, worth
 from services.wire import Sampling
 
 Step = tuple[Any, ...]          # name of a llama.cpp sampler, then its arguments
@@ -37,6 +40,12 @@ def steps(sampling: Sampling) -> list[Step]:
         chain.append(("min_p", sampling.min_p, 1))
     seed = secrets.randbelow(SEEDS) if sampling.seed is None else sampling.seed % SEEDS
     return [*chain, ("temp", sampling.temperature), ("dist", seed)]
+
+
+def looked_at(chosen: list[Step]) -> int:
+    """How many of the likeliest tokens the samplers look at; 0 for all."""
+    name, *arguments = chosen[0]
+    return {"greedy": 1, "top_k": next(iter(arguments), 0)}.get(name, 0)
 
 
 def looks_back(sampling: Sampling) -> int:
@@ -87,6 +96,8 @@ class Chain:
         self._chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
         for step in chosen:
             lib.llama_sampler_chain_add(self._chain, _made(step, model.n_vocab))
+        count = looked_at(chosen)
+        self._likeliest = Likeliest(count) if worth(count, model.n_vocab) else None
         for token in prompt[-back:] if back else ():
             lib.llama_sampler_accept(self._chain, token)
 
@@ -95,6 +106,12 @@ class Chain:
         return False
 
     def sample(self, row: int) -> int:
+        if self._likeliest:
+            logits = np.ctypeslib.as_array(lib.llama_get_logits_ith(self._context, row), (self._n_vocab,))
+            token = self._likeliest.choose(self._chain, logits)
+            if token is not None:
+                lib.llama_sampler_accept(self._chain, token)
+                return token
         return lib.llama_sampler_sample(self._chain, self._context, row)
 
     def draft(self, most: int) -> list[int]:
