@@ -51,6 +51,12 @@ class BadSchema(BadRequest):
     code = "bad_schema"
 
 
+class BadGrammar(BadSchema):
+    """A grammar that a completion cannot be held to: invalid, too large, or one that goes round in circles."""
+
+    code = "bad_grammar"
+
+
 class Unauthorized(ParleyError):
     status, code, type = 401, "unauthorized", "authentication_error"
 

@@ -179,17 +179,16 @@ class Spelling:
         return [known[byte] for byte in data] if all(byte in known for byte in data) else None
 
 
-def _refuse_what_does_not_fit(value: Value) -> None:
+def _refuse_what_does_not_fit(value: Value, grammar: Grammar) -> None:
     ending = value.ending(value.state)
     if value.state.cost > MOST_BYTES:
-        raise BadSchema(f"the shortest value that complies with the schema has {value.state.cost:.0f} bytes; at most "
-                        f"{MOST_BYTES} are taken", param="schema")
+        raise grammar.refusal(f"demands a value of at least {value.state.cost:.0f} bytes; at most {MOST_BYTES} are "
+                              "taken")
     if ending is None:
-        raise BadSchema("this model's vocabulary cannot spell what the schema demands", param="schema")
+        raise grammar.refusal("demands what this model's vocabulary cannot spell")
     if len(ending) > value.left:
-        raise BadSchema(f"the shortest value that complies with the schema has {len(ending)} tokens, and the answer "
-                        f"may have {value.left}: raise max_tokens; where the context has no more room, shorten the "
-                        "prompt", param="schema")
+        raise grammar.refusal(f"demands a value whose shortest form has {len(ending)} tokens, and the answer may have "
+                              f"{value.left}: raise max_tokens; where the context has no more room, shorten the prompt")
 
 
 def candidates_of(logits: np.ndarray[Any, Any], ids: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

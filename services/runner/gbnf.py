@@ -9,6 +9,8 @@ import json
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from services.errors import BadGrammar, BadSchema
+
 HIGHEST = 0x10FFFF
 HALVES = (0xD800, 0xDFFF)       # halves of surrogate pairs: no characters
 PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _.,:;{}()<>+*/=!?@#%&|~")
@@ -57,12 +59,20 @@ Expression: TypeAlias = "Literal | Chars | Call | Row | Either | Repeat"
 class Grammar:
     rules: tuple[Expression, ...]
     root: int
+    origin: str = "schema"              # the request's field that it was made from
+    names: tuple[str, ...] = ()         # of the rules, where the client named them
 
     @property
     def text(self) -> str:
         """As llama.cpp reads it."""
         lines = (f"r{place} ::= {_text(rule)}" for place, rule in enumerate(self.rules))
         return "\n".join([f"root ::= r{self.root}", *lines])
+
+
+    def refusal(self, what: str) -> BadSchema:
+        """The error that says why a completion cannot be held to it: "the schema …"."""
+        kind = BadGrammar if self.origin == "grammar" else BadSchema
+        return kind(f"the {self.origin} {what}", param=self.origin)
 
 
 def row(*parts: Expression | str) -> Row:

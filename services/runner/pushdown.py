@@ -8,15 +8,17 @@ how short the text can still be made. UTF-8 is read strictly; a character may be
 
 from __future__ import annotations
 
+import heapq
 import math
+from bisect import bisect
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeAlias
 
-from services.errors import BadSchema
 from services.runner.gbnf import Call, Chars, Either, Expression, Grammar, Literal, Repeat, size
 
 MOST_DEPTH = 200        # places to return to, one below the other: a hundred brackets and more
 MOST_WAYS = 512         # of one state; what is more ambiguous is not gone into
+MOST_SEEN = 1 << 14     # places looked at for one state
 MOST_KEPT = 4000        # states and moves of one machine
 INLINE = 4              # a repeated part larger than this is a rule of its own
 BLANK, BEFORE_BLANK = (0x20, 0x20), b",:"
@@ -95,31 +97,63 @@ class _Places:
         return after
 
     def _least_costs(self) -> list[float]:
-        """For each place the fewest bytes to the end of its rule; infinite where there is no end."""
-        costs = [math.inf] * len(self.places)
-        callers: list[set[int]] = [set() for _ in self._rules]
-        for rule in range(len(self._rules)):
-            for kind, what, _ in self.places[self._firsts[rule]:self._firsts[rule + 1]]:
-                if kind == CALL:
-                    callers[what].add(rule)
-        waiting = dict.fromkeys(range(len(self._rules)))
+        """For each place the fewest bytes to the end of its rule; infinite where there is no end. The cheapest first,
+        so each is looked at once (Knuth, "A generalization of Dijkstra's algorithm")."""
+        costs, known = [math.inf] * len(self.places), [math.inf] * len(self.places)
+        users: list[set[int]] = [set() for _ in self.places]
+        for place, (kind, _, _) in enumerate(self.places):
+            for target in self._leads_to(place):
+                users[target].add(place)
+            known[place] = 0 if kind == RETURN else math.inf
+        waiting = [(0.0, place) for place, cost in enumerate(known) if cost == 0]
         while waiting:
-            rule = next(iter(waiting))
-            del waiting[rule]
-            before = costs[self.starts[rule]]
-            for place in range(self._firsts[rule], self._firsts[rule + 1]):
-                costs[place] = self._cost(place, costs)
-            if costs[self.starts[rule]] < before:
-                waiting.update(dict.fromkeys(callers[rule]))
+            cost, place = heapq.heappop(waiting)
+            if cost >= costs[place]:
+                continue
+            costs[place] = cost
+            for user in users[place]:
+                kind, what, after = self.places[user]
+                total = costs[self.starts[what]] + costs[after] if kind == CALL else cost + (kind == MATCH)
+                if total < known[user]:
+                    known[user] = total
+                    heapq.heappush(waiting, (total, user))
         return costs
 
-    def _cost(self, place: int, costs: list[float]) -> float:
+    def _leads_to(self, place: int) -> list[int]:
+        """The places on which the cost of this one depends."""
         kind, what, after = self.places[place]
         if kind == MATCH:
-            return 1 + min([costs[target] for _, _, target in what])
+            return [target for _, _, target in what]
+        return list(what) if kind == SPLIT else [self.starts[what], after] if kind == CALL else []
+
+    def circling(self) -> int | None:
+        """The number of a rule that can come back to where it was without a byte; None when there is none. llama.cpp
+        refuses such grammars, and no machine could tell how often that happened."""
+        done, above = bytearray(len(self.places)), bytearray(len(self.places))
+        for first in range(len(self.places)):
+            path = [(first, iter(self._silent(first)))] if not done[first] else []
+            while path:
+                place, rest = path[-1]
+                above[place] = 1
+                following = next(rest, None)
+                if following is None:
+                    done[place], above[place] = 1, 0
+                    path.pop()
+                elif above[following]:
+                    return bisect(self._firsts, following) - 1
+                elif not done[following]:
+                    path.append((following, iter(self._silent(following))))
+        return None
+
+    def _silent(self, place: int) -> list[int]:
+        """The places to which this one leads without a byte."""
+        kind, what, after = self.places[place]
         if kind == SPLIT:
-            return min([costs[target] for target in what])
-        return costs[self.starts[what]] + costs[after] if kind == CALL else 0
+            return list(what)
+        if kind != CALL:
+            return []
+        start = self.starts[what]
+        return [start, after] if self.costs[start] == 0 else [start]
 
 
 def _encoded(low: int, high: int) -> Iterator[tuple[tuple[int, int], ...]]:
@@ -180,11 +214,15 @@ class Machine:
         self._frames: dict[tuple[int, Frame | None], Frame] = {}
         self._moves: dict[tuple[int, int], State | None] = {}
         self._count = 0
+        if (circling := made.circling()) is not None:
+            rule = f"its rule {grammar.names[circling]}" if circling < len(grammar.names) else "it"
+            raise grammar.refusal(f"goes round in circles: {rule} begins with itself, or repeats without end what may "
+                                  "be empty")
         start = self._state([(self._starts[grammar.root], None)])
         if start is None:
             endless = self._costs[self._starts[grammar.root]] == math.inf
-            raise BadSchema("the schema allows no value that ends: it demands itself inside itself" if endless else
-                            f"the schema allows more than {MOST_WAYS} kinds of values at once", param="schema")
+            raise grammar.refusal("allows no value that ends: it demands itself inside itself" if endless else
+                                  f"allows more than {MOST_WAYS} kinds of values at once")
         self.start = start
 
     def after(self, state: State, data: bytes) -> State | None:
@@ -260,6 +298,8 @@ class Machine:
             way = reached.pop()
             if way in seen or self._total(way) == math.inf:
                 continue
+            if len(seen) > MOST_SEEN:
+                return None
             seen.add(way)
             place, frame = way
             kind, what, after = self._places[place]

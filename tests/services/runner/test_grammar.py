@@ -84,7 +84,7 @@ REFUSED: dict[str, Any] = {
     "pattern beside length": ({"type": "string", "minLength": 1, "pattern": "^a$"}, "minLength"),
     "pattern no string": ({"type": "string", "pattern": 5}, "string"),
     "itself inside itself": ({"properties": {"a": {"$ref": "#"}}, "required": ["a"]}, "inside itself"),
-    "itself at its start": ({"anyOf": [{"$ref": "#"}, {"type": "null"}]}, "left recursion"),
+    "itself at its start": ({"anyOf": [{"$ref": "#"}, {"type": "null"}]}, "begins with itself"),
     "not a schema": ({"properties": {"a": 5}}, "object"),
     "infinite": ({"const": float("inf")}, "JSON"),
     "bytes": ({"const": b"x"}, "JSON"),
