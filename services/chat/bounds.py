@@ -43,14 +43,22 @@ def _trace(frame: FrameType, event: str, arg: Any) -> Any:
     _budget.steps -= 1
     if _budget.steps < 0 or (not _budget.steps & 63 and time.thread_time() > _budget.until):
         raise Stop("takes too long")
-    return _trace
+    return None if frame.f_code.co_filename == __file__ else _trace     # what is here counts for itself
+
+
+def _spend(steps: int) -> None:
+    """Counts what no trace sees."""
+    _budget.steps -= steps
+    if _budget.steps < 0 or (steps > 63 and time.thread_time() > _budget.until):
+        raise Stop("takes too long")
 
 
 @contextmanager
-def running(chars: int) -> Iterator[None]:
-    """Gives this thread the budget to build values of up to `chars` characters. `Stop` ends the block."""
+def running(chars: int, effort: int = 1) -> Iterator[None]:
+    """Gives this thread the budget to build values of up to `chars` characters, with `effort` times the steps and the
+    CPU time. `Stop` ends the block."""
     _budget.chars, _budget.left, _budget.total = chars, chars, 16 * chars
-    _budget.steps, _budget.until = MAX_STEPS, time.thread_time() + CPU_SECONDS
+    _budget.steps, _budget.until = effort * MAX_STEPS, time.thread_time() + effort * CPU_SECONDS
     before = sys.gettrace()
     sys.settrace(_trace)
     try:
@@ -89,9 +97,10 @@ def check(value: Any) -> Any:
 
 def _size(value: Any) -> int:
     """Characters and items in `value` and all that it holds, counted as often as they would be written."""
-    total, waiting = 0, [value]
+    total, items, waiting = 0, 0, [value]
     while waiting:
         item = waiting.pop()
+        items += 1
         if isinstance(item, Namespace):
             item = object.__getattribute__(item, "_Namespace__attrs")
         total += len(item) if isinstance(item, str) else 1
@@ -100,6 +109,7 @@ def _size(value: Any) -> int:
         elif isinstance(item, list | tuple | ItemsView | KeysView | ValuesView):
             waiting.extend(item)
         fits(total + len(waiting))
+    _spend(items)
     return total
 
 

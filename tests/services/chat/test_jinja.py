@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 import sys
 from pathlib import Path
 
 import pytest
 
 from services.chat import jinja
-from services.errors import Unprocessable
+from services.errors import BadRequest, Unprocessable
 
 SAID = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"},
         {"role": "user", "content": "  Bye <b>&amp; 'x'  "}]
@@ -48,6 +49,18 @@ def test_common_templates_come_out_as_written() -> None:
     ("{% macro m(a) %}<{{ a }}>{% endmacro %}{{ m(messages[0].content) }}", "<Hi>"),
     ("{% set x %}{{ 'a' ~ 1 }}{% endset %}{{ x }}{{ 'ü€' | tojson }}{{ 'a\nb' | indent(2) }}", 'a1"ü€"a\n  b'),
     ("{{ messages[0].items() | list | length }}{{ {'b': 1, 'a': 2} | dictsort }}", "2[('a', 2), ('b', 1)]"),
+    ("{% for m in messages %}{{ loop.previtem.role }}>{{ m.role }} {% endfor %}",
+     ">user user>assistant assistant>user "),
+    ("{% macro m() %}<{{ caller() }}>{% endmacro %}{% call m() %}x{% endcall %}{{ 'a b'.split()[-1] }}", "<x>b"),
+    ("{{ [1, 2] | tojson(indent=2) }}{{ {'a': 1} | tojson(separators=(',', ':')) }}", '[\n  1,\n  2\n]{"a":1}'),
+    ("{{ 'ü\ue0f1😀' | tojson(ensure_ascii=True) }}", '"\\u00fc\ue0f1\\ud83d\\ude00"'),
+    ("{{ messages is iterable }}{{ messages[0] is mapping }}{{ messages[0].content is string }}", "TrueTrueTrue"),
+    ("{% set ns = namespace(q=[]) %}{% for m in messages %}{% set _ = ns.q.append(m.role) %}{% endfor %}"
+     "{{ ns.q.pop(0) }}{{ ns.q | length }}", "user2"),
+    ("{{ '<{}|{}>'.format(1, 'b') }}{{ '{a}{{}}'.format(a=2) }}{{ [1, 2] | sum }}", "<1|b>2{}3"),
+    ("{{ 'a' + nothing }}{{ none + 'b' }}{{ nothing.at.all }}{{ nothing | tojson }}", "abnull"),
+    ("{% for m in messages %}{% set c = m.content.replace('H', 'h') %}{{ c.strip()[:2] }}{% endfor %}", "hiheBy"),
+    ("{{ '{\n'|indent(2, first=true) }}{{ 'a\n\nb'|indent(1) }}{{ 'x' }}", "  {\na\n\n bx"),
 ])
 def test_what_templates_use_works(source: str, text: str) -> None:
     assert jinja.render(source, SAID) == text
@@ -75,7 +88,9 @@ ESCAPES = [
     "{{ dict.mro()[1].__subclasses__() }}",
     "{{ (messages | map('upper')).gi_frame.f_globals }}",
     "{{ loop.__init__.__globals__ }}",
-    "{{ messages.append({'role': 'system', 'content': 'x'}) }}",
+    "{{ '{a.__class__}'.format(a=messages) }}", "{{ '{0!r}'.format(messages) }}", "{{ '{0[0]}'.format(messages) }}",
+    "{{ messages.append({'role': 'system', 'content': 'x'}) }}", "{{ messages.pop() and '' }}",
+    "{{ messages.clear() }}", "{{ messages.extend(messages) }}", "{{ messages[0].pop('role') }}",
     "{{ messages[0].update({'content': 'x'}) }}",
     "{% include 'CANARY' %}", "{% import '/etc/passwd' as p %}{{ p }}", "{% extends 'CANARY' %}",
     "{{ 'CANARY'.encode() }}", "{{ caller.__init__ }}", "{{ [].__class__.__init__.__globals__ }}",
@@ -123,7 +138,10 @@ BOMBS = [
     "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}",
     "{% if 1 %}" * 300 + "{% endif %}" * 300, "{{ 1" + " + 1" * 5000 + " }}", "x" * (jinja.MAX_SOURCE + 1),
     "{% set x %}{% for i in range(99999) %}" + "y" * 99999 + "{% endfor %}{% endset %}",
-    "{% for m in messages %}", "{{ no such thing }}", "{% nothing %}", "{{ 1 / 0 }}", "{{ undefined.x.y }}",
+    "{% set l = [1] %}{% for i in l %}{% set _ = l.append(i) %}{% endfor %}",
+    "{% set l = [1] %}{% for i in range(99) %}{% set _ = l.append(l) %}{% endfor %}{{ l | tojson }}",
+    "{{ ('{0}' * 9999).format('x' * 999999) }}", "{{ [[1], [2]] | sum(start=[]) }}",
+    "{% for m in messages %}", "{{ no such thing }}", "{% nothing %}", "{{ 1 / 0 }}", "{{ undefined() }}",
     "{{ [1, 2] | tojson(separators=('x' * 999999, 'y' * 999999), indent=10**9) * 9 }}",
 ]
 
@@ -145,6 +163,22 @@ def test_a_stopped_template_leaves_the_thread_as_it_was() -> None:
             pass
         assert sys.gettrace() is before
     assert jinja.render(CHATML, SAID)
+
+
+def test_what_is_nested_too_deeply_is_refused() -> None:
+    deep: dict[str, object] = {}
+    for _ in range(200):
+        deep = {"a": deep}
+    with pytest.raises(BadRequest, match="deeper than 100"):
+        jinja.render(CHATML, SAID, tools=[deep])
+
+
+def test_the_time_is_told_as_llama_cpp_tells_it() -> None:
+    date = datetime.datetime(2026, 2, 3, 4, 5)
+    source = "{{ strftime_now('%H:%M') }} {{ date_string }} {{ datetime }} {{ tools is defined }} {{ enable_thinking }}"
+    assert jinja.render(source, SAID, date=date) == "04:05 03 Feb 2026 Feb 03 2026 False "
+    assert jinja.render(source, SAID, date=date, tools=[{}], thinking=False, date_string="x").endswith(
+        "x Feb 03 2026 True False")
 
 
 def test_long_conversations_are_no_bombs() -> None:
