@@ -32,6 +32,7 @@ from services.wire import (
     Message,
     Piece,
     Prepare,
+    Rank,
     Stats,
     Tokenize,
     Tokens,
@@ -54,7 +55,7 @@ class Desk(Protocol):
     What `prepare` makes of a request is the runner's own; the post knows its `id`, and writes its `reply`.
     """
 
-    def prepare(self, message: Generate | Embed) -> Any:
+    def prepare(self, message: Generate | Embed | Rank) -> Any:
         """The request, tokenised and checked; ParleyError when it cannot be."""
 
     def count(self, message: Count) -> Counted:
@@ -106,8 +107,8 @@ class Post:
         self._ring()
 
     def tell(self, events: Collection[tuple[Any, Message]]) -> None:
-        if events:
-            self._mail.extend(events)
+        self._mail.extend(events)
+        if not all(self._can_wait(sequence.reply, message) for sequence, message in events):
             self._ring()
 
     def finish(self) -> None:
@@ -116,6 +117,10 @@ class Post:
         self._ring()
         if self._thread:
             self._thread.join(FAREWELL * 2)
+
+    def _can_wait(self, peer: Peer, message: Message) -> bool:
+        """Whether nobody is to be woken for it yet: not its reader, nor the post on a core that a decode works on."""
+        return peer.patient and isinstance(message, Piece) and self.clock() - peer.flushed < LUMP
 
     def _ring(self) -> None:
         try:
@@ -172,13 +177,13 @@ class Post:
             self._try("", lambda: self.desk.ahead(message))
         elif isinstance(message, Forget):
             self.desk.forget(message)
-        elif isinstance(message, Generate | Embed):
+        elif isinstance(message, Generate | Embed | Rank):
             if failed := self._try(message.id, lambda: self._begin(peer, message)):
                 peer.post(failed)
         else:
             raise WireError(f"{type(message).__name__} is not said to a runner")
 
-    def _begin(self, peer: Peer, message: Generate | Embed) -> None:
+    def _begin(self, peer: Peer, message: Generate | Embed | Rank) -> None:
         sequence = self.desk.prepare(message)
         sequence.reply, peer.sequence = peer, sequence
         peer.patient = isinstance(message, Generate) and not message.stream
@@ -204,7 +209,7 @@ class Post:
             peer = sequence.reply
             if peer in self._peers and peer.sequence is sequence:
                 peer.post(message)
-                if not (peer.patient and isinstance(message, Piece) and self.clock() - peer.flushed < LUMP):
+                if not self._can_wait(peer, message):
                     touched[peer] = None
                 if isinstance(message, Done | Vectors | Failed):
                     peer.sequence = None

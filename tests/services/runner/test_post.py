@@ -255,6 +255,24 @@ def test_who_does_not_read_along_is_woken_seldom(office: Office) -> None:
     assert hear(channel) == piece("e") and isinstance(hear(channel), Done)
 
 
+def test_nor_is_the_post_woken_for_those_alone(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    channel, other = office.connect(), office.connect()
+    patient, reader = office.begin(channel, stream=False), office.begin(other)
+    office.post.tell([(patient, piece("a"))])
+    assert hear(channel) == piece("a")
+    rings: list[None] = []
+    ring = office.post._ring
+    monkeypatch.setattr(office.post, "_ring", lambda: (rings.append(None), ring()))
+    office.post.tell([])
+    office.post.tell([(patient, piece("b"))])
+    assert not rings
+    office.post.tell([(patient, piece("c")), (reader, piece("d"))])
+    assert hear(other) == piece("d") and len(rings) == 1
+    office.clock.now += LUMP
+    office.post.tell([(patient, piece("e"))])
+    assert hear(channel) == Piece(id="same", text="bce", tokens=3) and len(rings) == 2
+
+
 def test_a_word_that_is_not_for_a_runner_ends_the_connection(office: Office) -> None:
     channel = office.connect()
     channel.send(STATS)
