@@ -68,7 +68,7 @@ Choice = Annotated[Annotated[Literal["none", "auto", "required"], Tag("str")]
 class ResponsesBody(SamplingBody):
     """A question with all that belongs to it, or what is new in a conversation."""
 
-    unknown: ClassVar[str] = "Unknown parameter: '{name}'; known are: {known}"
+    unknown: ClassVar[str] = "Unknown parameter: '{}'"
 
     input: Annotated[Annotated[str, Tag("str")]
                      | Annotated[list[dict[str, Any]], Field(max_length=10_000), Tag("list[dict]")],
