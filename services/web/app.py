@@ -23,7 +23,7 @@ from services.store.opening import open_store
 from services.web import answer, docs, frame, health, keys, metrics, models, openapi, sessions
 from services.web.anthropic import counting, messages
 from services.web.drain import Drain
-from services.web.openai import chat, embeddings, tokens
+from services.web.openai import chat, completions, embeddings, listing, tokens
 from services.web.responses import routes as responses
 from services.web.routes import PlainApi, Route, register
 
@@ -35,7 +35,10 @@ ROUTES = (
     Route("/answer/<string:session_id>/fork", sessions.Fork, "sessions"),
     Route("/answer/<string:session_id>/rewind", sessions.Rewind, "sessions"),
     Route("/v1/chat/completions", chat.ChatCompletions, "openai", alias="/chat/completions"),
+    Route("/v1/completions", completions.Completions, "openai", alias="/completions"),
     Route("/v1/embeddings", embeddings.OpenAIEmbeddings, "openai", alias="/embeddings"),
+    Route("/v1/models", listing.ModelList, "openai"),
+    Route("/v1/models/<path:model>", listing.OneModel, "openai", alias="/models/<path:model>"),
     Route("/tokenize", tokens.Tokenize, "openai"),
     Route("/detokenize", tokens.Detokenize, "openai"),
     Route("/v1/messages", messages.Messages, "anthropic", alias="/messages"),

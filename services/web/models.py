@@ -22,6 +22,7 @@ from services.store import disk
 from services.web import replies, watch
 from services.web.bodies import SwitchBody
 from services.web.frame import json_response
+from services.web.openai import listing
 from services.web.routes import Endpoint, op, taken
 from services.web.watch import Watch
 
@@ -37,7 +38,7 @@ class Models(Endpoint):
         return json_response({
             "models": catalog.list_models(self.room.settings.models_dir),
             "profiles": {name: profile.public() for name, profile in mine.items()},
-            "selected": config.selected,
+            "selected": config.selected, "object": "list", "data": listing.entries(self),
             "loaded": [self._loaded(spec, [runner for runner in runners if runner.spec == spec], config)
                        for spec in dict.fromkeys(runner.spec for runner in runners)]})
 

@@ -117,9 +117,12 @@ def _statuses(routes: tuple[Route, ...]) -> list[int]:
 
 
 def _event_schema(model: type[BaseModel]) -> dict[str, Any]:
-    return {"type": "object", "properties": {"data": {
-        "type": "string", "contentMediaType": "application/json",
-        "contentSchema": {"$ref": _REFS.format(model=model.__name__)}}}}
+    """`END` of a model is what stands in the place of its last event."""
+    data: dict[str, Any] = {"type": "string", "contentMediaType": "application/json",
+                            "contentSchema": {"$ref": _REFS.format(model=model.__name__)}}
+    if end := getattr(model, "END", ""):
+        data = {"anyOf": [{"const": end}, data]}
+    return {"type": "object", "properties": {"data": data}}
 
 
 def _error(status: int) -> dict[str, Any]:

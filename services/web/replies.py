@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -135,6 +135,8 @@ class Models(BaseModel):
     profiles: dict[str, ProfileReply]
     selected: str | None
     loaded: list[LoadedModel]
+    object: Literal["list"]
+    data: list[dict[str, Any]] = Field(description="as at `/v1/models`, for clients that leave the version out")
 
 
 class Switched(BaseModel):

@@ -7,32 +7,22 @@ import struct
 from typing import Annotated, Any, Literal
 
 from flask import Response, g
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field, Tag
 
 from services.chat.embed import EmbedAsk, Embedded, Embeddings
 from services.web import replies, watch
 from services.web.bodies import Name, Text
 from services.web.frame import json_response
 from services.web.openai.common import ClientBody, Ignored
-from services.web.openai.tokens import Token
+from services.web.openai.tokens import TEXT_OR_TOKENS, TokenList, each
 from services.web.routes import Endpoint, op, taken
 from services.wire import Charge
 
-
-def _kind(value: Any) -> str:
-    """The branch of `input` that a value's own type means, so that only that one's faults are told."""
-    if isinstance(value, str):
-        return "str"
-    first = value[0] if isinstance(value, list) and value else None
-    return "list[list[]]" if isinstance(first, list) else "list[token]" if isinstance(first, int) else "list[str]"
-
-
-Tokens = Annotated[list[Token], Field(min_length=1, max_length=1 << 20)]
 Input = Annotated[Annotated[Text, Tag("str")]
                   | Annotated[list[Text], Field(min_length=1, max_length=2048), Tag("list[str]")]
-                  | Annotated[Tokens, Tag("list[token]")]
-                  | Annotated[list[Tokens], Field(min_length=1, max_length=2048), Tag("list[list[]]")],
-                  Discriminator(_kind)]
+                  | Annotated[TokenList, Tag("list[token]")]
+                  | Annotated[list[TokenList], Field(min_length=1, max_length=2048), Tag("list[list[]]")],
+                  TEXT_OR_TOKENS]
 
 
 class EmbeddingsBody(ClientBody):
@@ -46,18 +36,12 @@ class EmbeddingsBody(ClientBody):
                                                                        "made a vector of length 1 again")
     user: Ignored = None
 
-    @property
-    def texts(self) -> list[str | list[int]]:
-        """One or several, each as text or as its tokens."""
-        several = isinstance(self.input, list) and not isinstance(self.input[0], int)
-        return list(self.input) if several else [self.input]    # type: ignore[arg-type, list-item]
-
 
 class OpenAIEmbeddings(Endpoint):
     @op("The vectors of texts, by a model that is made for it", scope="answer", body=EmbeddingsBody,
         reply=replies.Embeddings, errors=(404, 409, 422, 504), answer=True)
     def post(self, body: EmbeddingsBody) -> Response:
-        ask = EmbedAsk(owner=g.key.id, texts=body.texts, model=body.model, allowed_profiles=g.key.profiles,
+        ask = EmbedAsk(owner=g.key.id, texts=each(body.input), model=body.model, allowed_profiles=g.key.profiles,
                        dimensions=body.dimensions, weight=g.key.weight)
         service = Embeddings(self.room.settings, self.parts.profiles, self.parts.engine)
         over = watch.of_request(self.room.drain)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
@@ -113,7 +113,9 @@ class ChatChunkChoice(BaseModel):
 
 
 class ChatChunk(Extras):
-    """One `data:` line; `[DONE]` is the last. An error after the start is a line with `error` instead."""
+    """One `data:` line. An error after the start is a line with `error` instead."""
+
+    END: ClassVar[str] = "[DONE]"
 
     id: str | None = None
     object: Literal["chat.completion.chunk"] | None = None
@@ -146,11 +148,22 @@ class Completion(Extras):
     model: str = Field(description="the profile's name")
     system_fingerprint: str = Field(description="the same as long as the profile is")
     choices: list[TextChoice]
-    usage: CompletionUsage | None = Field(None, description="of a stream, in its last chunk if asked for")
+    usage: CompletionUsage
 
 
-class CompletionChunk(Completion):
-    """One `data:` line; `[DONE]` is the last."""
+class CompletionChunk(Extras):
+    """One `data:` line. An error after the start is a line with `error` instead."""
+
+    END: ClassVar[str] = "[DONE]"
+
+    id: str | None = None
+    object: Literal["text_completion"] | None = None
+    created: int | None = None
+    model: str | None = None
+    system_fingerprint: str | None = None
+    choices: list[TextChoice] | None = None
+    usage: CompletionUsage | None = None
+    error: ErrorDetail | None = None
 
 
 class Model(BaseModel):
@@ -161,7 +174,7 @@ class Model(BaseModel):
     file: str
     loaded: bool
     embedding: bool | None = Field(description="whether it makes vectors instead of text; null: not known yet")
-    n_ctx: int | None
+    n_ctx: int
 
 
 class ModelList(BaseModel):

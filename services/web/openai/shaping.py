@@ -72,6 +72,7 @@ class Shaper(ABC):
         """A whole answer."""
 
 
+@dataclass(frozen=True)
 class ChatShaper(Shaper):
     CHUNK, WHOLE = "chat.completion.chunk", "chat.completion"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from flask import Response, g
-from pydantic import Field
+from pydantic import Discriminator, Field
 
 from services.chat.tokens import Tokenizer
 from services.web import watch
@@ -17,6 +17,26 @@ from services.wire import Tokens
 
 MODEL = Field(None, description="a profile, or a model file; default: the selected profile")
 Token = Annotated[int, Field(ge=0, lt=1 << 31)]
+TokenList = Annotated[list[Token], Field(min_length=1)]
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, str):
+        return "str"
+    first = value[0] if isinstance(value, list) and value else None
+    return "list[list[]]" if isinstance(first, list) else "list[token]" if isinstance(first, int) else "list[str]"
+
+
+# Of a union's branches tagged "str", "list[str]", "list[token]" and "list[list[]]", the one that a value's own type
+# means, so that only this one's faults are told.
+TEXT_OR_TOKENS = Discriminator(_kind)
+
+
+def each(given: str | list[str] | list[int] | list[list[int]]) -> list[str | list[int]]:
+    """One or several, each as text or as its tokens."""
+    if isinstance(given, str) or isinstance(given[0], int):
+        return [given]
+    return list(given)
 
 
 class TokenizeBody(Body):

@@ -19,7 +19,7 @@ from services.chat.events import Ask, Delta, Event, Final
 from services.chat.idempotency import Idempotency
 from services.chat.profiles import Profiles
 from services.chat.sessions import Sessions
-from services.errors import ParleyError, TooManyRequests
+from services.errors import BadRequest, ParleyError, TooManyRequests
 from services.settings import Settings
 from services.store.memory import MemoryStore
 from services.web.app import Parts, create_app
@@ -108,6 +108,15 @@ class FakeLease:
 
     def count_at_once(self, prompt: list[str]) -> int | None:
         return self.count([prompt])[0]
+
+    def tokenize(self, text: str, special: bool = True, around: bool = False) -> wire.Tokens:
+        return self.detokenize(list(text.encode()))
+
+    def detokenize(self, tokens: list[int]) -> wire.Tokens:
+        if foreign := [token for token in tokens if token > 255]:
+            raise BadRequest(f"tokens has {foreign[0]}, which is no token", param="tokens")
+        pieces = [bytes([token]) for token in tokens]
+        return wire.Tokens(text=b"".join(pieces).decode(errors="replace"), tokens=list(tokens), pieces=pieces)
 
     def prepare(self, message: wire.Prepare) -> None:
         self.engine.prepared.append(message)
