@@ -216,6 +216,24 @@ class _Reader:
         return _made(kind, text)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `parse` would not take for a text, and writes several lines as such."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    special = any(pattern.fullmatch(text) for pattern in _PLAIN.values())
+    style = '"' if special else "|" if "\n" in text else None
+    return dumper.represent_scalar(_PREFIX + "str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def dump(value: Any) -> str:
+    """`value` as YAML that `parse` reads as it is."""
+    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100))
+
+
 def _made(kind: str, text: str) -> Any:
     if kind == "null":
         return None

@@ -169,7 +169,8 @@ def test_templates_are_files_beside_or_texts(folder, load, caplog):
     ("name: x\nparameters: {model: x.gguf}\ntemplate: {chat: ../secret}\n", "line 3: template.chat: template"),
     ("name: x\nparameters: {model: x.gguf}\nembeddings: 3\n", "line 3: embeddings must be true or false"),
     ("name: x\nname: y\n", "line 2: 'name' is given twice"),
-    ("name: SelectedModel\nparameters: {model: x.gguf}\n", "models/bad.yaml: model 'SelectedModel': a model cannot be called"),
+    ("name: SelectedModel\nparameters: {model: x.gguf}\n",
+     "models/bad.yaml: model 'SelectedModel': a model cannot be called"),
     ("name: \"a\\nb\"\nparameters: {model: x.gguf}\n", "line 1: a model needs a name"),
     ("name: good\nparameters: {model: x.gguf}\n", "models/good.yaml has one of this name already"),
 ])

@@ -77,6 +77,20 @@ def test_lines_of_keys():
     assert str(document.error("is wrong", "a", "b")) == "models/x.yaml, line 2: is wrong"
 
 
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-10**15, 10**15) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Co", "Cn")) | st.sampled_from("\n:-#'\"{}"),
+              max_size=12)
+    | st.sampled_from(["1e3", "0o7", "0x1", "yes", "null", "~", "true", "1.", "<<", "=", "a\nb\n"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc<1", min_size=1, max_size=4), inner,
+                                                                max_size=3), max_leaves=8)
+
+
+@given(json_values)
+def test_what_is_written_is_read_as_it_was(given_value):
+    assert value(yaml_files.dump(given_value)) == given_value
+
+
 def test_files(tmp_path):
     path = tmp_path / "x.yaml"
     for content, told in ((b"\xff", "not UTF-8"), (b"x" * (yaml_files.MAX_BYTES + 1), "at most")):
