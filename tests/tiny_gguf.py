@@ -7,6 +7,7 @@ instead: the text after each token is known in advance.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,18 +31,20 @@ def byte_letters() -> list[str]:
     return [letters[b] for b in range(256)]
 
 
-def vocabulary() -> list[str]:
-    """All tokens in id order: bytes, merged words, control tokens."""
-    return [*byte_letters(), *(merge.replace(" ", "") for merge in MERGES), *CONTROL]
+def vocabulary(control: Sequence[str] = ()) -> list[str]:
+    """All tokens in id order: bytes, merged words, control tokens and those of `control`."""
+    return [*byte_letters(), *(merge.replace(" ", "") for merge in MERGES), *CONTROL, *control]
 
 
 def write_tiny(path: str | Path, arch: str = "llama", *, seed: int = 0, n_ctx_train: int = 512,
                sliding_window: int = 16, chat_template: str | None = TEMPLATE,
-               successors: dict[str, str] | None = None, pooling: int | None = None) -> Path:
+               successors: dict[str, str] | None = None, pooling: int | None = None,
+               control: Sequence[str] = ()) -> Path:
     """Write a GGUF and return its path. `arch`: "llama" (plain), "mamba" (recurrent) or "gemma2" (sliding window).
 
     `successors` maps a token to the one that follows it greedily ("a": "b", "b": "<|im_end|>"); others repeat.
-    `pooling` (llama.cpp's number) makes an embedding model of it, which ends each text with its EOS token.
+    `pooling` (llama.cpp's number) makes an embedding model of it, which ends each text with its EOS token. `control`:
+    more control tokens.
     """
     random = np.random.default_rng(seed)
     writer = GGUFWriter(str(path), arch)
@@ -50,13 +53,14 @@ def write_tiny(path: str | Path, arch: str = "llama", *, seed: int = 0, n_ctx_tr
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(LAYERS)
     writer.add_layer_norm_rms_eps(1e-5)
-    _tokenizer(writer, chat_template)
+    tokens = vocabulary(control)
+    _tokenizer(writer, chat_template, tokens)
     if pooling is not None:
         writer.add_pooling_type(PoolingType(pooling))
         writer.add_add_eos_token(True)
     quiet = 0.0 if successors is not None else 1.0
     {"llama": _llama, "gemma2": _gemma2, "mamba": _mamba}[arch](writer, random, quiet, sliding_window)
-    _embeddings(writer, random, arch, successors)
+    _embeddings(writer, random, arch, successors, tokens)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -64,12 +68,12 @@ def write_tiny(path: str | Path, arch: str = "llama", *, seed: int = 0, n_ctx_tr
     return Path(path)
 
 
-def _tokenizer(writer: GGUFWriter, chat_template: str | None) -> None:
-    tokens = vocabulary()
+def _tokenizer(writer: GGUFWriter, chat_template: str | None, tokens: list[str]) -> None:
+    control = tokens[tokens.index(CONTROL[0]):]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
-    writer.add_token_types([TokenType.CONTROL if token in CONTROL else TokenType.NORMAL for token in tokens])
+    writer.add_token_types([TokenType.CONTROL if token in control else TokenType.NORMAL for token in tokens])
     writer.add_token_merges(MERGES)
     writer.add_bos_token_id(tokens.index(BOS))
     writer.add_eos_token_id(tokens.index(EOS))
@@ -82,9 +86,9 @@ def _matrix(random: np.random.Generator, rows: int, columns: int, gain: float = 
     return (random.standard_normal((rows, columns)) * gain / np.sqrt(columns)).astype(np.float32)
 
 
-def _embeddings(writer: GGUFWriter, random: np.random.Generator, arch: str, successors: dict[str, str] | None) -> None:
+def _embeddings(writer: GGUFWriter, random: np.random.Generator, arch: str, successors: dict[str, str] | None,
+                tokens: list[str]) -> None:
     """Input and output embeddings; gemma2 has tied ones, and scales them."""
-    tokens = vocabulary()
     table = random.standard_normal((len(tokens), WIDTH)).astype(np.float32)
     writer.add_tensor("token_embd.weight", table)
     writer.add_tensor("output_norm.weight", np.ones(WIDTH, np.float32))

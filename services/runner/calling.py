@@ -252,23 +252,20 @@ class _Tool:
 
     def __init__(self, model: Model, form: CallForm, spelling: Spelling, spell: Callable[[str], list[int]]) -> None:
         self.begins = form.begin.rstrip(" ")        # a blank is often one token with the bracket behind it
-        blank = Repeat(Literal(" "), 0, len(form.begin) - len(self.begins))
         behind = _plain(model, form.end)
         self.tail = spell(form.end[len(behind):])
         try:
-            schema = grammar_of(form.schema)
+            grammar = _grammar(form, len(form.begin) - len(self.begins), behind)
+            self._value = Value(grammar, spelling.tokens, 0, len(model.byte_tokens) == 256)
+            self._rules, self._used = rules_of(model, grammar), False
         except BadSchema as error:
-            raise BadSchema(f"the parameters of the tool {form.name!r} cannot be kept to: {error}",
-                            param="tools") from None
-        root = Row((blank, Call(schema.root), Literal(behind)))
-        grammar = Grammar((*schema.rules, root), len(schema.rules))
-        self._value = Value(grammar, spelling.tokens, 0, len(model.byte_tokens) == 256)
+            raise _bad_tool(form.name, str(error)) from None
         ending = self._value.ending(self._value.state)
         if ending is None:
-            raise BadSchema(f"the shortest arguments of the tool {form.name!r} are too long, or this model's "
-                            "vocabulary cannot spell them", param="tools")
+            self.close()
+            raise _bad_tool(form.name, "the shortest arguments are too long, or the model's vocabulary cannot spell "
+                            "them")
         self.least = len(ending) + len(self.tail)
-        self._rules, self._used = rules_of(model, grammar), False
 
     def begin(self, budget: int) -> tuple[Value, Any]:
         """What holds a call's arguments, of which nothing is written. `budget`: the tokens for them and the tail."""
@@ -280,6 +277,18 @@ class _Tool:
 
     def close(self) -> None:
         lib.llama_sampler_free(self._rules)
+
+
+def _grammar(form: CallForm, blanks: int, behind: str) -> Grammar:
+    """Of a call's arguments, with up to so many blanks before them and a text behind."""
+    schema = grammar_of(form.schema)
+    root = Row((Repeat(Literal(" "), 0, blanks), Call(schema.root), Literal(behind)))
+    return Grammar((*schema.rules, root), len(schema.rules))
+
+
+def _bad_tool(name: str, what: str) -> BadSchema:
+    where, path, why = what.partition("schema")
+    return BadSchema(f"the tool {name!r}: " + (f"parameters{why}" if path and not where else what), param="tools")
 
 
 def texts_of(calls: Calls) -> list[str]:
