@@ -57,6 +57,12 @@ class BadGrammar(BadSchema):
     code = "bad_grammar"
 
 
+class NoInfill(BadRequest):
+    """A text with a gap was given to a model that was not trained to fill one."""
+
+    code = "no_infill"
+
+
 class Unauthorized(ParleyError):
     status, code, type = 401, "unauthorized", "authentication_error"
 

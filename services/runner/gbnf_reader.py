@@ -131,8 +131,7 @@ class _Reader:
 
     def _atom(self) -> Expression:
         if self._kind == "literal":
-            letters = list(map(self._letter, LETTER.findall(self._take()[1:-1])))
-            return Literal("".join(letters))
+            return Literal("".join(map(self._letter, LETTER.findall(self._take()[1:-1]))))
         if self._kind == "set":
             return self._set(self._take()[1:-1])
         if self._kind == "name":
@@ -170,26 +169,21 @@ class _Reader:
         letters = LETTER.findall(text[negated:])
         ranges, at = [], 0
         while at < len(letters):
-            low = high = ord(self._letter(letters[at]))
+            low = high = _code(letters[at])
             if letters[at + 1:at + 2] == ["-"] and at + 2 < len(letters):
-                high = ord(self._letter(letters[at + 2]))
+                high = _code(letters[at + 2])
                 at += 2
             if high < low:
                 self._refuse(f"has the set [{text}] with a range that is none")
             ranges.append((low, high))
             at += 1
         wanted = others(chars(*ranges)) if negated else chars(*ranges)
-        if not (kept := _without_nul(wanted)).ranges:
+        if not (kept := others(chars(*others(wanted).ranges, (0, 0)))).ranges:
             self._refuse(f"has the set [{text}] without a character")
         return kept
 
     def _letter(self, spelled: str) -> str:
-        if not spelled.startswith("\\"):
-            code = ord(spelled)
-        elif spelled[1] in "xuU":
-            code = int(spelled[2:], 16)
-        else:
-            return CONTROLS.get(spelled[1], spelled[1])
+        code = _code(spelled)
         if not 0 < code <= HIGHEST or HALVES[0] <= code <= HALVES[1]:
             self._refuse(f"has {spelled!a}, which is no character that a text may have")
         return chr(code)
@@ -199,5 +193,8 @@ class _Reader:
         raise BadGrammar(f"the grammar {what[:200]} (near line {line})", param="grammar")
 
 
-def _without_nul(wanted: Chars) -> Chars:
-    return others(chars(*others(wanted).ranges, (0, 0)))
+def _code(spelled: str) -> int:
+    """The number of a character, which may be a half of a pair or none at all."""
+    if not spelled.startswith("\\"):
+        return ord(spelled)
+    return int(spelled[2:], 16) if spelled[1] in "xuU" else ord(CONTROLS.get(spelled[1], spelled[1]))

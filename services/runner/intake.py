@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from services.errors import BadRequest, ContextOverflow
+from services.errors import BadRequest, ContextOverflow, NoInfill
 from services.runner.calling import Calling, shown_tokens, texts_of
 from services.runner.complying import Complying
+from services.runner.gbnf_reader import grammar_from
 from services.runner.grammar import grammar_of
 from services.runner.heads import head_tokens, settled
 from services.runner.likely import MOST, Likely
@@ -12,6 +13,7 @@ from services.runner.model import Model
 from services.runner.sampler import Chain
 from services.runner.sequence import BATCH, INTERACTIVE, PREPARE, Sampler, Sequence, Silent
 from services.runner.text import Text
+from services.runner.vocabulary import check_tokens
 from services.wire import Count, Counted, Generate, Prepare
 
 BYTES_PER_TOKEN = 32        # a prompt with more bytes than this for each token of the context is not even tokenised
@@ -19,7 +21,7 @@ BYTES_PER_TOKEN = 32        # a prompt with more bytes than this for each token 
 
 def prepare(model: Model, message: Generate) -> Sequence:
     """Tokenise and check. The completion may be as long as the context leaves room for."""
-    prompt = _tokens(model, message.prompt)
+    prompt = _prompt(model, message)
     if not prompt:
         raise BadRequest("the prompt is empty, and this model has no token to begin a text with", param="prompt")
     if len(prompt) >= model.n_ctx:
@@ -30,8 +32,9 @@ def prepare(model: Model, message: Generate) -> Sequence:
     shown = shown_tokens(model, [*message.shown, *(texts_of(message.calls) if message.calls else ())])
     text = Text(message.stop)
     sampler: Sampler
-    if message.schema is not None:      # no stop string cuts a value
-        sampler, text = Complying(model, message.sampling, prompt, grammar_of(message.schema), room), Text()
+    if message.schema is not None or message.grammar:       # no stop string cuts a value
+        grammar = grammar_from(message.grammar) if message.schema is None else grammar_of(message.schema)
+        sampler, text = Complying(model, message.sampling, prompt, grammar, room), Text()
     elif message.calls:
         sampler = Calling(model, message.sampling, prompt, message.calls, room, text, shown)
     else:
@@ -40,6 +43,22 @@ def prepare(model: Model, message: Generate) -> Sequence:
                     max_tokens=room, session=message.session,
                     head=head_tokens(model.tokenize, message.prompt, message.head, prompt),
                     likely=_likely(message), weight=message.weight, rank=BATCH if message.batch else INTERACTIVE)
+
+
+def _prompt(model: Model, message: Generate) -> list[int]:
+    """The prompt's tokens: as given, of its text, or of the text around a gap, in which nothing is a special token."""
+    if message.tokens:
+        check_tokens(message.tokens, model.n_vocab, "prompt")
+        return message.tokens
+    if message.suffix is None:
+        return _tokens(model, message.prompt)
+    if not model.infill:
+        raise NoInfill(f"{model.name} was not trained to fill the gap before a suffix: use a model whose file names "
+                       "the tokens for that (fim_pre, fim_suf, fim_mid), as those for code mostly do, or leave suffix "
+                       "out", param="suffix")
+    prefix = "".join(message.prompt)
+    _refuse_long(model, len(prefix) + len(message.suffix))
+    return model.around_gap(prefix, message.suffix)
 
 
 def _likely(message: Generate) -> Likely | None:
@@ -65,10 +84,13 @@ def count(model: Model, message: Count) -> Counted:
 
 
 def _tokens(model: Model, segments: list[str]) -> list[int]:
-    size = sum(len(segment) for segment in segments)
+    _refuse_long(model, sum(map(len, segments)))
+    return model.tokenize(segments)
+
+
+def _refuse_long(model: Model, size: int) -> None:
     if size > model.n_ctx * BYTES_PER_TOKEN:
         raise _overflow(model, size // BYTES_PER_TOKEN, "at least ")
-    return model.tokenize(segments)
 
 
 def _overflow(model: Model, tokens: int, about: str = "") -> ContextOverflow:

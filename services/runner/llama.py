@@ -12,7 +12,7 @@ import os
 import re
 from array import array
 from collections.abc import Iterable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -147,12 +147,29 @@ class File:
             tokens.insert(0, bos)
         return tokens
 
-    def _continue(self, text: str) -> list[int]:
+    @cached_property
+    def infill(self) -> bool:
+        """Whether the model knows what a gap in a text is."""
+        return min(self._gap) >= 0
+
+    def around_gap(self, prefix: str, suffix: str) -> list[int]:
+        """Tokens after which a model with `infill` writes what is between two texts. Nothing in these is special."""
+        (before, behind, between), read = self._gap, partial(self._continue, parse=False)
+        bos = self.tokenize([]) if lib.llama_vocab_get_add_bos(self.vocab) else []
+        return [*bos, before, *read(prefix), behind, *read(suffix), between]
+
+    @property
+    def _gap(self) -> tuple[int, int, int]:
+        """The tokens before a prefix, a suffix, and what is between; -1 for one that there is not."""
+        return (lib.llama_vocab_fim_pre(self.vocab), lib.llama_vocab_fim_suf(self.vocab),
+                lib.llama_vocab_fim_mid(self.vocab))
+
+    def _continue(self, text: str, parse: bool = True) -> list[int]:
         """Tokens of `text` as a continuation: tokenised behind a line end, whose tokens are then taken off."""
         if lib.llama_vocab_type(self.vocab) != lib.LLAMA_VOCAB_TYPE_SPM:
-            return self.tokens(text)
-        lead, whole = self.tokens("\n"), self.tokens("\n" + text)
-        return whole[len(lead):] if whole[:len(lead)] == lead else self.tokens(text)
+            return self.tokens(text, parse=parse)
+        lead, whole = self.tokens("\n"), self.tokens("\n" + text, parse=parse)
+        return whole[len(lead):] if whole[:len(lead)] == lead else self.tokens(text, parse=parse)
 
     def tokens(self, text: str, around: bool = False, parse: bool = True) -> list[int]:
         """Tokens of a text by itself. `around`: with those that the model wants before and behind a whole text.

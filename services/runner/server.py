@@ -201,6 +201,7 @@ def _ready(model: Model | Embedder, spec: RunnerSpec, load_ms: float) -> Ready:
                  n_ctx_train=model.n_ctx_train, n_slots=model.n_slots, n_vocab=model.n_vocab,
                  n_threads=model.n_threads, chat_template=model.chat_template, bos=model.bos, eos=model.eos,
                  special_tokens=model.special_tokens, load_ms=load_ms,
+                 infill=isinstance(model, Model) and model.infill,
                  n_embd=model.n_embd if isinstance(model, Embedder) else 0)
 
 
