@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from services.engine import minilm
+from services.engine.gguf_writer import gguf
 
 WIDTH, HEADS, FEED, POSITIONS = 32, 4, 48, 64
 CONFIG = {"num_hidden_layers": 2, "hidden_size": WIDTH, "num_attention_heads": HEADS, "intermediate_size": FEED,
@@ -33,6 +34,19 @@ def write_bert(path: Path, seed: int = 0) -> Path:
     """A tiny sentence model."""
     wheel = path.with_suffix(".whl")
     return minilm.convert(wheel, path, write_wheel(wheel, seed))
+
+
+def write_reranker(path: Path, seed: int = 0) -> Path:
+    """A tiny model that gives a pair of texts a score: the sentence model with a head behind its first token."""
+    random = np.random.default_rng(seed)
+    head = {"cls.weight": random.standard_normal((WIDTH, WIDTH)) * 2 / WIDTH ** 0.5,
+            "cls.bias": random.standard_normal(WIDTH) / 10,
+            "cls.output.weight": random.standard_normal((1, WIDTH)), "cls.output.bias": random.standard_normal(1)}
+    tensors = minilm._tensors(safetensors(weights(seed)), path.name)
+    fields = {**minilm._model(CONFIG), **minilm._vocabulary("".join(word + "\n" for word in WORDS)),
+              "general.name": "tiny-reranker", "bert.pooling_type": 4}
+    path.write_bytes(gguf(fields, {**tensors, **{name: tensor.astype("<f4") for name, tensor in head.items()}}))
+    return path
 
 
 def weights(seed: int) -> dict[str, np.ndarray]:

@@ -127,6 +127,12 @@ class Lease:
             return answer.id == request.id and len(answer.vectors) == len(answer.tokens) == len(request.texts)
         return self._answer(request, wire.Vectors, fits)
 
+    def rank(self, request: wire.Rank) -> wire.Ranked:
+        """How well texts answer a query. Raises what `embed` does."""
+        def fits(answer: wire.Ranked) -> bool:
+            return answer.id == request.id and len(answer.scores) == len(answer.tokens) == len(request.texts)
+        return self._answer(request, wire.Ranked, fits)
+
     def _answer(self, message: wire.Message, kind: type[Reply], fits: Callable[[Reply], bool]) -> Reply:
         """The one word with which the runner replies; `beat` is called each second of waiting."""
         channel = self._send(message)

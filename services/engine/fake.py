@@ -20,6 +20,8 @@ Directives in it (each to the next directive or the line's end; K: after this ma
     !call NAME JSON     call the tool with these arguments, written as the request has it, behind what !echo says and
                         other calls; where a call is required and none is made it is the first tool's, with {}
 
+A file with "rerank" in its name ranks: a text's score is its share of the query's words.
+
 An embedding profile's vectors are sums of one for each word, made of its hash: texts with words in common are near
 each other. `!fail`, `!wait` and what breaks off count in the last text of a request.
 
@@ -43,7 +45,7 @@ import msgspec
 from services import wire
 from services.engine.failures import failed_of
 from services.engine.fake_script import FOR_EVER, Script, die, load
-from services.engine.fake_words import DIMENSIONS, Words, pieces, split, vector
+from services.engine.fake_words import DIMENSIONS, Words, pieces, share, split, vector
 from services.errors import (
     BadModel,
     BadRequest,
@@ -111,10 +113,10 @@ class Fake:
         """Do what may be refused."""
         if isinstance(message, wire.Detokenize):
             channel.send(self.words.detokenize(message.tokens))
-        elif isinstance(message, wire.Generate | wire.Embed):
-            if isinstance(message, wire.Embed) != self.spec.embedding:
-                raise BadModel("this model is for embeddings" if self.spec.embedding else "this model writes text")
-            self.embed(channel, message) if isinstance(message, wire.Embed) else self.generate(channel, message)
+        elif isinstance(message, wire.Generate | wire.Embed | wire.Rank):
+            if not isinstance(message, takes(self.spec)):
+                raise BadModel(f"this model {DOES[takes(self.spec)]}")
+            self.generate(channel, message) if isinstance(message, wire.Generate) else self.embed(channel, message)
         else:
             raise BadRequest(f"a runner does not take {type(message).__name__}")
 
@@ -142,8 +144,10 @@ class Fake:
         channel.send(msgspec.structs.replace(done, queue_ms=(begun - queued) * 1000,
                                              decode_ms=(time.monotonic() - begun) * 1000))
 
-    def embed(self, channel: wire.Channel, request: wire.Embed) -> None:
-        script, tokens = Script.read(request.texts[-1], self.first), [len(text.split()) for text in request.texts]
+    def embed(self, channel: wire.Channel, request: wire.Embed | wire.Rank) -> None:
+        query = request.query if isinstance(request, wire.Rank) else ""
+        script = Script.read(request.texts[-1], self.first)
+        tokens = [len(f"{query} {text}".split()) for text in request.texts]
         if script.fail:
             raise from_code(script.fail, "as the text asked for", 1.0)
         for number, count in enumerate(tokens):
@@ -153,8 +157,12 @@ class Fake:
         self.pause(channel, script.wait)
         self.misbehave(channel, script, 0)
         self.progress(prompt_tokens=sum(tokens))
-        channel.send(wire.Vectors(id=request.id, dimensions=DIMENSIONS, tokens=tokens,
-                                  vectors=[vector(text) for text in request.texts]))
+        if isinstance(request, wire.Rank):
+            channel.send(wire.Ranked(id=request.id, scores=[share(query, text) for text in request.texts],
+                                     tokens=tokens))
+        else:
+            channel.send(wire.Vectors(id=request.id, dimensions=DIMENSIONS, tokens=tokens,
+                                      vectors=[vector(text) for text in request.texts]))
 
     def take_slot(self, channel: wire.Channel, request: wire.Generate) -> None:
         """Wait for a slot in the order of arrival, told where; `WireError` when the asker goes meanwhile."""
@@ -262,6 +270,16 @@ def say(word: wire.Message) -> None:
     sys.stdout.flush()
 
 
+DOES = {wire.Generate: "writes text", wire.Embed: "is for embeddings", wire.Rank: "ranks texts"}
+
+
+def takes(spec: wire.RunnerSpec) -> type[wire.Message]:
+    """What a runner of `spec` is asked for."""
+    if not spec.embedding:
+        return wire.Generate
+    return wire.Rank if "rerank" in os.path.basename(spec.model) else wire.Embed
+
+
 def main() -> int:
     start = msgspec.json.decode(sys.stdin.buffer.readline(), type=wire.Start)
     threading.Thread(target=exit_at_eof, daemon=True).start()
@@ -276,6 +294,6 @@ def main() -> int:
     say(wire.Ready(model=os.path.basename(spec.model), architecture="fake", n_ctx=spec.n_ctx, n_ctx_train=spec.n_ctx,
                    n_slots=spec.parallel, n_vocab=1 << 20, n_threads=spec.n_threads or 1, chat_template=None, bos="",
                    eos="", special_tokens=[], infill=not spec.embedding, load_ms=(time.monotonic() - begun) * 1000,
-                   n_embd=DIMENSIONS if spec.embedding else 0))
+                   n_embd=DIMENSIONS if spec.embedding else 0, ranks=takes(spec) is wire.Rank))
     door.serve(fake.serve)
     return 0

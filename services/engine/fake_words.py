@@ -74,3 +74,9 @@ def vector(text: str) -> bytes:
         sums = [total + byte - 127.5 for total, byte in zip(sums, hashlib.sha256(word.encode()).digest(), strict=True)]
     length = math.hypot(*sums)
     return struct.pack(f"<{DIMENSIONS}f", *(value / length for value in sums))
+
+
+def share(query: str, text: str) -> float:
+    """How many of the query's words are in `text`, of all."""
+    words, found = (set(re.findall(r"\w+", one.lower())) for one in (query, text))
+    return len(words & found) / max(1, len(words))

@@ -20,6 +20,7 @@ MICRO_BATCH = 512           # tokens that a runner computes at once: llama.cpp's
 EMBED_BATCH, EMBED_TEXTS = 256, 64      # tokens and texts of a batch: services.runner.embedder's
 PAD = 256                   # llama.cpp rounds a sequence's context up to this
 MOST_SCORES = 256 << 20     # bytes of attention scores up to which a runner on the CPU does without flash attention
+RANK = 4                    # llama.cpp's number of the pooling type of models that rank
 MAX_LAYERS = 512            # llama.cpp's own limit: beyond it, it aborts
 F16, F32 = 2, 4             # bytes
 PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf(\.part)?")
@@ -49,7 +50,8 @@ class ModelInfo:
     tokenizer: str
     tokenizer_pre: str | None
     license: str | None
-    is_embedding: bool
+    is_embedding: bool              # it makes embeddings, or ranks, and cannot answer
+    ranks: bool                     # it gives pairs of texts a score
     tensors: int
     parameters: int
     parts: int                      # files
@@ -177,7 +179,7 @@ def _part(fields: _Fields) -> ModelInfo:
         file=fields.file, architecture=fields.architecture, name="", size=fields.header.size, quantisation="",
         n_ctx_train=0, n_layer=0, n_embd=0, n_head=0, n_head_kv=(), key_length=0, value_length=0, n_ff=0, n_vocab=0,
         n_swa=0, state_bytes=0, chat_template=None, tokenizer="", tokenizer_pre=None, license=None, is_embedding=False,
-        tensors=fields.header.tensors, parameters=fields.header.parameters, parts=1)
+        ranks=False, tensors=fields.header.tensors, parameters=fields.header.parameters, parts=1)
 
 
 def _kind(fields: _Fields) -> None:
@@ -216,8 +218,8 @@ def _model(fields: _Fields, headers: list[Header]) -> ModelInfo:
         state_bytes=_state(fields, layers, width),
         chat_template=fields.text("tokenizer.chat_template"), tokenizer=printable(tokenizer),
         tokenizer_pre=fields.text("tokenizer.ggml.pre"), license=text_of["general.license"] or None,
-        is_embedding=_embeds(fields), tensors=tensors, parameters=sum(header.parameters for header in headers),
-        parts=len(headers))
+        is_embedding=_embeds(fields), ranks=_ranks(fields, headers), tensors=tensors,
+        parameters=sum(header.parameters for header in headers), parts=len(headers))
 
 
 def _heads_kv(fields: _Fields, layers: int, heads: int) -> tuple[int, ...]:
@@ -257,6 +259,17 @@ def _embeds(fields: _Fields) -> bool:
     """Whether the model is made for embeddings and cannot answer."""
     pooling = fields.whole("{arch}.pooling_type", 0)
     return pooling > 0 or fields.get("{arch}.attention.causal") is False or "bert" in fields.architecture
+
+
+def _ranks(fields: _Fields, headers: list[Header]) -> bool:
+    """Whether the model ranks. `BadModel` when its head is missing: it would be loaded, and its scores be noise."""
+    if fields.whole("{arch}.pooling_type", 0) != RANK:
+        return False
+    whole = len(headers) >= fields.whole("split.count", 0)
+    if whole and not any(header.classifies for header in headers):
+        raise BadModel(f"{fields.file} is made to rank texts, but has lost its head (the tensors cls): get another "
+                       "conversion of the model, made with llama.cpp's convert_hf_to_gguf.py")
+    return True
 
 
 __all__ = ["BadModel", "ModelInfo", "NotFound", "inspect", "siblings"]

@@ -54,6 +54,7 @@ class Header:
     tensors: int = 0
     parameters: int = 0
     bytes_by_type: dict[str, int] = field(default_factory=dict)
+    classifies: bool = False                # has a head that gives a text scores, as models that rank do
 
 
 def read_header(path: Path) -> Header:
@@ -241,6 +242,7 @@ class _Reader:
             if offset != end:
                 raise self.bad(f"is damaged: tensor {name!r} begins at {offset:,}, expected {end:,}")
             names.add(name)
+            header.classifies |= name.startswith("cls.")
             needed = end + length
             end = needed + -needed % alignment
         if header.tensors:

@@ -50,6 +50,7 @@ class RunnerProcess:
         self._parameters = wire.Start(address=self.address, authkey=self.authkey.hex(), spec=spec, limits=limits)
         self._popen: subprocess.Popen[bytes] | None = None
         self._rest = b""
+        self._ranks = False                     # as its first word says
         self._oom_kills = oom_kills()
 
     # ------------------------------------------------------------ from any thread
@@ -111,18 +112,17 @@ class RunnerProcess:
             raise Died(f"it said something else than Ready: {error}") from None
         if isinstance(word, wire.Failed):
             raise error_of(word)
+        self._ranks = word.ranks
         return word
 
     def probe(self, deadline: float) -> None:
         """One token or one text, through its socket. `Died`, or the ParleyError that the runner named."""
-        id = str(uuid.uuid4())
-        request = wire.Embed(id=id, owner="", texts=["Hello"]) if self._parameters.spec.embedding else \
-            wire.Generate(id=id, owner="", prompt=["Hello"], max_tokens=1, sampling=wire.Sampling(temperature=0))
+        request = self._probe()
         try:
             with wire.connect(self.address, self.authkey) as channel:
                 channel.send(request)
                 while not isinstance(word := channel.receive(max(0.0, deadline - time.monotonic())),
-                                     wire.Done | wire.Vectors):
+                                     wire.Done | wire.Vectors | wire.Ranked):
                     if isinstance(word, wire.Failed):
                         raise error_of(word)
                     if word is None:
@@ -130,6 +130,14 @@ class RunnerProcess:
         except wire.WireError as error:
             gone = self.wait(1.0)
             raise (self.death() if gone else Died(f"it broke off at the probe: {error}")) from None
+
+    def _probe(self) -> wire.Message:
+        id = str(uuid.uuid4())
+        if self._ranks:
+            return wire.Rank(id=id, owner="", query="Hello", texts=["Hello"])
+        if self._parameters.spec.embedding:
+            return wire.Embed(id=id, owner="", texts=["Hello"])
+        return wire.Generate(id=id, owner="", prompt=["Hello"], max_tokens=1, sampling=wire.Sampling(temperature=0))
 
     def wait(self, timeout: float) -> bool:
         """Whether it ended within `timeout` seconds. What it still writes to stdout is thrown away."""

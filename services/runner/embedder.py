@@ -1,4 +1,4 @@
-"""A model that turns texts into vectors: its context, and batches of whole texts.
+"""A model that turns texts into vectors, or ranks them: its context, and batches of whole texts.
 
 `embed` is for the loop's thread alone; `read` for any. Nothing of a text stays in the context after its batch.
 """
@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,9 @@ from services.runner.threads import cores
 log = logging.getLogger("parley.runner")
 SHARED = 256            # tokens of a batch of several texts: attention costs tokens times tokens, also between texts
 TEXTS = 64              # texts of a batch
-POOLINGS = {lib.LLAMA_POOLING_TYPE_MEAN: "mean", lib.LLAMA_POOLING_TYPE_CLS: "cls", lib.LLAMA_POOLING_TYPE_LAST: "last"}
+RANK = lib.LLAMA_POOLING_TYPE_RANK
+POOLINGS = {lib.LLAMA_POOLING_TYPE_MEAN: "mean", lib.LLAMA_POOLING_TYPE_CLS: "cls", lib.LLAMA_POOLING_TYPE_LAST: "last",
+            RANK: "rank"}
 
 
 class Embedder(File):
@@ -34,8 +38,10 @@ class Embedder(File):
         self.n_shared, self.n_slots = SHARED, TEXTS
         self.n_threads = n_threads or max(1, cores() // 2)      # there is a chat model beside it
         self.n_around = len(self.read(""))
-        self.n_embd = lib.llama_model_n_embd_out(self._model)
-        self.context = self._open(self._pooling())
+        pooling = self._pooling()
+        self.ranks = pooling == RANK
+        self.n_embd = 1 if self.ranks else lib.llama_model_n_embd_out(self._model)
+        self.context = self._open(pooling)
         self._memory = lib.llama_get_memory(self.context)       # none where no token waits for later ones
         self._compute = lib.llama_encode if lib.llama_model_has_encoder(self._model) else lib.llama_decode
         self._batch = lib.llama_batch_init(self.n_batch, 0, 1)
@@ -49,9 +55,10 @@ class Embedder(File):
             log.warning("%s does not say how it pools: the mean of all tokens is taken", self.name)
             kind = lib.LLAMA_POOLING_TYPE_MEAN
         if kind not in POOLINGS:
-            what = "ranks pairs of texts" if kind == lib.LLAMA_POOLING_TYPE_RANK else "is not made for embeddings"
-            raise LoadFailed(f"{self.name} ({self.architecture}) {what}: its header should name a pooling of "
-                             f"{', '.join(POOLINGS.values())}")
+            raise LoadFailed(f"{self.name} ({self.architecture}) is not made for embeddings: its header should name a "
+                             f"pooling of {', '.join(POOLINGS.values())}")
+        if kind == RANK and lib.llama_model_n_cls_out(self._model) < 1:
+            raise LoadFailed(f"{self.name} says that it ranks texts, but not how many scores it gives a text")
         return kind
 
     @property
@@ -91,16 +98,39 @@ class Embedder(File):
         """The tokens of `text` with those that the model wants around it. Nothing in it is a special token."""
         return self.tokens(text, around=True, parse=False)
 
+    def pair(self, query: str, text: str) -> list[int]:
+        """The tokens by which a model that ranks is asked how well `text` answers `query`, as llama.cpp's server has
+        them: what the file's own template says, else `[BOS] query EOS [SEP] text EOS`, as far as it wants these."""
+        if template := self._rank_template:
+            return self.tokenize(filled(template, {"{query}": query, "{document}": text}, self._markers))
+        vocab, sep = self.vocab, lib.llama_vocab_sep(self.vocab)
+        eos = lib.llama_vocab_eos(vocab)
+        bos = [lib.llama_vocab_bos(vocab)] if lib.llama_vocab_get_add_bos(vocab) else []
+        end = [eos if eos >= 0 else sep] if lib.llama_vocab_get_add_eos(vocab) else []
+        between = [sep] if lib.llama_vocab_get_add_sep(vocab) else []
+        return [*bos, *self.tokens(query, parse=False), *end, *between, *self.tokens(text, parse=False), *end]
+
+    @cached_property
+    def _rank_template(self) -> str:
+        template = lib.llama_model_chat_template(self._model, b"rerank")
+        return template.decode("utf-8", "replace") if template else ""
+
+    @cached_property
+    def _markers(self) -> list[str]:
+        return self.special_tokens
+
     def embed(self, texts: Sequence[Sequence[int]]) -> list[bytes]:
         """The vectors of as many texts as fit a batch: `n_embd` little-endian float32 each, of length 1. b"" stands
-        for one whose numbers are not finite. `EmbedFailed` when nothing was computed."""
+        for one whose numbers are not finite. Of a model that ranks, each pair's score instead. `EmbedFailed` when
+        nothing was computed."""
         assert 0 < len(texts) <= self.n_slots and sum(map(len, texts)) <= self.n_batch
         if self._memory:
             lib.llama_memory_clear(self._memory, False)
         self._fill(texts)
         if code := self._compute(self.context, self._batch):
             raise EmbedFailed(f"llama.cpp returned {code}: {last_error()}")
-        return [_unit(self._vector(number)) for number in range(len(texts))]
+        shown = _score if self.ranks else _unit
+        return [shown(self._vector(number)) for number in range(len(texts))]
 
     def _fill(self, texts: Iterable[Iterable[int]]) -> None:
         batch, row = self._batch, 0
@@ -118,3 +148,25 @@ class Embedder(File):
 def _unit(vector: Any) -> bytes:
     length = np.linalg.norm(vector.astype(np.float64))
     return (vector / length).astype("<f4").tobytes() if np.isfinite(length) and length > 0 else b""
+
+
+def _score(vector: Any) -> bytes:
+    return vector.astype("<f4").tobytes() if np.isfinite(vector).all() else b""
+
+
+def filled(template: str, values: dict[str, str], markers: Sequence[str]) -> list[str]:
+    """`template` with `values` in their places, as segments for `tokenize`: a boundary stands inside of whatever is
+    spelled like a special token in a value."""
+    special = re.compile("|".join(map(re.escape, sorted(markers, key=len, reverse=True))) or "(?!)")
+    segments = [""]
+    for part in re.split(f"({'|'.join(map(re.escape, values))})", template):
+        if part not in values:
+            segments[-1] += part
+            continue
+        text, start = values[part], 0
+        for found in special.finditer(text):
+            segments[-1] += text[start:found.start() + 1]
+            segments.append("")
+            start = found.start() + 1
+        segments[-1] += text[start:]
+    return segments

@@ -1,10 +1,11 @@
-"""The loop's other kind of work: texts to vectors. Batches take the texts of all owners in turn.
+"""The loop's other kind of work: texts to vectors, or to scores. Batches take the texts of all owners in turn.
 
 No I/O and no ctypes, as in services.runner.scheduler, whose surface this has: a `Backend` acts.
 """
 
 from __future__ import annotations
 
+import struct
 import time
 from array import array
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 from services.errors import BadModel, BadRequest, ContextOverflow
 from services.runner.fair import Queue
 from services.runner.sequence import INTERACTIVE
-from services.wire import Count, Counted, Embed, Failed, Message, RunnerLimits, Stats, Vectors
+from services.wire import Count, Counted, Embed, Failed, Message, Rank, Ranked, RunnerLimits, Stats, Vectors
 
 BYTES_PER_TOKEN = 32    # a text with more bytes than this for each token that it may have is not even tokenised
 BLEND = 0.2             # weight of the newest batch in the speed that is told
@@ -36,17 +37,22 @@ class Backend(Protocol):
     n_shared: int           # tokens that a batch of several texts may carry
     n_slots: int            # texts that one batch may hold
     n_embd: int
+    ranks: bool             # whether it gives scores to pairs of texts, and makes no vectors
 
     def read(self, text: str) -> list[int]:
         """The tokens of a text."""
 
+    def pair(self, query: str, text: str) -> list[int]:
+        """The tokens of a pair."""
+
     def embed(self, texts: Sequence[Sequence[int]]) -> list[bytes]:
-        """The vectors of a batch, b"" for one that is not finite. `EmbedFailed` when there are none."""
+        """The vectors of a batch, or the scores of pairs, each one float32; b"" for what is not finite. `EmbedFailed`
+        when there are none."""
 
 
 @dataclass(eq=False)
 class Job:
-    """One `Embed` from arrival to end. The scheduler alone changes it."""
+    """One `Embed` or `Rank` from arrival to end. The scheduler alone changes it."""
 
     id: str
     owner: str
@@ -63,8 +69,8 @@ Event = tuple[Job, Message]
 
 
 class EmbedScheduler:
-    """Each job that was taken in waits in `queue` until its last text is in a batch, and ends in exactly one `Vectors`
-    or `Failed` event. Owners take turns, text by text, by the tokens computed for each."""
+    """Each job that was taken in waits in `queue` until its last text is in a batch, and ends in exactly one `Vectors`,
+    `Ranked` or `Failed` event. Owners take turns, text by text, by the tokens computed for each."""
 
     def __init__(self, backend: Backend, limits: RunnerLimits, clock: Callable[[], float] = time.monotonic) -> None:
         self.backend, self.limits, self.clock = backend, limits, clock
@@ -145,8 +151,11 @@ class EmbedScheduler:
         if len(job.vectors) < len(job.texts):
             return []
         self._end(job)
-        return [(job, Vectors(id=job.id, dimensions=self.backend.n_embd, vectors=job.vectors,
-                              tokens=[len(text) for text in job.texts]))]
+        tokens = [len(text) for text in job.texts]
+        if self.backend.ranks:
+            scores = [struct.unpack("<f", score)[0] for score in job.vectors]
+            return [(job, Ranked(id=job.id, scores=scores, tokens=tokens))]
+        return [(job, Vectors(id=job.id, dimensions=self.backend.n_embd, vectors=job.vectors, tokens=tokens))]
 
     def _refuse(self, job: Job, code: str, message: str) -> list[Event]:
         pending = sum(len(text) for waiting in self.queue for text in waiting.texts[waiting.begun:])
@@ -167,12 +176,15 @@ class EmbedScheduler:
 
 def prepare(model: Backend, message: Message) -> Job:
     """Tokenise and check. An error about a text carries its number, from 0, as the detail `text`."""
-    if not isinstance(message, Embed):
-        raise BadModel(f"{model.name} makes embeddings and writes no text: ask it by POST /v1/embeddings")
+    if not isinstance(message, Rank if model.ranks else Embed):
+        raise BadModel(f"{model.name} ranks texts, and does nothing else: ask it by POST /v1/rerank" if model.ranks else
+                       f"{model.name} makes embeddings, and does nothing else: ask it by POST /v1/embeddings")
+    assert isinstance(message, Rank | Embed)
     if not message.texts:
         raise BadRequest("there is no text to embed", param="input")
     return Job(id=message.id, owner=message.owner, weight=message.weight,
-               texts=[_tokens(model, number, text) for number, text in enumerate(message.texts)])
+               texts=[_tokens(model, number, text, message.query if isinstance(message, Rank) else None)
+                      for number, text in enumerate(message.texts)])
 
 
 def count(model: Backend, message: Count) -> Counted:
@@ -180,10 +192,12 @@ def count(model: Backend, message: Count) -> Counted:
                            for number, prompt in enumerate(message.prompts)])
 
 
-def _tokens(model: Backend, number: int, text: str) -> array[int]:
-    if len(text) > model.n_ctx * BYTES_PER_TOKEN:
-        raise _overflow(model, number, f"at least {len(text) // BYTES_PER_TOKEN}", len(text) // BYTES_PER_TOKEN)
-    tokens = model.read(text)
+def _tokens(model: Backend, number: int, text: str, query: str | None = None) -> array[int]:
+    """Of a text by itself, or with the query that it may answer."""
+    size = len(text) + len(query or "")
+    if size > model.n_ctx * BYTES_PER_TOKEN:
+        raise _overflow(model, number, f"at least {size // BYTES_PER_TOKEN}", size // BYTES_PER_TOKEN)
+    tokens = model.read(text) if query is None else model.pair(query, text)
     if len(tokens) > model.n_ctx:
         raise _overflow(model, number, str(len(tokens)), len(tokens))
     if len(tokens) <= model.n_around:
@@ -192,5 +206,6 @@ def _tokens(model: Backend, number: int, text: str) -> array[int]:
 
 
 def _overflow(model: Backend, number: int, told: str, tokens: int) -> ContextOverflow:
-    return ContextOverflow(f"a text has {told} tokens; {model.name} embeds texts of at most {model.n_ctx}: split it",
+    what = "a text and the query have" if model.ranks else "a text has"
+    return ContextOverflow(f"{what} {told} tokens; {model.name} takes at most {model.n_ctx}: split the text",
                            text=number, prompt_tokens=tokens, limit=model.n_ctx, n_ctx=model.n_ctx)

@@ -22,6 +22,7 @@ from services.wire import (
     Generate,
     Message,
     Prepare,
+    Rank,
     Stats,
     Tokenize,
     Tokens,
@@ -98,7 +99,7 @@ class Loop(ABC, Generic[Work]):
     # ------------------------------------------------------------ the post's desk: called in its thread
 
     @abstractmethod
-    def prepare(self, message: Generate | Embed) -> Any:
+    def prepare(self, message: Generate | Embed | Rank) -> Any:
         """The request, tokenised and checked."""
 
     @abstractmethod

@@ -48,6 +48,7 @@ from services.wire import (
     Generate,
     Message,
     Prepare,
+    Rank,
     Ready,
     RunnerLimits,
     RunnerSpec,
@@ -92,10 +93,11 @@ class Runner(Loop[Scheduler]):
 
     # ------------------------------------------------------------ the post's desk: called in its thread
 
-    def prepare(self, message: Generate | Embed) -> Sequence:
-        if isinstance(message, Embed):
-            raise BadModel(f"{self.model.name} writes text and makes no embeddings: take one that is made for them, in "
-                           "a profile with \"embedding\": true")
+    def prepare(self, message: Generate | Embed | Rank) -> Sequence:
+        if not isinstance(message, Generate):
+            what = "ranks nothing" if isinstance(message, Rank) else "makes no embeddings"
+            raise BadModel(f"{self.model.name} writes text and {what}: take one that is made for that, in a profile "
+                           "with \"embedding\": true")
         sequence = prepare(self.model, message)
         if self.model.rewindable:
             sequence.drafter = Drafter(self.scheduler.payoff, sequence.sampler.draft)
@@ -120,13 +122,13 @@ class Runner(Loop[Scheduler]):
 
 
 class EmbedRunner(Loop[EmbedScheduler]):
-    """A model that turns texts into vectors."""
+    """A model that turns texts into vectors, or ranks them."""
 
     def __init__(self, model: Embedder, limits: RunnerLimits) -> None:
         self.model = model
         super().__init__(EmbedScheduler(model, limits))
 
-    def prepare(self, message: Generate | Embed) -> embedding.Job:
+    def prepare(self, message: Generate | Embed | Rank) -> embedding.Job:
         return embedding.prepare(self.model, message)
 
     def count(self, message: Count) -> Counted:
@@ -202,7 +204,8 @@ def _ready(model: Model | Embedder, spec: RunnerSpec, load_ms: float) -> Ready:
                  n_threads=model.n_threads, chat_template=model.chat_template, bos=model.bos, eos=model.eos,
                  special_tokens=model.special_tokens, load_ms=load_ms,
                  infill=isinstance(model, Model) and model.infill,
-                 n_embd=model.n_embd if isinstance(model, Embedder) else 0)
+                 n_embd=model.n_embd if isinstance(model, Embedder) else 0,
+                 ranks=isinstance(model, Embedder) and model.ranks)
 
 
 def _say(stdout: int, message: Message) -> None:

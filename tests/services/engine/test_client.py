@@ -320,6 +320,17 @@ def test_texts_become_vectors_on_an_embedding_runner(house: House):
         assert len(lease.embed(embed("again")).vectors) == 1
 
 
+def test_texts_are_ranked_on_a_runner_that_ranks(house: House):
+    request = wire.Rank(id="r", owner="k1", query="the cat", texts=["a dog", "the Cat!", "the dog"])
+    with house.engine.lease(house.spec("reranker.gguf", embedding=True)) as lease:
+        found = lease.rank(request)
+        assert (lease.ready.ranks, found.scores, found.tokens) == (True, [0.0, 1.0, 0.5], [4, 4, 4])
+        with pytest.raises(BadModel, match="ranks texts"):
+            lease.embed(embed("hello"))
+    with house.engine.lease(house.spec(embedding=True)) as lease, pytest.raises(BadModel, match="for embeddings"):
+        lease.rank(request)
+
+
 def test_each_kind_of_runner_refuses_the_others_requests(house: House):
     with house.engine.lease(house.spec(embedding=True)) as lease, pytest.raises(BadModel, match="for embeddings"):
         list(lease.generate(generate("hello")))

@@ -17,6 +17,7 @@ from services.engine import gguf
 from services.engine.gguf import inspect
 from services.errors import BadModel, NotFound
 from tests.tiny_gguf import TEMPLATE, vocabulary, write_tiny
+from tests.tiny_wheel import write_reranker
 
 
 def text(value: str | bytes) -> bytes:
@@ -111,7 +112,14 @@ def test_version_2_and_embedding_models(tmp_path):
     (tmp_path / "v2.gguf").write_bytes(made(version=2))
     assert inspect(tmp_path / "v2.gguf").architecture == "llama"
     (tmp_path / "e.gguf").write_bytes(made([*BASE, whole("llama.pooling_type", 1)]))
-    assert inspect(tmp_path / "e.gguf").is_embedding
+    info = inspect(tmp_path / "e.gguf")
+    assert info.is_embedding and not info.ranks
+
+
+def test_a_model_that_ranks_has_a_head(tmp_path):
+    info = inspect(write_reranker(tmp_path / "r.gguf"))
+    assert info.ranks and info.is_embedding
+    assert "has lost its head" in refused(tmp_path, made([*BASE, whole("llama.pooling_type", 4)]))
 
 
 @pytest.mark.parametrize(("data", "says"), [

@@ -20,6 +20,7 @@ class Letters:
     """A model whose tokens are letters, with one before and one behind each text; its vectors say what it saw."""
 
     name, n_ctx, n_around, n_batch, n_shared, n_slots, n_embd = "letters.gguf", 40, 2, 40, 20, 5, 1
+    ranks = False
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
@@ -27,6 +28,9 @@ class Letters:
 
     def read(self, text: str) -> list[int]:
         return [1, *(ord(letter) for letter in text if not letter.isspace()), 2]
+
+    def pair(self, query: str, text: str) -> list[int]:
+        raise AssertionError("it does not rank")
 
     def embed(self, texts: Sequence[Sequence[int]]) -> list[bytes]:
         if self.broken:
