@@ -120,7 +120,7 @@ def adapt(messages: Sequence[Shape], tools: Sequence[Shape] | None,
     """
     shapes = [_trimmed(message) for message in messages] if able.trimmed else list(messages)
     if not able.system_role:
-        shapes = _without_system(shapes)
+        shapes = without_system(shapes)
     if able.tool_calls:
         shapes = [_called(message, able) if message.get("tool_calls") else message for message in shapes]
     if able.embedded_responses:
@@ -137,7 +137,7 @@ def _trimmed(message: Shape) -> Shape:
             for name, value in message.items()}
 
 
-def _without_system(messages: list[Shape]) -> list[Shape]:
+def without_system(messages: Sequence[Shape]) -> list[Shape]:
     """A system text opens the next turn of the user (S4.30), or is one."""
     shapes: list[Shape] = []
     system: list[str] = []

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
-from services.chat import jinja, tools
+from services.chat import caps, jinja, tools
+from services.chat.localai_templates import LocalAITemplates
 from services.chat.messages import Message, Toolbox
 from services.chat.profiles import Profile
 from services.chat.template import SEED_TEMPLATE, compiled, fields, stop_strings
 from services.errors import Unprocessable
 from services.wire import Ready
 
-SHOWN = "\ue0f3"        # stands for a system text that nothing else looks like
 Shape = dict[str, Any]  # a message or tool as OpenAI's API has it, the arguments of calls as values
 
 
@@ -30,15 +29,18 @@ class Form:
     chat: str                   # the model's own, of which nothing is known when there is a text template
     bos: str
     eos: str
+    go: LocalAITemplates | None = None      # of LocalAI's files, in place of both
 
     @property
     def own(self) -> str:
         """All text that may come from here."""
-        return (self.template or "") + self.chat + self.bos + self.eos
+        return (self.template or "") + self.chat + self.bos + self.eos + (self.go.own if self.go else "")
 
     @property
     def tools(self) -> tools.Form:
         """How tools are told of and called."""
+        if self.go and self.go.function:
+            return tools.HERMES
         return tools.form_of(self.chat or None)
 
     @property
@@ -48,11 +50,12 @@ class Form:
 
     def adapted(self, messages: Sequence[Message], toolbox: Toolbox | None) -> tuple[list[Message], Toolbox | None]:
         """The conversation as this form can render it, led by the system text, if there is one."""
-        system = [] if messages[0].role == "system" or not self.system else [Message("system", self.system)]
+        shown = messages[0].role == "system" or bool(self.go and self.go.shows_system)
+        system = [] if shown or not self.system else [Message("system", self.system)]
         messages = [self._adapted(message) for message in (*system, *messages)]
         if toolbox and not self.tools.native:
             messages, toolbox = _led(messages, self.tools.instructions(toolbox)), None
-        return (messages if self._shows_system else _without_system(messages)), toolbox
+        return messages, toolbox
 
     def _adapted(self, message: Message) -> Message:
         if not message.calls and message.role != "tool":
@@ -64,19 +67,19 @@ class Form:
 
     def render(self, messages: Sequence[Shape], offered: Sequence[Shape]) -> str:
         """The prompt of a conversation that was `adapted`."""
+        if self.go:
+            return self.go.render(messages, offered or None, self.system)
         if self.template is not None:
-            return _text(self.template, messages)
-        return jinja.render(self.chat, list(messages), bos=self.bos, eos=self.eos, tools=list(offered) or None)
-
-    @property
-    def _shows_system(self) -> bool:
-        if self.template is not None:
-            return "system" in fields(self.template)
-        return _shows_system(self.chat, self.bos, self.eos)
+            shown = "system" in fields(self.template)
+            return _text(self.template, messages if shown else caps.without_system(messages))
+        shapes, shown = caps.adapt(messages, offered, caps.caps(self.chat, self.bos, self.eos))
+        return jinja.render(self.chat, shapes, bos=self.bos, eos=self.eos, tools=shown)
 
 
 def form_of(profile: Profile, ready: Ready) -> Form:
     """Raises `Unprocessable` (`no_chat_template`) when the profile wants a template that the model does not have."""
+    if profile.go:
+        return Form(profile.system or "", None, "", "", "", profile.go)
     template = profile.text_template(bool(ready.chat_template))
     if template is not None:
         return Form(profile.system or "", template, "", "", "")
@@ -98,21 +101,6 @@ def _led(messages: list[Message], text: str) -> list[Message]:
     return [Message("system", f"{messages[0].content}\n\n{text}"), *messages[1:]]
 
 
-def _without_system(messages: list[Message]) -> list[Message]:
-    """For models without such a role: what is said there stands before the next thing that the user says."""
-    told: list[str] = []
-    kept: list[Message] = []
-    for message in messages:
-        if message.role == "system":
-            told.append(message.content)
-        elif message.role == "user" and told:
-            kept.append(Message("user", "\n\n".join([*told, message.content])))
-            told = []
-        else:
-            kept.append(message)
-    return [*kept, Message("user", "\n\n".join(told))] if told else kept
-
-
 def _text(template: str, messages: Sequence[Shape]) -> str:
     """The seed's: the system text, what was said so far, and the new text, which is the last message."""
     prompt = compiled(template)
@@ -132,13 +120,3 @@ def _lines(messages: Sequence[Shape]) -> str:
 
     kinds = {"user": HumanMessage, "assistant": AIMessage, "system": SystemMessage}
     return get_buffer_string([kinds[message["role"]](message["content"]) for message in messages])
-
-
-@lru_cache(maxsize=64)
-def _shows_system(source: str, bos: str, eos: str) -> bool:
-    """Whether a chat template has a place for a system text: one refuses it, another leaves it out."""
-    try:
-        return SHOWN in jinja.render(source, [{"role": "system", "content": SHOWN}, {"role": "user", "content": "a"}],
-                                     bos=bos, eos=eos)
-    except jinja.Raised:
-        return False        # what else it refuses, it refuses again with the real texts

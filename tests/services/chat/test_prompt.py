@@ -88,8 +88,8 @@ def test_a_system_text_has_its_role_or_stands_before_the_first_turn() -> None:
     profile = Profile(model="m.gguf", system="Be {brief}.")
     assert text(profile, ready(CHATML), [], "Hi").startswith("<|im_start|>system\nBe {brief}.<|im_end|>\n")
     assert text(profile, ready(NO_SYSTEM), TALK[:1], "Hi").startswith(
-        "<|im_start|>user\nBe {brief}.\n\nMy name is Zo.<|im_end|>\n<|im_start|>assistant\n")
-    assert text(profile, ready(SILENT), [], "Hi") == "[user] Be {brief}.\n\nHi\n"
+        "<|im_start|>user\nBe {brief}.\nMy name is Zo.<|im_end|>\n<|im_start|>assistant\n")
+    assert text(profile, ready(SILENT), [], "Hi") == "[user] Be {brief}.\nHi\n"
     assert text(profile, ready(None), [], "Hi").startswith("Be {brief}. \n\n")
     own = Profile(model="m.gguf", system="Be {brief}.", template="{system}|{input}")
     assert text(own, ready(), TALK, "Hi") == "Be {brief}.|Hi"
