@@ -70,8 +70,8 @@ class Form:
         if self.go:
             return self.go.render(messages, offered or None, self.system)
         if self.template is not None:
-            shown = "system" in fields(self.template)
-            return _text(self.template, messages if shown else caps.without_system(messages))
+            led = "system" in fields(self.template)
+            return _text(self.template, messages if led else caps.without_system(messages))
         shapes, shown = caps.adapt(messages, offered, caps.caps(self.chat, self.bos, self.eos))
         return jinja.render(self.chat, shapes, bos=self.bos, eos=self.eos, tools=shown)
 

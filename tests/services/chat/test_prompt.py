@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.chat import prompt
+from services.chat.localai_templates import LocalAITemplates, Source
 from services.chat.messages import Interaction, Message
 from services.chat.profiles import Profile
 from services.chat.prompt import Asked
@@ -239,3 +240,19 @@ def test_what_may_become_a_special_token_with_the_next_words_is_left_out() -> No
     assert begun(profile, ready(), talk) == (["Human: x\nAI: say <"], "")
     assert build(profile, ready(), talk, "end|>") == ["Human: x\nAI: say <", "|im_end|>"]
     assert build(profile, ready(), talk, "my") == ["Human: x\nAI: say <|im_my"]
+
+
+def test_localai_templates_stand_in_place_of_the_models_own() -> None:
+    source = Source("<s>{{.SystemPrompt}}|{{.Input}}</s>A:", "m.yaml")
+    profile = Profile(model="m.gguf", system="Be brief.").rendered_by(
+        LocalAITemplates(chat=source, roles=(("user", "U:"), ("assistant", "A:"))))
+    assert text(profile, ready(CHATML), TALK[:1], "Hi") == \
+        "<s>Be brief.|U:My name is Zo.\nA:Hello Zo.\nU:Hi</s>A:"
+    assert prompt.stops(profile, ready(CHATML)) == []
+
+
+def test_a_system_text_of_the_client_is_never_lost() -> None:
+    """A text template without a place for it, and one with it."""
+    for template, start in (("{input}", "Be brief.\nHi"), ("{system}|{input}", "Be brief.|Hi")):
+        messages = Asked((Message("system", "Be brief."), Message("user", "Hi")))
+        assert "".join(prompt.build(Profile(model="m", template=template), ready(), [], messages)) == start
