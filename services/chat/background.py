@@ -59,8 +59,13 @@ class Background:
 
     def cancel(self, owner: str, name: str) -> None:
         """`check` raises from now on, if `name` runs."""
-        if self.runs(owner, name):
-            disk.write_atomic(self._path(owner, name), b"", sync_folder=False)
+        path = self._path(owner, name)
+        if not self.runs(owner, name):
+            return
+        disk.write_atomic(path, b"", sync_folder=False)
+        if not self.runs(owner, name):      # it ended before it could see that
+            with suppress(FileNotFoundError):
+                disk.unlink_durable(path)
 
     def check(self, owner: str, name: str) -> None:
         """Raises `Cancelled` when `name` is to stop."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from services.chat.messages import Message
 from services.chat.sessions import Sessions, TurnRecord, unfold
-from services.errors import BadRequest, Conflict, NotFound, ParleyError, SessionBusy
+from services.errors import Conflict, NotFound, ParleyError, SessionBusy
 from services.store.base import Record, is_id
 
 _ID = re.compile(r"resp_([0-9a-f]{32})(?:_(.+))?")
@@ -65,6 +65,11 @@ class Kept:
     turns: list[TurnRecord]             # of the session as it stands
 
     @property
+    def whole(self) -> bool:
+        """Whether nothing more can come: it is answered to its end, or a note says what became of it."""
+        return self.note is not None or (self.answer is not None and not self.answer.interrupted)
+
+    @property
     def end(self) -> int:
         """How many of `turns` the conversation up to this response has; 0: it was rewound, and is none of them."""
         last = (self.answer or self.question).n
@@ -95,7 +100,7 @@ def _id_of(record: Record) -> str | None:
 
 def held(sessions: Sessions, kept: Kept) -> bool:
     """Whether its answer is being written: it has none, and its session is in use."""
-    if kept.answer is not None or kept.note is not None or kept.end != len(kept.turns):
+    if kept.answer is not None or kept.end != len(kept.turns):
         return False
     try:
         with sessions.store.open(kept.owner, kept.session, 0):
@@ -119,19 +124,6 @@ def go_on(sessions: Sessions, kept: Kept, digits: str, request: str | None) -> t
         if request is None:         # else by the first try of the same request
             raise
     return branch, None
-
-
-def previous(sessions: Sessions, owner: str, response: str) -> Kept:
-    """What `previous_response_id` names; BadRequest (`previous_response_not_found`) when it is not there, or no longer
-    part of its conversation; Conflict while it is being written."""
-    try:
-        kept = find(sessions, owner, response)
-    except NotFound:
-        kept = None
-    if kept is None or not kept.end:
-        raise BadRequest(f"Previous response with id '{response[:120]}' not found.",
-                         code="previous_response_not_found", param="previous_response_id")
-    return kept
 
 
 def messages(kept: Kept) -> list[Message]:

@@ -11,14 +11,15 @@ from typing import Any
 from flask import g
 
 from services.chat import responses
+from services.chat.background import Background
 from services.chat.events import Ask
 from services.chat.messages import Message
 from services.chat.responses import Kept
 from services.chat.sessions import Sessions, shown_id
 from services.chat.several import Indexed
-from services.errors import BadRequest
+from services.errors import BadRequest, Conflict, NotFound
 from services.web.openai import common
-from services.web.responses import items
+from services.web.responses import items, stored
 from services.web.responses.bodies import ResponsesBody
 from services.web.responses.events import Shaper
 from services.web.sse import Payload
@@ -34,6 +35,7 @@ class Asking:
 
     body: ResponsesBody
     sessions: Sessions
+    background: Background
     model: str                          # the profile's name
     digits: str = ""
     response: Payload = field(default_factory=dict)
@@ -82,8 +84,21 @@ class Asking:
         return *responses.go_on(self.sessions, before, self.digits, digest), ()
 
     def _previous(self) -> Kept | None:
+        """What `previous_response_id` names: of the same key, answered, and still part of its conversation."""
         wanted = self.body.previous_response_id
-        return None if wanted is None else responses.previous(self.sessions, g.key.id, wanted)
+        if wanted is None:
+            return None
+        try:
+            kept, status = stored.look(self.sessions, self.background, g.key.id, wanted)
+        except NotFound:
+            kept, status = None, ""
+        if kept is None or not kept.end:
+            raise BadRequest(f"Previous response with id '{wanted}' not found.", code="previous_response_not_found",
+                             param="previous_response_id")
+        if status:
+            raise Conflict(f"the previous response {wanted} is still {status}: go on from it when it is complete",
+                           code="response_in_progress", param="previous_response_id", retry_after=1)
+        return kept
 
     def _shape(self, id: str, session: str | None) -> Payload:
         body = self.body

@@ -207,7 +207,9 @@ def failure(status: int, message: str) -> Payload:
 
 def usage_shape(usage: dict[str, Any]) -> Payload:
     """`Final.usage` as the Responses API has it."""
+    details = usage["prompt_tokens_details"]
     return {"input_tokens": usage["prompt_tokens"],
-            "input_tokens_details": {"cached_tokens": usage["prompt_tokens_details"]["cached_tokens"]},
+            "input_tokens_details": {"cached_tokens": details["cached_tokens"],
+                                     "cache_write_tokens": details["processed_tokens"]},
             "output_tokens": usage["completion_tokens"], "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": usage["total_tokens"]}

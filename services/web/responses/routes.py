@@ -43,24 +43,19 @@ class _Stored(Endpoint):
     def background(self) -> Background:
         return Background(self.room.settings.data_dir / "background")
 
-    def found(self, response_id: str) -> Kept:
-        return responses.find(self.parts.sessions, g.key.id, response_id)
+    def found(self, response_id: str) -> tuple[Kept, str]:
+        """As `stored.look`."""
+        return stored.look(self.parts.sessions, self.background, g.key.id, response_id)
 
-    def shape(self, kept: Kept) -> Payload:
-        return stored.fold(kept, self.status(kept))
-
-    def status(self, kept: Kept) -> str:
-        return stored.status(self.parts.sessions, self.background, kept)
-
-    def follow(self, kept: Kept, after: int = -1) -> Generator[Payload, None, None]:
+    def follow(self, kept: Kept, status: str, after: int = -1) -> Generator[Payload, None, None]:
         """The events of a response with numbers above `after`, those to come too where it runs in the background."""
-        if not kept.about["shape"]["background"]:
-            if self.status(kept):
-                raise BadRequest("stream: this response is being answered, and not in the background, so only the "
-                                 "request that made it is told its events", param="stream")
-            events: Iterator[Payload] = stored.payloads(kept, "")
-        else:
+        if kept.about["shape"]["background"]:
             events = self._told(kept)
+        elif status:
+            raise BadRequest("stream: this response is being answered, and not in the background, so only the request "
+                             "that made it is told its events", param="stream")
+        else:
+            events = stored.payloads(kept, "")
         return (payload for payload in events if payload.get("sequence_number", after + 1) > after)
 
     def _told(self, kept: Kept) -> Iterator[Payload]:
@@ -88,7 +83,7 @@ class Responses(_Stored, Answering):
     @op("Answer, and keep the response", scope="answer", body=ResponsesBody, reply=replies.ResponseObject,
         stream=replies.ResponseEvent, errors=(404, 409, 410, 422, 504, 507), retryable=True, answer=True)
     def post(self, body: ResponsesBody) -> Response:
-        asking = Asking(body, self.parts.sessions, shaped_as(self.parts.profiles, body.model)[0])
+        asking = Asking(body, self.parts.sessions, self.background, shaped_as(self.parts.profiles, body.model)[0])
         if body.background:
             return self._begin(asking)
         return self.respond(asking.make, asking.render, bool(body.stream), sse.NAMED)
@@ -100,20 +95,20 @@ class Responses(_Stored, Answering):
                              "stored: leave store out, or set it to true", param="background")
         ask, = asking.make(_digest())
         name = asking.response["id"]
-        kept = self._known(name)
-        if kept is None:
+        if not self._begun(name):
             self._start(ask, asking)
-            kept = self.found(name)
+        kept, status = self.found(name)
         if asking.body.stream:
-            return sse.response(self.follow(kept), sse.NAMED)
-        return json_response(self.shape(kept))
+            return sse.response(self.follow(kept, status), sse.NAMED)
+        return json_response(stored.fold(kept, status))
 
-    def _known(self, name: str) -> Kept | None:
-        """The response that the same request began before."""
+    def _begun(self, name: str) -> bool:
+        """Whether the same request has begun the response before."""
         try:
-            return self.found(name)
+            self.found(name)
         except NotFound:
-            return None
+            return False
+        return True
 
     def _start(self, ask: Ask, asking: Asking) -> None:
         """What a request holds goes over to the thread that answers it."""
@@ -142,15 +137,15 @@ class OneResponse(_Stored):
     @op("A stored response, or its events", scope="answer", reply=replies.ResponseObject,
         stream=replies.ResponseEvent, errors=(410,))
     def get(self, response_id: str) -> Response:
-        kept = self.found(response_id)
+        kept, status = self.found(response_id)
         if not query.flag("stream"):
-            return json_response(self.shape(kept))
-        events = self.follow(kept, query.number("starting_after", -1, 0, 1 << 53))
+            return json_response(stored.fold(kept, status))
+        events = self.follow(kept, status, query.number("starting_after", -1, 0, 1 << 53))
         return sse.response(events, sse.NAMED)
 
     @op("Delete a stored response", scope="answer", reply=replies.DeletedResponse, errors=_CHANGES)
     def delete(self, response_id: str) -> Response:
-        kept = self.found(response_id)
+        kept, _ = self.found(response_id)
         with taken(self.room.places):
             self.stop(kept)
             if responses.delete(self.parts.sessions, kept):
@@ -162,19 +157,19 @@ class OneResponse(_Stored):
 class CancelResponse(_Stored):
     @op("Stop a response that runs in the background", scope="answer", reply=replies.ResponseObject, errors=_CHANGES)
     def post(self, response_id: str) -> Response:
-        kept = self.found(response_id)
+        kept, _ = self.found(response_id)
         if not kept.about["shape"]["background"]:
             raise BadRequest("Cannot cancel a synchronous response: only one that was begun with background true runs "
                              "without its request", param="response_id")
         with taken(self.room.places):
             self.stop(kept)
-            return json_response(self.shape(self.found(response_id)))
+            return json_response(stored.fold(*self.found(response_id)))
 
 
 class ResponseInput(_Stored):
     @op("The input items of a stored response", scope="answer", reply=replies.ItemList, errors=(410,))
     def get(self, response_id: str) -> Response:
-        items = self.found(response_id).about["input"]
+        items = self.found(response_id)[0].about["input"]
         order = query.choice("order", ("desc", "asc"))
         return json_response(stored.page(items, order, request.args.get("after"), query.number("limit", 20, 1, 100)))
 

@@ -44,13 +44,19 @@ def fold(kept: Kept, status: str) -> Payload:
     return {name: value for name, value in last.items() if name != "done"}
 
 
-def status(sessions: Sessions, background: Background, kept: Kept) -> str:
-    """What `payloads` wants: "" for a response of which nothing more is to come."""
-    if kept.answer is not None or kept.note is not None:
-        return ""
-    if responses.held(sessions, kept):
+def look(sessions: Sessions, background: Background, owner: str, response: str) -> tuple[Kept, str]:
+    """A response, and its status where it is still to be answered, as `payloads` wants it. NotFound."""
+    kept = responses.find(sessions, owner, response)
+    if not kept.whole and (status := _status(sessions, background, kept)):
+        return kept, status
+    return (kept if kept.whole else responses.find(sessions, owner, response)), ""      # it may just have ended
+
+
+def _status(sessions: Sessions, background: Background, kept: Kept) -> str:
+    runs = background.runs(kept.owner, kept.id)
+    if responses.held(sessions, kept) or (runs and kept.answer is not None):
         return "in_progress"
-    return "queued" if background.runs(kept.owner, kept.id) else ""
+    return "queued" if runs else ""
 
 
 def _broken(kept: Kept) -> ParleyError | None:
