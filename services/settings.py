@@ -6,6 +6,7 @@ The only reader of `os.environ`. A variable of the environment wins over the sam
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -54,6 +55,9 @@ class Settings:
     drain_timeout: float = 30.0             # seconds that running answers get on SIGTERM
     hub_url: str = "https://huggingface.co"
     hub_token: str | None = None
+    galleries: tuple[tuple[str, str], ...] = ()     # LocalAI's: name, address of the index
+    preload_models: tuple[dict[str, Any], ...] = ()     # bodies of POST /models/apply, done in the background at start
+    preload_file: Path | None = None        # the same, in YAML
     without_effect: tuple[str, ...] = ()    # set, understood by a source system, but not by this version
     runner: str = "llama"                   # "fake": scripted answers without a model, to test clients against
 
@@ -133,6 +137,30 @@ def _url(text: str) -> str:
     return text.strip().rstrip("/")
 
 
+def _galleries(text: str) -> tuple[tuple[str, str], ...]:
+    expected = 'expected a JSON array of {"name": …, "url": …}, with no name twice'
+    values = _objects(text, expected)
+    found = {str(one.get("name")): str(one.get("url")) for one in values
+             if all(isinstance(one.get(key), str) and one[key] for key in ("name", "url"))}
+    if len(found) != len(values):
+        raise ValueError(expected)
+    return tuple(found.items())
+
+
+def _bodies(text: str) -> tuple[dict[str, Any], ...]:
+    return _objects(text, 'expected a JSON array of what POST /models/apply takes, such as [{"id": "gallery@name"}]')
+
+
+def _objects(text: str, expected: str) -> tuple[dict[str, Any], ...]:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError(expected) from None
+    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+        raise ValueError(expected)
+    return tuple(values)
+
+
 def _folder(text: str) -> Path:
     path = Path(_text(text)).expanduser()
     return path if path.is_absolute() else (ROOT / path)
@@ -174,6 +202,9 @@ _VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "METRICS_KEYS": ("metrics_keys", _int(0, 10_000)),
     "HF_ENDPOINT": ("hub_url", _url),
     "HF_TOKEN": ("hub_token", _text),
+    "GALLERIES": ("galleries", _galleries),
+    "PRELOAD_MODELS": ("preload_models", _bodies),
+    "PRELOAD_MODELS_CONFIG": ("preload_file", _folder),
     "RUNNER": ("runner", _choice("llama", "fake")),
 }
 # The source systems' variables that mean nothing here yet. None of them opens a route: every one needs a key.

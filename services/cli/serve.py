@@ -129,12 +129,14 @@ class Server:
         from auth.limits import Limiter
         from services.chat.profiles import Profiles, ensure_default
         from services.engine.catalog import needs, precheck
+        from services.engine.model_jobs import wanted_at_start
         from services.engine.supervisor import Supervisor
         from services.metrics import Figures
         from services.store import disk
         from services.store.opening import open_store
         self.settings = settings
         check_models_dir(settings.models_dir)
+        self.wanted = wanted_at_start(settings)
         disk.make_dirs(settings.data_dir)
         self.lock = disk.lock_data_folder(settings.data_dir)
         self.profiles = Profiles(ensure_default(settings.data_dir), settings)
@@ -152,6 +154,9 @@ class Server:
         Signals(self.on_signal).start()
         try:
             self.supervisor.start()
+            if self.wanted:
+                from services.engine.model_jobs import jobs_of, preload
+                preload(jobs_of(self.settings), self.wanted)
             if not self.settings.load_on_fly:
                 threading.Thread(target=self.follow_selection, name="follow-selection", daemon=True).start()
             return self.watch()

@@ -18,9 +18,10 @@ from services.chat.idempotency import Idempotency
 from services.chat.profiles import Profiles
 from services.chat.sessions import Sessions
 from services.engine.client import Engine
+from services.engine.model_jobs import Jobs, jobs_of
 from services.settings import Settings
 from services.store.opening import open_store
-from services.web import answer, docs, frame, health, keys, metrics, models, openapi, sessions
+from services.web import answer, docs, frame, gallery, health, keys, metrics, models, openapi, rerank, sessions
 from services.web.anthropic import counting, messages
 from services.web.drain import Drain
 from services.web.openai import chat, completions, embeddings, listing, tokens
@@ -41,6 +42,7 @@ ROUTES = (
     Route("/v1/models/<path:model>", listing.OneModel, "openai", alias="/models/<path:model>"),
     Route("/tokenize", tokens.Tokenize, "openai"),
     Route("/detokenize", tokens.Detokenize, "openai"),
+    Route("/v1/rerank", rerank.Rerank, "openai", alias="/rerank"),
     Route("/v1/messages", messages.Messages, "anthropic", alias="/messages"),
     Route("/v1/messages/count_tokens", counting.CountTokens, "anthropic", alias="/messages/count_tokens"),
     Route("/v1/responses", responses.Responses, "openai", alias="/responses"),
@@ -52,6 +54,9 @@ ROUTES = (
           alias="/responses/<string:response_id>/input_items"),
     Route("/models", models.Models, "models"),
     Route("/models/model", models.Switch, "models"),
+    Route("/models/available", gallery.AvailableModels, "models"),
+    Route("/models/apply", gallery.ApplyModel, "models"),
+    Route("/models/jobs/<string:job_id>", gallery.ModelJob, "models"),
     Route("/auth", keys.Whoami, "keys"),
     Route("/auth/key", keys.NewKey, "keys"),
     Route("/auth/keys", keys.KeyList, "keys"),
@@ -93,6 +98,10 @@ class Room:
     @functools.cached_property
     def openapi(self) -> dict[str, Any]:
         return openapi.document(ROUTES)
+
+    @functools.cached_property
+    def model_jobs(self) -> Jobs:
+        return jobs_of(self.settings)
 
 
 def build_parts(settings: Settings, control: str, authkey: bytes) -> Parts:
