@@ -1,7 +1,8 @@
 """Bounds on what a template that nobody vetted may do: steps, CPU time, and the size of every value it builds.
 
-`running(chars)` starts a budget for this thread. Within it each Python line is traced and counted, so a loop is stopped
-wherever it is; what C code does in one go is bounded by `check`ing its arguments before and its `result` after.
+`run` gives this thread a budget for some work. In it each call of a Python function is traced and counted, and so
+is each turn of a loop over `each`; between two of them a template can only do what it spells out. What a function does
+in one go is bounded by `check`ing its arguments before and its `result` after.
 """
 
 from __future__ import annotations
@@ -10,20 +11,21 @@ import sys
 import threading
 import time
 from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, ValuesView
-from contextlib import contextmanager
 from types import FrameType, GeneratorType
-from typing import Any
+from typing import Any, TypeVar
 
 from jinja2.utils import Namespace
 
-MAX_STEPS = 1_000_000           # Python lines
+_T = TypeVar("_T")
+MAX_STEPS = 500_000             # Python functions called, generators resumed, items looked at
 CPU_SECONDS = 1.0
+MIN_TOTAL = 64 << 20            # characters and items that may be built in all: some templates add to one long text
 MAX_BITS = 256                  # of a whole number
 _READ_ONCE: tuple[type, ...] = (GeneratorType, type(reversed([])), type(reversed({})), reversed)
 
 
 class Stop(BaseException):
-    """Ends a rendering. No Exception, so that nothing between here and `running` can catch it."""
+    """Ends a rendering. No Exception, so that nothing between here and `run` can catch it."""
 
 
 class _Budget(threading.local):
@@ -32,39 +34,66 @@ class _Budget(threading.local):
     chars = 0               # of one value
     left = 0                # to be written
     total = 0               # left to be built, kept or not
-    steps = 0               # lines left
+    steps = 0               # left
     until = 0.0             # of the thread's CPU time
+    given: dict[int, int] = {}      # the lists and objects that came from outside, which nobody changes: id, size
 
 
 _budget = _Budget()
 
 
-def _trace(frame: FrameType, event: str, arg: Any) -> Any:
+def _trace(frame: FrameType, event: str, arg: Any) -> None:
     _budget.steps -= 1
     if _budget.steps < 0 or (not _budget.steps & 63 and time.thread_time() > _budget.until):
         raise Stop("takes too long")
-    return None if frame.f_code.co_filename == __file__ else _trace     # what is here counts for itself
 
 
 def _spend(steps: int) -> None:
-    """Counts what no trace sees."""
+    """For what is not traced."""
     _budget.steps -= steps
     if _budget.steps < 0 or (steps > 63 and time.thread_time() > _budget.until):
         raise Stop("takes too long")
 
 
-@contextmanager
-def running(chars: int, effort: int = 1) -> Iterator[None]:
-    """Gives this thread the budget to build values of up to `chars` characters, with `effort` times the steps and the
-    CPU time. `Stop` ends the block."""
-    _budget.chars, _budget.left, _budget.total = chars, chars, 16 * chars
+def run(work: Callable[[], _T], chars: int, effort: int = 1, given: dict[int, int] | None = None) -> _T:
+    """What `work` returns, done with a budget of its own: values of up to `chars` characters, and `effort` times the
+    steps and the CPU time. `given`: the `sizes` of what it works on. Raises `Stop`."""
+    _budget.given = given or {}
+    _budget.chars, _budget.left, _budget.total = chars, chars, max(16 * chars, MIN_TOTAL)
     _budget.steps, _budget.until = effort * MAX_STEPS, time.thread_time() + effort * CPU_SECONDS
     before = sys.gettrace()
     sys.settrace(_trace)
     try:
-        yield
-    finally:
+        return work()
+    finally:        # calls no Python function, which could be stopped
         sys.settrace(before)
+        _budget.given = {}
+
+
+def sizes(value: Any, into: dict[int, int]) -> int:
+    """Characters and items in a JSON value, as `check` counts them; also of each list and object in it, by `id`."""
+    if isinstance(value, str):
+        return len(value)
+    size = 1
+    if isinstance(value, dict):
+        size += sum(1 + len(name) + sizes(item, into) for name, item in value.items())
+    elif isinstance(value, list):
+        size += sum(sizes(item, into) for item in value)
+    else:
+        return size
+    into[id(value)] = size
+    return size
+
+
+def is_given(value: Any) -> bool:
+    """Whether this list or object came from outside."""
+    return id(value) in _budget.given
+
+
+def each(value: Iterable[Any]) -> Iterator[Any]:
+    """The items of `value`, counted: a generator is traced whenever it is resumed."""
+    for item in value:      # noqa: UP028 - `yield from` would hand the items on uncounted
+        yield item
 
 
 def write(text: str) -> str:
@@ -101,6 +130,10 @@ def _size(value: Any) -> int:
     while waiting:
         item = waiting.pop()
         items += 1
+        if id(item) in _budget.given:
+            total += _budget.given[id(item)]
+            fits(total)
+            continue
         if isinstance(item, Namespace):
             item = object.__getattribute__(item, "_Namespace__attrs")
         total += len(item) if isinstance(item, str) else 1

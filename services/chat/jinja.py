@@ -8,10 +8,9 @@ of the caller's, and as nothing else.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import jinja2
 
@@ -19,6 +18,7 @@ from services.chat import bounds
 from services.chat.sandbox import Refused, Sandbox
 from services.errors import BadRequest, Unprocessable
 
+_T = TypeVar("_T")
 MAX_SOURCE = 64 * 1024          # characters of a template; the longest known have 20,000
 EFFORT = 8 * 1024               # of them, or eight times as many that it is given, for one budget of steps and time
 MAX_DEPTH = 100                 # of lists and objects in each other
@@ -35,12 +35,10 @@ class Raised(Broken):
     """The template itself refused the messages, with `raise_exception`."""
 
 
-@contextmanager
-def _bounded(chars: int, effort: int) -> Iterator[None]:
-    """Runs a block under a new budget; whatever goes wrong in it leaves as `Unprocessable` with the reason."""
+def _bounded(work: Callable[[], _T], chars: int, effort: int, given: dict[int, int] | None = None) -> _T:
+    """What `work` returns, done in bounds; whatever goes wrong in it leaves as `Unprocessable` with the reason."""
     try:
-        with bounds.running(chars, effort):
-            yield
+        return bounds.run(work, chars, effort, given)
     except Refused as error:
         raise Raised(f"the model's chat template refuses this conversation: {str(error)[:200]}") from None
     except bounds.Stop as error:
@@ -64,8 +62,7 @@ def _unusable(reason: str) -> str:
 def _compiled(source: str) -> jinja2.Template:
     if len(source) > MAX_SOURCE:
         raise bad_template(f"has {len(source)} characters; at most {MAX_SOURCE} are accepted")
-    with _bounded(SPARE_CHARS, 1 + len(source) // EFFORT):
-        return Sandbox().from_string(source)
+    return _bounded(lambda: Sandbox().from_string(source), SPARE_CHARS, 1 + len(source) // EFFORT)
 
 
 def render(source: str, messages: Sequence[dict[str, Any]], *, bos: str = "", eos: str = "",
@@ -89,10 +86,10 @@ def render(source: str, messages: Sequence[dict[str, Any]], *, bos: str = "", eo
     if thinking is not None:
         given["enable_thinking"] = thinking
     given = _plain(given)
-    chars = _chars(given)
-    with _bounded(SPARE_CHARS + 8 * chars, 1 + chars // (8 * EFFORT)):
-        text = compiled.render(given, bos_token=bos, eos_token=eos,
-                               strftime_now=lambda form: time.strftime(str(form)[:100]))
+    sizes: dict[int, int] = {}
+    chars = bounds.sizes(given, sizes)
+    names = {**given, "bos_token": bos, "eos_token": eos, "strftime_now": lambda form: time.strftime(str(form)[:100])}
+    text = _bounded(lambda: compiled.render(names), SPARE_CHARS + 8 * chars, 1 + chars // (8 * EFFORT), sizes)
     unanswered = add_generation_prompt and "'<|tool_call>call:'" in source and text.endswith("<turn|>\n")
     return text + "<|turn>model\n" if unanswered else text     # what Gemma 4's template forgets, as llama.cpp has it
 
@@ -107,12 +104,3 @@ def _plain(value: Any, depth: int = MAX_DEPTH) -> Any:
         return [_plain(item, depth - 1) for item in value]
     assert value is None or isinstance(value, str | int | float), type(value)
     return value
-
-
-def _chars(value: Any) -> int:
-    """About how long a JSON value is when it is written."""
-    if isinstance(value, dict):
-        return sum(len(name) + 8 + _chars(item) for name, item in value.items())
-    if isinstance(value, list):
-        return sum(4 + _chars(item) for item in value)
-    return len(value) if isinstance(value, str) else 8

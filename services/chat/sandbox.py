@@ -20,6 +20,7 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.runtime import ChainableUndefined, Context, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
 
 from services.chat import bounds
 
@@ -130,13 +131,16 @@ class Sandbox(ImmutableSandboxedEnvironment):
         own: dict[str, Callable[..., Any]] = {"replace": _replace, "join": _join, "indent": _indent, "tojson": _tojson,
                                               "safe": str, "sum": _sum}
         self.filters |= {name: bounds.checked(function) for name, function in own.items()}
-        self.filters |= {"_check": bounds.check, "_result": bounds.result, "_written": bounds.written}
+        self.filters |= {"_check": bounds.check, "_result": bounds.result, "_written": bounds.written,
+                         "_each": bounds.each}
         kept = {name: self.globals[name] for name in ("range", "namespace", "dict")}
         self.globals = kept | {"raise_exception": _raise_exception}
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        """Puts checks where a template builds or compares values without a call: `a ~ b`, `a == b`, `a[b]`, `a[b:]`."""
+        """Puts checks where a template loops, builds or compares without a call: `for`, `a ~ b`, `a == b`, `a[b:]`."""
         tree = super()._parse(source, name, filename)
+        for loop in tree.find_all(nodes.For):
+            loop.iter = _filtered(loop.iter, "_each")
         for concat in tree.find_all(nodes.Concat):
             concat.nodes = [_filtered(nodes.List(concat.nodes), "_written")]
         for compare in tree.find_all(nodes.Compare):
@@ -157,10 +161,15 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """`str.format` is replaced like others in `call`; `str.format_map` is refused like any that is not listed."""
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """A list may grow and shrink: all lists are the template's own (`_plain`), and some templates queue in one."""
-        allowed = next((names for kind, names in _METHODS.items() if isinstance(obj, kind)), None)
-        queues = isinstance(obj, list) and attr in ("append", "pop")
-        return (queues or super().is_safe_attribute(obj, attr, value)) and (allowed is None or attr in allowed)
+        """A list of the template's own may grow and shrink: some queue in one."""
+        kind = type(obj)        # asking a namespace by `isinstance` takes long
+        if kind is Namespace:
+            return not attr.startswith("_")
+        allowed = _METHODS.get(kind)
+        if allowed is None:
+            allowed = next((names for base, names in _METHODS.items() if isinstance(obj, base)), None)
+            return super().is_safe_attribute(obj, attr, value) and (allowed is None or attr in allowed)
+        return attr in allowed and not (attr in ("append", "pop") and bounds.is_given(obj))
 
     def call(self, context: Context, obj: Any, *args: Any, **kwargs: Any) -> Any:
         """Arguments and results are checked; methods that can build long texts are ours."""
@@ -197,7 +206,7 @@ def _check_mixed(operator: str, left: Any, right: Any) -> None:
         raise SecurityError(f"the operator {operator} works on numbers only")
 
 
-def _filtered(node: nodes.Expr, name: str) -> nodes.Filter:
+def _filtered(node: nodes.Node, name: str) -> nodes.Filter:
     return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
 
 
