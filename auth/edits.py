@@ -102,4 +102,5 @@ def _record(key_id: str, secret: str, wish: Wish, now: float) -> Record:
                   profiles=None if wish.profiles is None else list(wish.profiles), created=records.moment(now),
                   expires_at=None if wish.expires_in is None else records.moment(now + wish.expires_in),
                   requests_per_minute=wish.requests_per_minute, max_parallel=wish.max_parallel,
-                  weight=None if wish.weight is None else float(wish.weight))
+                  weight=None if wish.weight is None else float(wish.weight),
+                  tokens_per_minute=wish.tokens_per_minute, token_budget=wish.budget)

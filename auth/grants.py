@@ -6,11 +6,13 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from auth.records import DEFAULT_SCOPES, SCOPES, Key
+from auth.records import DEFAULT_SCOPES, SCOPES, Key, budget_shape
 from services.errors import BadRequest, Forbidden
+from services.wire import TokenBudget
 
 LONGEST = 100 * 365 * 86400         # seconds a key may live when it has an end at all
-LATER = ("tokens_per_minute", "token_budget")
+MOST_TOKENS = 1 << 53
+PERIODS = ("day", "month", "total")
 
 
 @dataclass(frozen=True)
@@ -24,16 +26,17 @@ class Wish:
     requests_per_minute: int | None = None
     max_parallel: int | None = None
     weight: float | None = None                 # share of a busy model beside other keys; none: 1
-    tokens_per_minute: Any = None               # these two are refused: a limit must not be taken and then not hold
-    token_budget: Any = None
+    tokens_per_minute: int | None = None
+    token_budget: dict[str, Any] | None = None  # {"tokens", "per": "day" | "month" | "total"}
+
+    @property
+    def budget(self) -> TokenBudget | None:
+        """`token_budget`, which was checked."""
+        return TokenBudget(**self.token_budget) if self.token_budget else None
 
 
 def check(wish: Wish) -> None:
     """`BadRequest` naming the field that cannot be."""
-    for field in LATER:
-        if getattr(wish, field) is not None:
-            raise BadRequest(f"{field} is not supported by this version; leave it out", code="not_supported",
-                             param=field)
     if not isinstance(wish.name, str) or len(wish.name) > 80 or not wish.name.isprintable():
         raise BadRequest("name: expected at most 80 printable characters", param="name")
     _check_scopes(wish.scopes)
@@ -42,6 +45,17 @@ def check(wish: Wish) -> None:
     _check_number("requests_per_minute", wish.requests_per_minute, 1, 1_000_000, (int,))
     _check_number("max_parallel", wish.max_parallel, 1, 100_000, (int,))
     _check_number("weight", wish.weight, 0.1, 100, (int, float))
+    _check_number("tokens_per_minute", wish.tokens_per_minute, 1, MOST_TOKENS, (int,))
+    _check_budget(wish.token_budget)
+
+
+def _check_budget(value: Any) -> None:
+    if value is None:
+        return
+    if not isinstance(value, dict) or set(value) != {"tokens", "per"} or value["per"] not in PERIODS:
+        raise BadRequest(f'token_budget: expected {{"tokens": a number, "per": one of {", ".join(PERIODS)}}}',
+                         param="token_budget")
+    _check_number("token_budget.tokens", value["tokens"], 1, MOST_TOKENS, (int,))
 
 
 def _check_scopes(scopes: Any) -> None:
@@ -80,6 +94,8 @@ def within(wish: Wish, by: Key | None, now: float) -> Wish:
     left = by.ends() - now
     rate = _at_most("requests_per_minute", wish.requests_per_minute, by.requests_per_minute)
     return replace(wish, profiles=wish.profiles or by.profiles, requests_per_minute=rate,
+                   tokens_per_minute=_at_most("tokens_per_minute", wish.tokens_per_minute, by.tokens_per_minute),
+                   token_budget=_budget_at_most(wish, by),
                    expires_in=_at_most("expires_in", wish.expires_in, left),
                    max_parallel=_at_most("max_parallel", wish.max_parallel, by.max_parallel),
                    weight=_at_most("weight", wish.weight, by.weight))
@@ -99,9 +115,21 @@ def require_cover(by: Key | None, key: Key, now: float) -> None:
         return
     left = None if key.expires_at is None else key.ends() - now
     same = Wish(scopes=key.scopes, profiles=key.profiles, expires_in=left,
-                requests_per_minute=key.requests_per_minute, max_parallel=key.max_parallel, weight=key.weight)
+                requests_per_minute=key.requests_per_minute, max_parallel=key.max_parallel, weight=key.weight,
+                tokens_per_minute=key.tokens_per_minute, token_budget=budget_shape(key.token_budget))
     if within(same, by, now) != same:
         raise Forbidden(f"key {key.id} has rights or a life beyond this key's own", code="beyond_own_rights")
+
+
+def _budget_at_most(wish: Wish, by: Key) -> dict[str, Any] | None:
+    """A key with a budget gives away no more than that, and in the same periods."""
+    own, asked = by.token_budget, wish.budget
+    if own is None:
+        return wish.token_budget
+    if asked is not None and (asked.per != own.per or asked.tokens > own.tokens):
+        raise Forbidden(f"token_budget: this key may grant at most its own {own.tokens} tokens per {own.per}",
+                        code="beyond_own_rights", param="token_budget")
+    return wish.token_budget or budget_shape(own)
 
 
 def _at_most(field: str, asked: Any, own: float | None) -> Any:

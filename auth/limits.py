@@ -1,4 +1,5 @@
-"""Requests per minute and answers in parallel: `Limiter` counts in the supervisor, `Admissions` asks from the web side.
+"""Requests and tokens per minute, tokens in all, and answers in parallel: `Limiter` counts in the supervisor,
+`Admissions` asks from the web side.
 
 There is one `Limiter` per server however many web workers, so a limit is exact. A place for an answer is held by an
 open connection: whatever becomes of a worker, its places are free as soon as it is gone.
@@ -19,13 +20,14 @@ import msgspec
 
 from auth.records import Key
 from auth.usage import UsageBook
-from auth.windows import Windows
+from auth.windows import Amounts, Windows
 from services import wire
-from services.errors import TooManyRequests, Unavailable, from_code
+from services.errors import QuotaSpent, TooManyRequests, Unavailable, from_code
 
 log = logging.getLogger("parley.auth")
 WRONG_KEYS_PER_MINUTE = 60      # per source address and web worker; a right key is never refused for wrong ones
 PATIENCE = 0.1                  # seconds to wait for a place: one given back by an answer's end may still be on its way
+NEVER = 86400.0                 # seconds after which to try again where a budget is spent for good
 ANSWER_TIMEOUT = 10.0           # seconds the supervisor may take to say yes or no
 
 
@@ -37,6 +39,7 @@ class Limiter:
 
     def __init__(self, data_dir: Path, *, window: int = 60, max_keys: int = 100_000, save_every: float = 5.0) -> None:
         self._windows = Windows(window, max_keys)
+        self._tokens = Amounts(window, max_keys)
         self._book = UsageBook(data_dir, max_keys)
         self._freed = threading.Condition()     # owns the places, and makes both limits one decision
         self._places: Counter[str] = Counter()
@@ -44,11 +47,13 @@ class Limiter:
         self._saver = threading.Thread(target=self._save_now_and_then, args=(save_every,), name="usage", daemon=True)
         self._saver.start()
 
-    def admit(self, key: str, rpm: int | None, max_parallel: int | None,
-              cost: int = 1) -> wire.Admitted | wire.Failed:
+    def admit(self, request: wire.Admit) -> wire.Admitted | wire.Failed:
         """Takes a place, to be given back with `release`, and counts `cost` requests; `Failed` takes nothing."""
+        key, rpm, max_parallel, cost = request.key, request.requests_per_minute, request.max_parallel, request.cost
         key_id = key.partition("/")[0]
         with self._freed:
+            if spent := self._spent(key_id, request):
+                return spent
             if not self._freed.wait_for(lambda: max_parallel is None or self._places[key] < max_parallel, PATIENCE):
                 return _refused("max_parallel", max_parallel, 1.0, f"this key may have {max_parallel} answers at the "
                                 "same time (max_parallel); wait until one has ended")
@@ -61,6 +66,21 @@ class Limiter:
             self._book.add(key_id, requests=cost)
         return wire.Admitted(limit=rpm, remaining=hit and hit.remaining, reset=hit and hit.reset)
 
+    def _spent(self, key_id: str, request: wire.Admit) -> wire.Failed | None:
+        """Why no more tokens may be used now."""
+        most, budget = request.tokens_per_minute, request.token_budget
+        wait = 0.0 if most is None else self._tokens.wait(key_id, most)
+        if wait:
+            return _refused("tokens_per_minute", most, wait, f"this key has used the {most} tokens that it may in a "
+                            f"minute (tokens_per_minute); try again in {wait:.0f} s")
+        if budget is None or self._book.spent(key_id, budget.per) < budget.tokens:
+            return None
+        left = self._book.renewal(budget.per)
+        period = "in all" if left is None else f"a {budget.per}"
+        when = "ask for a key with more" if left is None else f"they are given anew in {left:.0f} s"
+        return _refused("token_budget", budget.tokens, NEVER if left is None else left, f"this key has used the "
+                        f"{budget.tokens} tokens that it may {period} (token_budget); {when}", code=QuotaSpent.code)
+
     def release(self, key: str) -> None:
         """Gives one place back."""
         with self._freed:
@@ -72,6 +92,7 @@ class Limiter:
 
     def charge(self, key: str, requests: int = 0, prompt_tokens: int = 0, completion_tokens: int = 0) -> None:
         self._book.add(key, requests, prompt_tokens, completion_tokens)
+        self._tokens.add(key, prompt_tokens + completion_tokens)
 
     def usage(self, key: str) -> wire.Usage:
         return self._book.get(key)
@@ -87,8 +108,9 @@ class Limiter:
             self._book.save()
 
 
-def _refused(limit: str, value: int | None, retry_after: float, message: str) -> wire.Failed:
-    return wire.Failed(code=TooManyRequests.code, message=message, retry_after=retry_after,
+def _refused(limit: str, value: int | None, retry_after: float, message: str,
+             code: str = TooManyRequests.code) -> wire.Failed:
+    return wire.Failed(code=code, message=message, retry_after=retry_after,
                        details={"limit": limit, "value": value})
 
 
@@ -144,7 +166,10 @@ class Admissions:
         TooManyRequests says which limit and when to try again; Unavailable when the supervisor does not answer.
         """
         request = wire.Admit(key=key.id + ("/answer" if place else ""), requests_per_minute=key.requests_per_minute,
-                             max_parallel=key.max_parallel if place else None, cost=cost)
+                             cost=cost)
+        if place:
+            request = msgspec.structs.replace(request, max_parallel=key.max_parallel, token_budget=key.token_budget,
+                                              tokens_per_minute=key.tokens_per_minute)
         channel = self._connect()
         kept = False
         try:

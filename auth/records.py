@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from services.errors import ConfigError
+from services.wire import TokenBudget
 
 MASTER_ID = "0"
 SCOPES = ("answer", "models:read", "models:switch", "keys", "admin")
@@ -55,9 +56,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     revoked_at: Moment | None = None
     rotation: Rotation | list[Rotation] | None = None       # a list, newest first, where several may still work
     weight: Weight | None = None        # share of a busy model beside other keys; none: 1
-    tokens_per_minute: None = None      # from here on: places of a later version
-    token_budget: None = None
-    networks: None = None
+    tokens_per_minute: Positive | None = None
+    token_budget: TokenBudget | None = None
+    networks: None = None               # from here on: places of a later version
     parent: None = None
 
     def old_secrets(self) -> list[Rotation]:
@@ -95,6 +96,8 @@ class Key:
     old_secret_until: str | None        # set by a rotation with grace: the last end of those in `old_secrets`
     old_secrets: tuple[str, ...] = ()   # until when each of the secrets of before works, the newest first
     weight: float = 1.0                 # share of a busy model beside other keys
+    tokens_per_minute: int | None = None
+    token_budget: TokenBudget | None = None
 
     @property
     def is_master(self) -> bool:
@@ -112,6 +115,7 @@ class Key:
                 "scopes": list(self.scopes), "profiles": None if self.profiles is None else list(self.profiles),
                 "created": self.created, "expires_at": self.expires_at, "revoked_at": self.revoked_at,
                 "requests_per_minute": self.requests_per_minute, "max_parallel": self.max_parallel,
+                "tokens_per_minute": self.tokens_per_minute, "token_budget": budget_shape(self.token_budget),
                 "weight": self.weight, "old_secret_until": self.old_secret_until}
 
 
@@ -126,7 +130,13 @@ def key_of(record: Record) -> Key:
                requests_per_minute=record.requests_per_minute, max_parallel=record.max_parallel,
                revoked_at=_iso_or_none(record.revoked_at),
                old_secret_until=_iso_or_none(max(old, default=None)), old_secrets=tuple(_iso(until) for until in old),
-               weight=1.0 if record.weight is None else record.weight)
+               weight=1.0 if record.weight is None else record.weight,
+               tokens_per_minute=record.tokens_per_minute, token_budget=record.token_budget)
+
+
+def budget_shape(budget: TokenBudget | None) -> dict[str, Any] | None:
+    """As in a request's body."""
+    return None if budget is None else {"tokens": budget.tokens, "per": budget.per}
 
 
 def digest_of(secret: str | bytes) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from collections.abc import Callable
 from typing import NamedTuple
 
 from limits import RateLimitItemPerSecond
@@ -57,6 +58,46 @@ class Windows:
         self._used.move_to_end(key)
         while len(self._used) > self._max_names or next(iter(self._used.values())) + self._seconds < now:
             self._storage.clear(self._used.popitem(last=False)[0])
+
+
+class Amounts:
+    """What names have used in the last `seconds`, in amounts that are known only afterwards. Safe for threads.
+
+    Up to `max_names` names; beyond, the one idle for longest is forgotten.
+    """
+
+    def __init__(self, seconds: float = 60, max_names: int = 10_000,
+                 clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds, self._max_names, self._clock = seconds, max_names, clock
+        self._lock = threading.Lock()
+        self._used: OrderedDict[str, deque[tuple[float, int]]] = OrderedDict()
+
+    def add(self, name: str, amount: int) -> None:
+        if amount <= 0:
+            return
+        with self._lock:
+            self._recent(name).append((self._clock(), amount))
+            self._used.move_to_end(name)
+            while len(self._used) > self._max_names:
+                self._used.popitem(last=False)
+
+    def wait(self, name: str, limit: int) -> float:
+        """Seconds until `name` has used less than `limit`; 0 when it has now."""
+        with self._lock:
+            if name not in self._used:
+                return 0.0
+            used, recent = 0, self._recent(name)
+            for at, amount in reversed(recent):
+                used += amount
+                if used >= limit:
+                    return max(at + self._seconds - self._clock(), 0.001)
+            return 0.0
+
+    def _recent(self, name: str) -> deque[tuple[float, int]]:
+        uses = self._used.setdefault(name, deque())
+        while uses and uses[0][0] + self._seconds <= self._clock():
+            uses.popleft()
+        return uses
 
 
 class _Storage(MemoryStorage):

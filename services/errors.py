@@ -128,6 +128,12 @@ class TooManyRequests(ParleyError):
     status, code, type = 429, "rate_limited", "rate_limit_error"
 
 
+class QuotaSpent(TooManyRequests):
+    """A key's budget of tokens is spent until its next period, or for good."""
+
+    code, type = "insufficient_quota", "insufficient_quota"
+
+
 class Unavailable(ParleyError):
     """Queue full, model loading, runner down, store unwritable, draining. Always with `retry_after`."""
 

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Client, Connection, Listener
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -390,15 +390,25 @@ class StatusOf(Message, frozen=True, kw_only=True):
     draining: bool = False
 
 
+class TokenBudget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Tokens, prompts' and completions', that a key may use in a day or month of UTC, or in all."""
+
+    tokens: Annotated[int, msgspec.Meta(ge=1)]
+    per: Literal["day", "month", "total"]
+
+
 class Admit(Message, frozen=True, kw_only=True):
     """Ask whether `key` may start a request now. `Admitted` holds a place until it closes, else `Failed`.
 
-    None means no limit. `cost` 0 asks without counting a request.
+    None means no limit. `cost` 0 asks without counting a request. Tokens are counted by `Charge`, so limits on them
+    hold from the next request on.
     """
 
     key: str
     requests_per_minute: int | None = None
     max_parallel: int | None = None
+    tokens_per_minute: int | None = None
+    token_budget: TokenBudget | None = None
     cost: int = 1
 
 

@@ -30,6 +30,14 @@ def duration(text: str) -> int:
     return int(found[1]) * _UNITS[found[2]]
 
 
+def budget(text: str) -> dict[str, Any]:
+    """Text like `100000/day`, as a token budget."""
+    found = re.fullmatch(r"([0-9]{1,16})/(day|month|total)", text.strip())
+    if not found:
+        raise click.BadParameter(f"{text!r}: expected tokens and a period, day, month or total: for example 100000/day")
+    return {"tokens": int(found[1]), "per": found[2]}
+
+
 @click.group()
 def keys() -> None:
     """API keys: who may use this server, and for what."""
@@ -45,14 +53,18 @@ def keys() -> None:
               help="How long the key works, as 12h or 30d. Default: for good.")
 @click.option("--rpm", type=int, help="Requests per minute. Default: no limit.")
 @click.option("--parallel", type=int, help="Answers at the same time. Default: no limit.")
+@click.option("--tpm", type=int, help="Tokens per minute, of prompts and answers. Default: no limit.")
+@click.option("--budget", type=budget, metavar="TOKENS/PERIOD",
+              help="Tokens in all, as 100000/day, 2000000/month or 50000/total. Default: no limit.")
 @click.option("--weight", type=float, help="Share of a busy model beside other keys, 0.1 to 100. Default: 1.")
 def create(name: str, scopes: tuple[str, ...], profiles: tuple[str, ...], expires_in: int | None, rpm: int | None,
-           parallel: int | None, weight: float | None) -> None:
+           parallel: int | None, tpm: int | None, budget: dict[str, Any] | None, weight: float | None) -> None:
     """Make a key and print it: this is the only time it can be seen."""
     chosen: dict[str, Any] = {"scopes": scopes} if scopes else {}
     _warn_of_unknown(profiles)
     secret, key = _keys().create(name=name, profiles=profiles or None, expires_in=expires_in,
-                                 requests_per_minute=rpm, max_parallel=parallel, weight=weight, **chosen)
+                                 requests_per_minute=rpm, max_parallel=parallel, weight=weight,
+                                 tokens_per_minute=tpm, token_budget=budget, **chosen)
     click.echo(f"made key {key.id} ({', '.join(key.scopes)}); it is shown this once:", err=True)
     click.echo(secret)
 

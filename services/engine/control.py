@@ -35,7 +35,7 @@ class Lender(Protocol):
 class Admission(Protocol):
     """Who may start a request now. A place that `admit` gave is given back by one `release`."""
 
-    def admit(self, key: str, rpm: int | None, max_parallel: int | None, cost: int) -> wire.Admitted | wire.Failed: ...
+    def admit(self, request: wire.Admit) -> wire.Admitted | wire.Failed: ...
 
     def release(self, key: str) -> None: ...
 
@@ -101,7 +101,7 @@ class ControlServer:
             held.callback(lease.release)
             return lease.at
         if isinstance(message, wire.Admit):
-            answer = self.admission.admit(message.key, message.requests_per_minute, message.max_parallel, message.cost)
+            answer = self.admission.admit(message)
             if isinstance(answer, wire.Admitted):
                 held.callback(self.admission.release, message.key)
             return answer

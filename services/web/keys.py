@@ -7,6 +7,7 @@ from typing import Any
 from flask import Response, g
 
 from auth.gate import ANY_KEY
+from auth.records import budget_shape
 from services.web import replies
 from services.web.bodies import KeyBody, RotateBody
 from services.web.frame import json_response
@@ -20,7 +21,8 @@ class Whoami(Endpoint):
         usage = self.parts.admissions.usage(key.id)
         return json_response({
             "auth": True, **key.public(),
-            "limits": {"requests_per_minute": key.requests_per_minute, "max_parallel": key.max_parallel},
+            "limits": {"requests_per_minute": key.requests_per_minute, "max_parallel": key.max_parallel,
+                       "tokens_per_minute": key.tokens_per_minute, "token_budget": budget_shape(key.token_budget)},
             "usage": {"requests": usage.requests, "prompt_tokens": usage.prompt_tokens,
                       "completion_tokens": usage.completion_tokens}})
 

@@ -54,8 +54,7 @@ class Control:
         try:
             while message := channel.receive():
                 if isinstance(message, wire.Admit):
-                    answer = self.limiter.admit(message.key, message.requests_per_minute, message.max_parallel,
-                                                message.cost)
+                    answer = self.limiter.admit(message)
                     held += [message.key] if isinstance(answer, wire.Admitted) else []
                     channel.send(answer)
                 elif isinstance(message, wire.Charge):

@@ -22,6 +22,7 @@ from auth.keys import Keys
 from services.errors import BadRequest, ConfigError, Conflict, Forbidden, NotFound, StorageFull, Unavailable
 from services.settings import Settings
 from services.store import disk
+from services.wire import TokenBudget
 
 ROOT = Path(__file__).resolve().parents[2]
 GIVEN = "a-secret-of-one's-own-0123456789-abcdef"
@@ -94,10 +95,11 @@ def test_a_key_is_kept_nowhere(data: Path, keys: Keys, caplog: pytest.LogCapture
 
 
 @pytest.mark.parametrize(("wish", "param", "code"), [
-    ({"tokens_per_minute": 5}, "tokens_per_minute", "not_supported"),
+    ({"tokens_per_minute": 0}, "tokens_per_minute", None), ({"token_budget": {"tokens": 1}}, "token_budget", None),
+    ({"token_budget": {"tokens": 1, "per": "week"}}, "token_budget", None),
     ({"weight": 0.09}, "weight", None), ({"weight": 101}, "weight", None), ({"weight": float("nan")}, "weight", None),
     ({"weight": True}, "weight", None), ({"weight": "1"}, "weight", None),
-    ({"token_budget": {"tokens": 1, "per": "day"}}, "token_budget", "not_supported"),
+    ({"token_budget": {"tokens": 0, "per": "day"}}, "token_budget.tokens", None),
     ({"name": "x" * 81}, "name", None), ({"name": "a\nb"}, "name", None), ({"name": "\ud800"}, "name", None),
     ({"scopes": []}, "scopes", None), ({"scopes": ["root"]}, "scopes", None), ({"scopes": "answer"}, "scopes", None),
     ({"scopes": [["answer"]]}, "scopes", None), ({"profiles": []}, "profiles", None),
@@ -385,3 +387,15 @@ def test_a_weight_is_kept_and_granted_up_to_ones_own(keys: Keys) -> None:
         keys.create(scopes=["answer"], weight=1, by=light)
     with pytest.raises(Forbidden):
         keys.rotate(heavy.id, 0, by=light)
+
+
+def test_a_budget_is_passed_on_and_not_exceeded(keys: Keys) -> None:
+    _, own = keys.create(scopes=["answer", "keys"], tokens_per_minute=50, token_budget={"tokens": 100, "per": "day"})
+    _, made = keys.create(by=own, scopes=["answer"])
+    assert (made.tokens_per_minute, made.token_budget) == (50, TokenBudget(tokens=100, per="day"))
+    _, less = keys.create(by=own, scopes=["answer"], tokens_per_minute=5, token_budget={"tokens": 9, "per": "day"})
+    assert (less.tokens_per_minute, less.public()["token_budget"]) == (5, {"tokens": 9, "per": "day"})
+    for wish in ({"tokens_per_minute": 51}, {"token_budget": {"tokens": 101, "per": "day"}},
+                 {"token_budget": {"tokens": 9, "per": "month"}}):
+        with pytest.raises(Forbidden):
+            keys.create(by=own, scopes=["answer"], **wish)

@@ -17,7 +17,7 @@ from auth import limits
 from auth.limits import Admissions, Limiter
 from auth.records import SCOPES, Key
 from services import wire
-from services.errors import TooManyRequests, Unavailable
+from services.errors import QuotaSpent, TooManyRequests, Unavailable
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,6 +26,11 @@ def key(key_id: str = "k1", **limits: Any) -> Key:
     return Key(**{"id": key_id, "name": "", "prefix": "", "scopes": SCOPES, "profiles": None, "created": "",
                   "expires_at": None, "requests_per_minute": None, "max_parallel": None, "revoked_at": None,
                   "old_secret_until": None, **limits})
+
+
+def admit(limiter: Limiter, key: str, rpm: int | None = None, parallel: int | None = None,
+          **tokens: Any) -> wire.Admitted | wire.Failed:
+    return limiter.admit(wire.Admit(key=key, requests_per_minute=rpm, max_parallel=parallel, **tokens))
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -38,32 +43,55 @@ def until(true: Callable[[], bool]) -> None:
 # ---------------------------------------------------------------- Limiter alone
 
 def test_the_limiter_counts_both(limiter: Limiter) -> None:
-    assert limiter.admit("k1/answer", 3, 1) == wire.Admitted(limit=3, remaining=2, reset=pytest.approx(60, abs=5))
-    refused = limiter.admit("k1/answer", 3, 1)
+    assert admit(limiter, "k1/answer", 3, 1) == wire.Admitted(limit=3, remaining=2, reset=pytest.approx(60, abs=5))
+    refused = admit(limiter, "k1/answer", 3, 1)
     assert isinstance(refused, wire.Failed) and refused.code == "rate_limited" and "max_parallel" in refused.message
-    assert isinstance(limiter.admit("k1", 3, None), wire.Admitted)      # a short request needs no place
+    assert isinstance(admit(limiter, "k1", 3, None), wire.Admitted)      # a short request needs no place
     limiter.release("k1")
     limiter.release("k1/answer")
-    assert isinstance(limiter.admit("k1/answer", 3, 1), wire.Admitted)
+    assert isinstance(admit(limiter, "k1/answer", 3, 1), wire.Admitted)
     limiter.release("k1/answer")
-    refused = limiter.admit("k1/answer", 3, 1)                          # 4th: what was refused was not counted
+    refused = admit(limiter, "k1/answer", 3, 1)                          # 4th: what was refused was not counted
     assert isinstance(refused, wire.Failed) and "3 requests a minute" in refused.message
     assert refused.retry_after and 0 < refused.retry_after <= 60
     assert limiter.usage("k1").requests == 3
-    assert isinstance(limiter.admit("k2", None, None), wire.Admitted)
+    assert isinstance(admit(limiter, "k2", None, None), wire.Admitted)
+
+
+def test_tokens_of_the_last_minute_are_limited(limiter: Limiter) -> None:
+    assert isinstance(admit(limiter, "k1/answer", tokens_per_minute=100), wire.Admitted)
+    limiter.charge("k1", prompt_tokens=60, completion_tokens=39)
+    assert isinstance(admit(limiter, "k1/answer", tokens_per_minute=100), wire.Admitted)
+    limiter.charge("k1", completion_tokens=1)
+    refused = admit(limiter, "k1/answer", tokens_per_minute=100)
+    assert isinstance(refused, wire.Failed) and refused.details == {"limit": "tokens_per_minute", "value": 100}
+    assert refused.code == "rate_limited" and 50 < (refused.retry_after or 0) <= 60
+    assert isinstance(admit(limiter, "k2/answer", tokens_per_minute=100), wire.Admitted)
+    assert isinstance(admit(limiter, "k1/answer"), wire.Admitted), "a key without the limit"
+
+
+@pytest.mark.parametrize("per, least, most", [("day", 0, 86400), ("month", 0, 31 * 86400), ("total", 86400, 86400)])
+def test_a_budget_ends(per: str, least: float, most: float, limiter: Limiter) -> None:
+    budget = wire.TokenBudget(tokens=10, per=per)       # type: ignore[arg-type]
+    limiter.charge("k1", prompt_tokens=4, completion_tokens=5)
+    assert isinstance(admit(limiter, "k1/answer", token_budget=budget), wire.Admitted)
+    limiter.charge("k1", prompt_tokens=1)
+    refused = admit(limiter, "k1/answer", token_budget=budget)
+    assert isinstance(refused, wire.Failed) and (refused.code, refused.details["value"]) == ("insufficient_quota", 10)
+    assert least <= (refused.retry_after or 0) <= most and "10 tokens" in refused.message
 
 
 def test_a_place_given_back_late_is_waited_for(limiter: Limiter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "PATIENCE", 30)
-    limiter.admit("k1/answer", None, 1)
+    admit(limiter, "k1/answer", None, 1)
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(limiter.admit, "k1/answer", None, 1)
+        waiting = pool.submit(admit, limiter, "k1/answer", None, 1)
         limiter.release("k1/answer")
         assert isinstance(waiting.result(20), wire.Admitted)
 
 
 def test_a_place_cannot_be_given_back_twice(limiter: Limiter) -> None:
-    limiter.admit("k1", None, 2)
+    admit(limiter, "k1", None, 2)
     limiter.release("k1")
     with pytest.raises(AssertionError):
         limiter.release("k1")
@@ -83,7 +111,7 @@ def test_usage_is_saved_while_it_runs_and_at_the_end(tmp_path: Path) -> None:
 
 def test_places_leave_nothing_behind(limiter: Limiter) -> None:
     for number in range(1000):
-        limiter.admit(f"k{number}", 5, 5)
+        admit(limiter, f"k{number}", 5, 5)
         limiter.release(f"k{number}")
     assert not limiter._places
 
@@ -115,6 +143,20 @@ def test_a_place_is_held_until_the_ticket_closes(admissions: Admissions, limiter
     ticket.close()
     until(lambda: not limiter._places)
     assert admissions.usage("k1") == wire.Usage(requests=52, prompt_tokens=3, completion_tokens=4)
+
+
+def test_limits_on_tokens_hold_for_answers_only(admissions: Admissions) -> None:
+    limited = key(tokens_per_minute=5, token_budget=wire.TokenBudget(tokens=1000, per="day"))
+    with admissions.admit(limited, place=True) as ticket:
+        ticket.charge(wire.Charge(key="", prompt_tokens=3, completion_tokens=2))
+    until(lambda: admissions.usage("k1").prompt_tokens == 3)
+    with pytest.raises(TooManyRequests, match="5 tokens"):
+        admissions.admit(limited, place=True)
+    admissions.admit(limited).close()
+    spent = key(token_budget=wire.TokenBudget(tokens=5, per="total"))
+    with pytest.raises(QuotaSpent) as caught:
+        admissions.admit(spent, place=True)
+    assert (caught.value.status, caught.value.code) == (429, "insufficient_quota") and caught.value.retry_after
 
 
 def test_a_ticket_without_a_place_charges_too(admissions: Admissions) -> None:

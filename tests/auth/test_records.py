@@ -45,7 +45,7 @@ def test_a_few_fields_are_enough_and_a_byte_order_mark_no_harm() -> None:
     ('{\n"version": 1,\n"keys": [}', "line 3"),
     (text_of(record(), record("k2", scopes=["answer", "root"])), "$.keys[1].scopes[1]"),
     (text_of(record(expire_at=None)), "unknown field `expire_at`"),
-    (text_of(record(tokens_per_minute=5)), "tokens_per_minute"),
+    (text_of(record(tokens_per_minute=0)), "tokens_per_minute"),
     (text_of(record(hash="zz")), "$.keys[0].hash"),
     (text_of(record(requests_per_minute=0)), "requests_per_minute"),
     (text_of(record(created="2026-11-21T00:00:00")), "created"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,26 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     for number in range(1000):
         book.add(f"k{number}", 1)
     assert book.get("k0") == Usage() and book.get("k999").requests == 1 and len(book._used) == 100
+
+
+def test_days_and_months_begin_anew(tmp_path: Path) -> None:
+    now = [datetime(2026, 11, 30, 23, 0, tzinfo=timezone.utc).timestamp()]
+    book = UsageBook(tmp_path, now=lambda: now[0])
+    book.add("k1", 1, 10, 5)
+    assert [book.spent("k1", per) for per in ("day", "month", "total")] == [15, 15, 15]
+    assert [book.renewal(per) for per in ("day", "month", "total")] == [3600, 3600, None]
+    book.save()
+    book = UsageBook(tmp_path, now=lambda: now[0])
+    assert book.spent("k1", "day") == 15
+    now[0] += 3600
+    assert [book.spent("k1", per) for per in ("day", "month", "total")] == [0, 0, 15]
+    assert [book.renewal(per) for per in ("day", "month")] == [86400, 31 * 86400]
+    book.add("k1", 1, 1, 1)
+    now[0] += 86400
+    assert [book.spent("k1", per) for per in ("day", "month", "total")] == [0, 2, 17]
+
+
+def test_a_file_without_days_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "usage.json").write_text('{"version":1,"keys":{"k1":{"requests":1,"prompt_tokens":2}}}')
+    book = UsageBook(tmp_path)
+    assert (book.get("k1").prompt_tokens, book.spent("k1", "day"), book.spent("k1", "total")) == (2, 0, 2)

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from auth.windows import Windows
+from auth.windows import Amounts, Windows
 
 
 def test_n_pass_and_no_more() -> None:
@@ -77,3 +77,17 @@ def test_an_idle_name_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     now[0] += 61
     windows.hit("b", 5)
     assert len(windows) == 1
+
+
+def test_amounts_of_the_last_seconds() -> None:
+    now = [0.0]
+    amounts = Amounts(60, 2, clock=lambda: now[0])
+    amounts.add("a", 10)
+    now[0] = 20
+    amounts.add("a", 5)
+    assert [amounts.wait("a", limit) for limit in (16, 15, 5, 1)] == [0.0, 40, 60, 60]
+    now[0] = 60
+    assert [amounts.wait("a", limit) for limit in (6, 5)] == [0.0, 20]
+    amounts.add("b", 1)
+    amounts.add("c", 1)
+    assert amounts.wait("a", 1) == 0.0, "the one idle for longest is forgotten"

@@ -58,11 +58,11 @@ class Nobody:
         self.places: list[str] = []
         self.charged: list[tuple[str, int, int, int]] = []
 
-    def admit(self, key: str, rpm: int | None, max_parallel: int | None, cost: int) -> wire.Admitted | wire.Failed:
-        if max_parallel is not None and self.places.count(key) >= max_parallel:
+    def admit(self, request: wire.Admit) -> wire.Admitted | wire.Failed:
+        if request.max_parallel is not None and self.places.count(request.key) >= request.max_parallel:
             return wire.Failed(code="rate_limited", message="too many at once", retry_after=1)
-        self.places.append(key)
-        return wire.Admitted(limit=rpm)
+        self.places.append(request.key)
+        return wire.Admitted(limit=request.requests_per_minute)
 
     def release(self, key: str) -> None:
         self.places.remove(key)

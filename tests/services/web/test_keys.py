@@ -35,7 +35,7 @@ def test_a_key_with_a_body(world):
                                          ({"name": 1}, "name"), ({"name": "n" * 81}, "name"),
                                          ({"expires_in": 0}, "expires_in"), ({"expires_in": "1"}, "expires_in"),
                                          ({"max_parallel": 0}, "max_parallel"), ({"owner": "x"}, "owner"),
-                                         ({"weight": 0}, "weight"), ({"tokens_per_minute": 2}, "tokens_per_minute")])
+                                         ({"weight": 0}, "weight"), ({"tokens_per_minute": 0}, "tokens_per_minute")])
 def test_wrong_wishes_are_400(world, body, param):
     response = world.call("POST", "/auth/key", json=body)
     assert response.status_code == 400 and response.json["error"]["param"].startswith(param)
