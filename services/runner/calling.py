@@ -6,8 +6,9 @@ grammar, as a value is (complying.py), and all is closed in time. A call that th
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from services.runner.watch import Watch
 from services.wire import CallForm, Calls, Sampling
 
 MOST_TOOLS = 128
+MOST_KEPT = 4096        # characters of a schema whose grammar is kept for the next request
 MOST_GAP = 4            # characters of white space between calls that are no list
 
 Way = tuple[list[int], "_Tool | None"]      # tokens that lead to a tool's arguments; None: to the end of all
@@ -44,7 +46,6 @@ class Calling(Holding):
             raise BadRequest(f"tools has {len(calls.forms)} entries; it must have 1 to {MOST_TOOLS}", param="tools")
         super().__init__(model, sampling, prompt)
         self._calls, self._left, self._output, self._shown = calls, budget, output, shown
-        self._all = np.arange(model.n_vocab)
         self._over = False                          # nothing follows what is forced
         self._gap = b""                             # white space behind the latest call
         self._watch = Watch.over(calls)
@@ -117,7 +118,7 @@ class Calling(Holding):
 
     def _lead(self, row: int) -> int:
         """Between a thought and the call that is required: a little white space."""
-        token = next(self._freely(row))
+        token = self._first(row)
         gap = self._gap + self._piece(token)
         if not self._model.is_end(token) and self._is_gap(gap) and self._left > self._first_costs:
             self._gap = gap
@@ -154,7 +155,7 @@ class Calling(Holding):
 
     def _more(self, row: int) -> int:
         """In a list of calls: another one if the model begins it by itself, or else the list's end."""
-        token = next(self._freely(row))
+        token = self._first(row)
         ways: list[Way] = [(self._closing, None), *self._ways(self._calls.between, b"", self._left)]
         if chosen := [(tokens[1:], tool) for tokens, tool in ways if tokens[0] == token]:
             self._follow(chosen)
@@ -164,7 +165,7 @@ class Calling(Holding):
 
     def _again(self, row: int) -> int:
         """Behind a call: what begins another one, white space before it, or the end of the answer."""
-        token = next(self._freely(row))
+        token = self._first(row)
         if self._model.is_end(token):
             return token
         gap = self._gap + self._piece(token)
@@ -225,13 +226,11 @@ class Calling(Holding):
 
     def _freely(self, row: int) -> Iterator[int]:
         """Tokens in the order in which the chain chooses them."""
+        yield (token := self._first(row))
         logits, ids = self._logits(row), self._all
         for _ in range(MOST_TRIES):
-            yield (token := self._pick(candidates_of(logits[ids], ids)))
             ids = ids[ids != token]
-
-    def _logits(self, row: int) -> np.ndarray[Any, Any]:
-        return np.ctypeslib.as_array(lib.llama_get_logits_ith(self._context, row), (self._n_vocab,))
+            yield (token := self._pick(candidates_of(logits[ids], ids)))
 
     def _piece(self, token: int) -> bytes:
         return self._shown.get(token) or self._model.piece(token)
@@ -255,7 +254,9 @@ class _Tool:
         behind = _plain(model, form.end)
         self.tail = spell(form.end[len(behind):])
         try:
-            grammar = _grammar(form, len(form.begin) - len(self.begins), behind)
+            text = json.dumps(form.schema)
+            make = _kept if len(text) <= MOST_KEPT else _grammar
+            grammar = make(text, len(form.begin) - len(self.begins), behind)
             self._value = Value(grammar, spelling.tokens, 0, len(model.byte_tokens) == 256)
             self._rules, self._used = rules_of(model, grammar), False
         except BadSchema as error:
@@ -279,11 +280,14 @@ class _Tool:
         lib.llama_sampler_free(self._rules)
 
 
-def _grammar(form: CallForm, blanks: int, behind: str) -> Grammar:
+def _grammar(schema: str, blanks: int, behind: str) -> Grammar:
     """Of a call's arguments, with up to so many blanks before them and a text behind."""
-    schema = grammar_of(form.schema)
-    root = Row((Repeat(Literal(" "), 0, blanks), Call(schema.root), Literal(behind)))
-    return Grammar((*schema.rules, root), len(schema.rules))
+    inner = grammar_of(json.loads(schema))
+    root = Row((Repeat(Literal(" "), 0, blanks), Call(inner.root), Literal(behind)))
+    return Grammar((*inner.rules, root), len(inner.rules))
+
+
+_kept = lru_cache(maxsize=256)(_grammar)        # clients send the same tools with each question
 
 
 def _bad_tool(name: str, what: str) -> BadSchema:

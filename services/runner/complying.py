@@ -39,7 +39,7 @@ class Holding(Chain):
         self.forced: list[int] = []
         self._model, self._spelling = model, Spelling(model)
         self._beginnings = np.frombuffer(model.beginnings, np.int32)        # made here: the loop has no time for it
-        self._banned = np.array(banned(sampling), np.int64)
+        self._banned, self._all = np.array(banned(sampling), np.int64), np.arange(model.n_vocab)
         super().__init__(model, sampling, prompt)
 
     def sample(self, row: int) -> int:
@@ -82,8 +82,7 @@ class Holding(Chain):
 
     def _choices(self, row: int) -> Iterator[int]:
         """Tokens that llama.cpp lets through, in the order in which the chain chooses them."""
-        logits = np.ctypeslib.as_array(lib.llama_get_logits_ith(self._context, row), (self._n_vocab,))
-        token = self._pick(candidates_of(logits, np.arange(self._n_vocab)))
+        logits, token = self._logits(row), self._first(row)
         if np.isfinite(self._complying(candidates_of(logits[token:token + 1], np.array([token])))["logit"][0]):
             yield token
         likely = np.setdiff1d(self._may_come(), self._banned, assume_unique=True)
@@ -106,6 +105,15 @@ class Holding(Chain):
         allowed = begins.ravel()[self._beginnings]
         allowed[list(self._model.ends)] = self._value.state.whole
         return np.flatnonzero(allowed)
+
+    def _logits(self, row: int) -> np.ndarray[Any, Any]:
+        return np.ctypeslib.as_array(lib.llama_get_logits_ith(self._context, row), (self._n_vocab,))
+
+    def _first(self, row: int) -> int:
+        """The chain's choice of all tokens."""
+        logits = self._logits(row)
+        token = self._likeliest.choose(self._chain, logits) if self._likeliest else None
+        return self._pick(candidates_of(logits, self._all)) if token is None else token
 
     def _pick(self, candidates: np.ndarray[Any, Any]) -> int:
         chosen = _pointer(candidates)

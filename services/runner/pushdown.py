@@ -12,14 +12,18 @@ import heapq
 import math
 from bisect import bisect
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 from services.runner.gbnf import Call, Chars, Either, Expression, Grammar, Literal, Repeat, size
 
 MOST_DEPTH = 200        # places to return to, one below the other: a hundred brackets and more
 MOST_WAYS = 512         # of one state; what is more ambiguous is not gone into
+MOST_AT_ONCE = 32       # places that one byte leads to, in a client's own grammar: llama.cpp's time is their number cubed
+MOST_FRAMES = 1 << 17   # kept by one machine
 MOST_SEEN = 1 << 14     # places looked at for one state
 MOST_KEPT = 4000        # states and moves of one machine
+MOST_SIZE_KEPT = 2000   # of a grammar, after its machine has gone
 INLINE = 4              # a repeated part larger than this is a rule of its own
 BLANK, BEFORE_BLANK = (0x20, 0x20), b",:"
 MATCH, SPLIT, CALL, RETURN = range(4)
@@ -43,6 +47,7 @@ class _Places:
             self.starts.append(self._before(expression, self._add((RETURN, 0, 0))))
         self._firsts.append(len(self.places))
         self.costs = self._least_costs()
+        self.circling = self._circling()
 
     def _add(self, place: Place) -> int:
         self.places.append(place)
@@ -126,7 +131,7 @@ class _Places:
             return [target for _, _, target in what]
         return list(what) if kind == SPLIT else [self.starts[what], after] if kind == CALL else []
 
-    def circling(self) -> int | None:
+    def _circling(self) -> int | None:
         """The number of a rule that can come back to where it was without a byte; None when there is none. llama.cpp
         refuses such grammars, and no machine could tell how often that happened."""
         done, above = bytearray(len(self.places)), bytearray(len(self.places))
@@ -154,6 +159,16 @@ class _Places:
             return []
         start = self.starts[what]
         return [start, after] if self.costs[start] == 0 else [start]
+
+
+def _places(grammar: Grammar) -> _Places:
+    """Kept for requests that come with the same grammar again, as those with tools do, if it is not large."""
+    return _kept(grammar) if sum(map(size, grammar.rules)) <= MOST_SIZE_KEPT else _Places(grammar)
+
+
+@lru_cache(maxsize=128)
+def _kept(grammar: Grammar) -> _Places:
+    return _Places(grammar)
 
 
 def _encoded(low: int, high: int) -> Iterator[tuple[tuple[int, int], ...]]:
@@ -208,13 +223,14 @@ class Machine:
     """A grammar that is being read. For one thread. `BadSchema`: there is no way to an end."""
 
     def __init__(self, grammar: Grammar) -> None:
-        made = _Places(grammar)
+        made = _places(grammar)
         self._places, self._starts, self._costs = made.places, made.starts, made.costs
         self._states: dict[tuple[frozenset[Way], bool], State] = {}
         self._frames: dict[tuple[int, Frame | None], Frame] = {}
         self._moves: dict[tuple[int, int], State | None] = {}
         self._count = 0
-        if (circling := made.circling()) is not None:
+        self._at_once = MOST_AT_ONCE if grammar.origin == "grammar" else MOST_WAYS
+        if (circling := made.circling) is not None:
             rule = f"its rule {grammar.names[circling]}" if circling < len(grammar.names) else "it"
             raise grammar.refusal(f"goes round in circles: {rule} begins with itself, or repeats without end what may "
                                   "be empty")
@@ -224,6 +240,8 @@ class Machine:
             raise grammar.refusal("allows no value that ends: it demands itself inside itself" if endless else
                                   f"allows more than {MOST_WAYS} kinds of values at once")
         self.start = start
+        if start.ways and not any(self._move(start, low) for low, _ in self.next_bytes(start)):
+            raise grammar.refusal(f"is too ambiguous: its first character could stand at more than {self._at_once} places")
 
     def after(self, state: State, data: bytes) -> State | None:
         """The state behind `data`; None when it does not comply."""
@@ -280,13 +298,14 @@ class Machine:
         return self._costs[way[0]] + (way[1].cost if way[1] else 0)
 
     def _move(self, state: State, byte: int) -> State | None:
-        if len(self._moves) > MOST_KEPT:
+        if len(self._moves) > MOST_KEPT or len(self._frames) > MOST_FRAMES:
             self._moves.clear()
             self._states.clear()
             self._frames.clear()
-        reached = [(target, frame) for place, frame in state.ways for low, high, target in self._places[place][1]
-                   if low <= byte <= high]
-        found = self._moves[state.number, byte] = self._state(reached) if reached else None
+        reached = list({(target, frame) for place, frame in state.ways for low, high, target in self._places[place][1]
+                        if low <= byte <= high})
+        found = self._state(reached) if 0 < len(reached) <= self._at_once else None
+        self._moves[state.number, byte] = found
         return found
 
     def _state(self, reached: list[Way]) -> State | None:
