@@ -1,12 +1,14 @@
 """Whether this worker is stopping, and how long its running answers may still take.
 
-Owned by the worker; signal handlers begin it, request threads read it. All writes are single assignments.
+Owned by the worker; signal handlers begin it, request threads read it. All that they write is single assignments.
 """
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from services.errors import Unavailable
 
@@ -17,6 +19,19 @@ class Drain:
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._deadline: float | None = None
+        self._lock = threading.Lock()
+        self.working = 0            # answers that no request waits for; under _lock
+
+    @contextmanager
+    def work(self) -> Iterator[None]:
+        """Around an answer that no request waits for: the stop waits for it as for those in hand."""
+        with self._lock:
+            self.working += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.working -= 1
 
     @property
     def begun(self) -> bool:

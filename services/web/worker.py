@@ -146,7 +146,7 @@ class Worker(gthread.ThreadWorker):
     def _finish(self, leave: Callable[[], None]) -> None:
         """Wait for the answers in hand, which the drain cuts in time, then let the worker's loop end."""
         deadline = time.monotonic() + self.app.settings.drain_timeout + 2
-        while self._busy and time.monotonic() < deadline:
+        while (self._busy or self.app.drain.working) and time.monotonic() < deadline:
             time.sleep(0.05)
         leave()
 

@@ -114,6 +114,7 @@ class Responses(_Stored, Answering):
         """What a request holds goes over to the thread that answers it."""
         name, key = asking.response["id"], replace(g.key, requests_per_minute=None)    # it is counted already
         with ExitStack() as held:
+            held.enter_context(self.room.drain.work())
             held.enter_context(taken(self.room.runs))
             g.ticket.close()
             ticket = held.enter_context(self.parts.admissions.admit(key, cost=0, place=True))

@@ -24,6 +24,7 @@ from services.chat.sessions import Sessions
 from services.errors import (
     BadModel,
     BadRequest,
+    Conflict,
     ContextOverflow,
     DeadlineExceeded,
     Forbidden,
@@ -430,6 +431,28 @@ def test_a_retry_of_an_answered_request_gets_that_answer(house: House) -> None:
     assert again.body()["usage"] == first.body()["usage"] and deltas(events) == again.result == first.result
     assert again.context == first.context and len(house.turns()) == 2 and len(house.engine.asked) == 1
     assert len(house.ask("a", "1", idempotency="other")) and len(house.turns()) == 4
+
+
+def test_a_question_kept_before_is_taken_up(house: House) -> None:
+    house.ask("earlier", "1")
+    ask = Ask(owner="k1", prompt="a", session_id="1", idempotency="digest", about={"x": 1})
+    for _ in range(2):
+        house.chat.keep_question(ask)
+    assert [turn["content"] for turn in house.turns()][2:] == ["a"] and len(house.engine.asked) == 1
+    assert list(house.chat.answer(ask))[-1].result == "You said: a"
+    assert [turn["content"] for turn in house.turns()][2:] == ["a", "You said: a"]
+    assert house.sessions.store.read("k1", "1")[3]["about"] == {"x": 1}
+    with pytest.raises(NotFound):
+        house.chat.keep_question(Ask(owner="k1", prompt="a", session_id="1", idempotency="other", model="none"))
+
+
+def test_who_goes_on_from_a_turn_that_is_not_the_last_is_told(house: House) -> None:
+    house.ask("a", "1")
+    follows = house.sessions.store.read("k1", "1")[-1]["n"]
+    house.ask("b", "1", follows=follows)
+    with pytest.raises(Conflict):
+        house.ask("c", "1", follows=follows)
+    assert len(house.turns()) == 4
 
 
 def test_a_retry_of_a_request_whose_runner_died_is_asked_anew(house: House) -> None:

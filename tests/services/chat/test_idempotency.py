@@ -53,6 +53,26 @@ def collect(run):
     return [event for event in run if event != BEAT]
 
 
+def test_a_run_of_this_process_is_followed(kept):
+    gate = threading.Event()
+    run = kept.run("0", "key", "d", Source(gate=gate))
+    followed = kept.follow("0", "key")
+    assert again(kept).follow("0", "key") is None and kept.follow("1", "key") is None
+    gate.set()
+    assert collect(followed) == collect(run) == EVENTS
+    assert kept.drain(30) and kept.follow("0", "key") is None
+
+
+def test_what_is_forgotten_runs_again(kept):
+    source = Source()
+    kept.forget("0", "key")
+    for runs in (1, 1, 2):
+        if runs == 2:
+            again(kept).forget("0", "key")
+        assert collect(kept.run("0", "key", "d", source)) == EVENTS and source.runs == runs
+        assert kept.drain(30)
+
+
 def test_a_retry_gets_the_first_answer(kept):
     source = Source()
     assert collect(kept.run("0", "key", "d", source)) == EVENTS

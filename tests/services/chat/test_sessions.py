@@ -166,6 +166,49 @@ def test_rewind(sessions):
     assert said(sessions, "1") == [] and sessions.list("0") == {"1": "a"}
 
 
+def test_a_fork_with_an_id_of_its_own(sessions):
+    talk(sessions, "1", "a", "b")
+    assert sessions.fork("0", "1", 2, to="branch")["session_id"] == "branch"
+    assert said(sessions, "branch") == ["a", "to a"]
+    with pytest.raises(Conflict):
+        sessions.fork("0", "1", 2, to="branch")
+
+
+def test_notes_change_nothing_of_a_conversation(sessions):
+    talk(sessions, "1", "a")
+    before = sessions.get("0", "1")
+    sessions.note("0", "1", response="r", deleted=True)
+    talk(sessions, "1", "b")
+    assert said(sessions, "1") == ["a", "to a", "b", "to b"] and sessions.get("0", "1")["name"] == before["name"]
+    note, = [record for record in sessions.store.read("0", "1") if record["type"] == "note"]
+    assert note["response"] == "r" and note["deleted"] is True
+
+
+def test_what_a_question_carries_is_for_its_maker(sessions):
+    with sessions.turn("0", "1", 5) as turn:
+        turn.prompt("a", about={"x": 1})
+        turn.answer("b", finish_reason="stop")
+    assert sessions.store.read("0", "1")[1]["about"] == {"x": 1}
+    assert not any("about" in turn or "x" in turn for turn in sessions.get("0", "1")["turns"])
+
+
+def test_what_follows_what(sessions):
+    talk(sessions, "1", "a")
+    with sessions.turn("0", "1", 5) as turn:
+        last = turn.turns[-1].n
+        turn.check_follows(last, None)
+        with pytest.raises(Conflict):
+            turn.check_follows(last - 1, None)
+        turn.prompt("b", request="digest")
+    with sessions.turn("0", "1", 5) as turn:
+        turn.check_follows(last, "digest")      # its own first try, which was cut
+        for other in (None, "other"):
+            with pytest.raises(Conflict, match="try again"):
+                turn.check_follows(last, other)
+    with sessions.turn("0", "new", 5) as turn, pytest.raises(Conflict):
+        turn.check_follows(0, None)
+
+
 def test_fork(sessions):
     talk(sessions, "1", "a", "b")
     talk(sessions, "7", "x")
