@@ -190,6 +190,7 @@ class _Answer:
         self.reader = speech.Reader(form.tools if tools else None, thinks)
         return msgspec.structs.replace(
             request, stop=prompt.stops(profile, lease.ready), calls=form.tools.calls(tools, thinks) if tools else None,
+            shown=list(thinks[:2]) if thinks else [],
             head=prompt.head(profile, lease.ready, chosen.prompt, chosen.used, asked))
 
     # ------------------------------------------------------------ what it answers

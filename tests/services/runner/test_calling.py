@@ -85,6 +85,31 @@ def answer(model: Model, calls: Calls | None, budget: int = 200, sampling: Sampl
     return text, sequence.done(reason, 0.0)
 
 
+def drafted(model: Model, calls: Calls, budget: int, sampling: Sampling) -> tuple[str, int]:
+    """What `answer` gives, with the sampler's drafts checked in the batch; and how many of them were right."""
+    sequence = prepare(model, Generate(id="", owner="o", prompt=["hello"], max_tokens=budget, sampling=sampling,
+                                       calls=calls))
+    sequence.slot = 0
+    model.cut(0, 0)
+    text, reason, right = "", None, 0
+    while reason is None:
+        draft = sequence.sampler.draft(min(4, sequence.room - 1)) if sequence.completion and sequence.room > 1 else []
+        count = sequence.pending
+        row = model.decode([Chunk(sequence, count, draft)])[0]
+        sequence.past += count
+        for index, guess in enumerate([*draft, -1]):
+            token = sequence.sampler.sample(row + index)
+            piece, reason = sequence.accept(token, model.piece(token), model.is_end(token), 0.0)
+            text += piece
+            if token != guess or reason:
+                break
+            right += 1
+            sequence.past += 1
+        model.cut(0, sequence.past)
+    sequence.sampler.close()
+    return text, right
+
+
 def said(form: Form, text: str, thinks: Thinks | None = None) -> Reader:
     reader = Reader(form, thinks)
     reader.feed(text)
@@ -205,6 +230,14 @@ def test_stop_strings_end_text_and_cut_no_call(tmp_path: Path) -> None:
         assert text.startswith('b<hello "f":') and text.endswith(">") and not done.stopped_by
     finally:
         chain.close()
+
+
+@pytest.mark.parametrize("form", [tools.HERMES, tools.NEMO, tools.DEEPSEEK], ids=lambda form: form.name)
+def test_drafts_change_nothing_and_are_mostly_right(model: Model, form: Form) -> None:
+    calls = form.calls(Toolbox(TOOLS, "required"))
+    for sampling in (COLD, Sampling(temperature=0, repeat_penalty=1.3), Sampling(temperature=0, presence_penalty=2)):
+        text, right = drafted(model, calls, 120, sampling)
+        assert text == answer(model, calls, 120, sampling)[0] and right > 10
 
 
 @pytest.mark.parametrize("form", [tools.HERMES, tools.MISTRAL], ids=lambda form: form.name)
