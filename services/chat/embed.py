@@ -6,16 +6,20 @@ import math
 import struct
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
-from services.chat.profiles import Profile, Profiles
+from services.chat.profiles import Config, Profile, Profiles
+from services.engine import catalog
 from services.engine.client import Engine, Lease
 from services.errors import BadRequest, DeadlineExceeded, Forbidden, NotFound, ParleyError, Unprocessable
 from services.settings import Settings
-from services.wire import Embed, Ready
+from services.wire import Embed, Ranked, Ready, Vectors
 
 PORTION_TEXTS, PORTION_CHARS = 256, 1 << 18     # that a runner is sent at once
+Reply = TypeVar("Reply", Vectors, Ranked)
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,9 @@ class Embeddings:
         raises.
         """
         config = self.profiles.current()
-        name, profile = chosen(config.profiles, ask.model, ask.allowed_profiles)
+        name, profile = chosen(config, self.settings.models_dir, ask.model, ask.allowed_profiles)
         spec = self.profiles.spec(profile, self.settings.models_dir)
-        check = self._checked(beat)
+        check = within(self.settings, beat)
         with self.engine.lease(spec, keep=config.keep(profile), beat=check) as lease:
             _check_dimensions(ask.dimensions, lease.ready)
             vectors, tokens = _vectors(lease, ask, check, charge)
@@ -70,37 +74,51 @@ class Embeddings:
                 vectors = [shortened(vector, wanted) for vector in vectors]
             return Embedded(profile=name, model=lease.ready.model, dimensions=wanted, vectors=vectors, tokens=tokens)
 
-    def _checked(self, beat: Callable[[], None]) -> Callable[[], None]:
-        """`beat`, which gives up when the time of a request is over."""
-        until = time.monotonic() + self.settings.request_timeout
 
-        def check() -> None:
-            beat()
-            if time.monotonic() >= until:
-                raise DeadlineExceeded(f"the embeddings took more than {self.settings.request_timeout:g} seconds "
-                                       "(REQUEST_TIMEOUT)")
-        return check
+def within(settings: Settings, beat: Callable[[], None]) -> Callable[[], None]:
+    """`beat`, which gives up when the time of a request is over."""
+    until = time.monotonic() + settings.request_timeout
+
+    def check() -> None:
+        beat()
+        if time.monotonic() >= until:
+            raise DeadlineExceeded(f"the texts took more than {settings.request_timeout:g} seconds (REQUEST_TIMEOUT)")
+    return check
 
 
 def _vectors(lease: Lease, ask: EmbedAsk, check: Callable[[], None],
              charge: Callable[[int], None]) -> tuple[list[bytes], int]:
     """The vectors, and the tokens of all texts."""
-    vectors: list[bytes] = []
-    tokens = 0
-    for portion in portions(_texts(lease, ask.texts)):
+    def one(number: int) -> str:
+        return "input" if len(ask.texts) == 1 else f"input.{number}"
+
+    def send(portion: list[str]) -> Vectors:
+        return lease.embed(Embed(id=str(uuid.uuid4()), owner=ask.owner, texts=portion, weight=ask.weight))
+    answers = portioned(portions(_texts(lease, ask.texts, one)), send, one, check, charge)
+    return [vector for answer in answers for vector in answer.vectors], sum(sum(answer.tokens) for answer in answers)
+
+
+def portioned(parts: Iterable[list[str]], send: Callable[[list[str]], Reply], name: Callable[[int], str],
+              check: Callable[[], None], charge: Callable[[int], None]) -> list[Reply]:
+    """What a runner says to each of the `parts` that it is sent. `name`: the field that holds the n-th text, for errors
+    about it; `check` is called before each part, `charge` with the tokens of each."""
+    answers: list[Reply] = []
+    before = 0
+    for part in parts:
         check()
         try:
-            answer = lease.embed(Embed(id=str(uuid.uuid4()), owner=ask.owner, texts=portion, weight=ask.weight))
+            answers.append(send(part))
         except ParleyError as error:
-            _name_text(error, len(vectors), len(ask.texts))
+            number = error.details.pop("text", None)    # the runner numbers the texts of a part
+            if isinstance(number, int):
+                _name(error, name(before + number))
             raise
-        vectors += answer.vectors
-        charge(sum(answer.tokens))
-        tokens += sum(answer.tokens)
-    return vectors, tokens
+        charge(sum(answers[-1].tokens))
+        before += len(part)
+    return answers
 
 
-def _texts(lease: Lease, texts: Sequence[str | Sequence[int]]) -> list[str]:
+def _texts(lease: Lease, texts: Sequence[str | Sequence[int]], name: Callable[[int], str]) -> list[str]:
     """`texts` as text, which is what a model's tokenizer then makes the same tokens of."""
     found = []
     for number, text in enumerate(texts):
@@ -112,7 +130,7 @@ def _texts(lease: Lease, texts: Sequence[str | Sequence[int]]) -> list[str]:
             if not found[-1].strip():
                 raise BadRequest("should not be blank, as the text of these tokens is")
         except ParleyError as error:
-            _name(error, number, len(texts))
+            _name(error, name(number))
             raise
     return found
 
@@ -124,32 +142,43 @@ def shortened(vector: bytes, dimensions: int) -> bytes:
     return struct.pack(f"<{dimensions}f", *(number / length for number in numbers))
 
 
-def chosen(profiles: dict[str, Profile], wanted: str | None, allowed: Sequence[str] | None) -> tuple[str, Profile]:
-    """(name, profile) that `wanted` means, as `EmbedAsk.model`."""
-    there = {name: profile for name, profile in profiles.items()
-             if profile.embedding and (allowed is None or name in allowed)}
+def chosen(config: Config, models_dir: Path, wanted: str | None, allowed: Sequence[str] | None,
+           ranks: bool = False) -> tuple[str, Profile]:
+    """(name, profile) that `wanted` means, as `EmbedAsk.model`: one that makes embeddings, or one that `ranks`."""
+    mine = {name: profile for name, profile in config.profiles.items() if allowed is None or name in allowed}
+    there = {name: profile for name, profile in mine.items()
+             if profile.embedding and catalog.ranks(models_dir, profile.model) == ranks}
     for name, profile in there.items():
         if wanted is None or wanted == name:
             return name, profile
     for name, profile in there.items():
         if wanted == profile.model:
             return name, profile
-    raise _none(wanted, profiles, list(there))
-
-
-def _none(wanted: str | None, profiles: dict[str, Profile], there: list[str]) -> ParleyError:
-    """Why there is no such embedding profile."""
-    known = f"there are: {', '.join(there)}" if there else \
-        "there is none; `main.py models pull minilm` brings a model and says what to add to config.json"
+    advice = _TO_RANK if ranks else _TO_EMBED
+    known = f"there are: {', '.join(there)}" if there else f"there is none; {advice}"
     if wanted is None:
-        return NotFound(f"no profile makes embeddings: {known}", code="profile_not_found", param="model")
-    if wanted in profiles and profiles[wanted].embedding:
+        raise NotFound(f"no profile {'ranks texts' if ranks else 'makes embeddings'}: {known}",
+                       code="profile_not_found", param="model")
+    raise _none(wanted, config.profiles, mine, ranks, known)
+
+
+_TO_EMBED = "`main.py models pull minilm` brings a model and says what to add to config.json"
+_TO_RANK = "a profile of a reranker's file with \"embedding\": true is one"
+
+
+def _none(wanted: str, profiles: dict[str, Profile], mine: dict[str, Profile], ranks: bool, known: str) -> ParleyError:
+    """Why `wanted` is no such profile. `mine`: those that may be used."""
+    if wanted in profiles and wanted not in mine and profiles[wanted].embedding:
         return Forbidden(f"this key may not use the profile {wanted[:80]!r}", code="profile_forbidden", param="model")
-    if wanted in profiles:
-        return Unprocessable(f"the profile {wanted[:80]!r} writes text and makes no embeddings; of those that do "
-                             f"{known}", code="no_embedding_profile", param="model")
-    return NotFound(f"no profile for embeddings, and no file of one, is called {wanted[:80]!r}; {known}",
-                    code="model_not_found", param="model")
+    users = [profile for name, profile in profiles.items() if wanted == name]
+    users += [profile for profile in mine.values() if wanted == profile.model]
+    if users:
+        does = "writes text" if not users[0].embedding else "makes embeddings" if ranks else "ranks texts"
+        lacks = "does not rank" if ranks else "makes no embeddings"
+        return Unprocessable(f"the model {wanted[:80]!r} {does} and {lacks}; of those that do {known}", param="model",
+                             code="no_ranking_profile" if ranks else "no_embedding_profile")
+    return NotFound(f"no profile for {'ranking' if ranks else 'embeddings'}, and no file of one, is called "
+                    f"{wanted[:80]!r}; {known}", code="model_not_found", param="model")
 
 
 def _check_dimensions(wanted: int | None, ready: Ready) -> None:
@@ -158,27 +187,20 @@ def _check_dimensions(wanted: int | None, ready: Ready) -> None:
                          "out, or ask for fewer", param="dimensions")
 
 
-def portions(texts: Sequence[str]) -> Iterator[list[str]]:
-    """`texts` in parts that a runner can tokenise and answer quickly."""
+def portions(texts: Sequence[str], beside: int = 0) -> Iterator[list[str]]:
+    """`texts` in parts that a runner can tokenise and answer quickly. `beside`: characters that go with each."""
     portion: list[str] = []
     size = 0
     for text in texts:
-        if portion and (len(portion) == PORTION_TEXTS or size + len(text) > PORTION_CHARS):
+        if portion and (len(portion) == PORTION_TEXTS or size + len(text) + beside > PORTION_CHARS):
             yield portion
             portion, size = [], 0
         portion.append(text)
-        size += len(text)
+        size += len(text) + beside
     if portion:
         yield portion
 
 
-def _name_text(error: ParleyError, before: int, count: int) -> None:
-    """The runner numbers the texts of a portion; the caller knows those of the request."""
-    number = error.details.pop("text", None)
-    if isinstance(number, int):
-        _name(error, before + number, count)
-
-
-def _name(error: ParleyError, number: int, count: int) -> None:
-    error.param = "input" if count == 1 else f"input.{number}"
-    error.message = f"{error.param}: {error.message}"
+def _name(error: ParleyError, field: str) -> None:
+    error.param = field
+    error.message = f"{field}: {error.message}"

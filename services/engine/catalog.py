@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
@@ -13,7 +14,7 @@ from services import paths
 from services.engine import gguf
 from services.engine.gguf import ModelInfo
 from services.engine.machine import available_memory, gpu_backends, in_words
-from services.errors import BadModel, BadRequest, NotFound, OutOfMemory, Unprocessable
+from services.errors import BadModel, BadRequest, NotFound, OutOfMemory, ParleyError, Unprocessable
 from services.wire import RunnerSpec
 
 MAX_THREADS = 512               # ggml's own limit: beyond it, it aborts
@@ -48,6 +49,21 @@ def resolve(models_dir: Path, name: str) -> Path:
         there = ", ".join(list_models(models_dir)) or "none; `main.py models pull` gets one"
         raise NotFound(f"there is no model {name!r} in {models_dir.name}/; those there are: {there}", param="model")
     return path
+
+
+def ranks(models_dir: Path, name: str) -> bool:
+    """Whether the model file `name` ranks texts. Not so of one that is missing or damaged: who loads it is told."""
+    try:
+        path = resolve(models_dir, name)
+        status = path.stat()
+        return _ranks(path, (status.st_mtime_ns, status.st_size, status.st_ino))
+    except (ParleyError, OSError):
+        return False
+
+
+@lru_cache(maxsize=256)
+def _ranks(path: Path, _signature: tuple[int, int, int]) -> bool:
+    return gguf.inspect(path).ranks
 
 
 def _entries(models_dir: Path) -> list[tuple[str, str | None]]:

@@ -33,6 +33,7 @@ from services.wire import (
     Piece,
     Prepare,
     Rank,
+    Ranked,
     Stats,
     Tokenize,
     Tokens,
@@ -211,7 +212,7 @@ class Post:
                 peer.post(message)
                 if not self._can_wait(peer, message):
                     touched[peer] = None
-                if isinstance(message, Done | Vectors | Failed):
+                if isinstance(message, Done | Vectors | Ranked | Failed):
                     peer.sequence = None
         return list(touched)
 

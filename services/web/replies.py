@@ -206,6 +206,23 @@ class Embeddings(BaseModel):
     usage: EmbeddingUsage
 
 
+class RankedText(BaseModel):
+    text: str
+
+
+class RankedDocument(BaseModel):
+    index: int = Field(description="among the documents of the request")
+    relevance_score: float = Field(description="higher is better; the scale is the model's own")
+    document: RankedText | None = None
+
+
+class Reranked(BaseModel):
+    object: Literal["list"]
+    model: str = Field(description="the model's file")
+    results: list[RankedDocument] = Field(description="the best one first")
+    usage: EmbeddingUsage
+
+
 class Health(BaseModel):
     status: Literal["ok"]
 
