@@ -112,6 +112,16 @@ install_packages() {  # stamp, requirement files
     echo "$print" >"$stamp"
 }
 
+# OpenAI's client for Node, which a test drives; without Node, npm or its registry that test is skipped.
+install_node_client() {
+    local stamp=.venv/installed-node folder=tests/clients/node print
+    if ! command -v node >/dev/null || ! command -v npm >/dev/null; then return; fi
+    print="$(fingerprint "$folder/package-lock.json") $(node --version)"
+    if [ "$(cat "$stamp" 2>/dev/null)" = "$print" ] && [ -d "$folder/node_modules" ]; then return; fi
+    if (cd "$folder" && npm ci) >>"$LOG" 2>&1; then echo "$print" >"$stamp"
+    else say "npm could not install OpenAI's client for Node: its test is skipped ($LOG says why)"; fi
+}
+
 # llama.cpp's AMX kernels crash on quantised weights (ggml-org/llama.cpp#20824): it is built without them.
 build_without_amx() {
     local flags=(-mno-amx-tile -mno-amx-int8 -mno-amx-bf16) compiler
@@ -133,7 +143,10 @@ install() {  # "dev" for the test packages too
     build_without_amx
     if wants_build; then build_llama; fi
     install_packages installed requirements.txt
-    if [ "${1:-}" = dev ]; then install_packages installed-dev requirements.txt requirements-dev.txt; fi
+    if [ "${1:-}" = dev ]; then
+        install_packages installed-dev requirements.txt requirements-dev.txt
+        install_node_client
+    fi
 }
 
 run_tests() {
