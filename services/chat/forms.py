@@ -78,7 +78,7 @@ class Form:
 
 def form_of(profile: Profile, ready: Ready) -> Form:
     """Raises `Unprocessable` (`no_chat_template`) when the profile wants a template that the model does not have."""
-    if profile.go:
+    if profile.go and not (profile.go.plain and ready.chat_template):
         return Form(profile.system or "", None, "", "", "", profile.go)
     template = profile.text_template(bool(ready.chat_template))
     if template is not None:

@@ -17,6 +17,7 @@ Directives in it (each to the next directive or the line's end; K: after this ma
     !sleep S        seconds before each further piece   !half [K]       send half a frame, then end the connection
     !fail CODE      answer Failed with this code        !huge [K]       announce a frame of 1 GB
     !close [K]      end the connection without Done     !wrongid [K]    send a piece of another request
+    !prompt         answer the whole prompt
     !call NAME JSON     call the tool with these arguments, written as the request has it, behind what !echo says and
                         other calls; where a call is required and none is made it is the first tool's, with {}
 

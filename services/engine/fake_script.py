@@ -21,7 +21,7 @@ ASSISTANT = re.compile(r"\n[ \t]*(?:#+ *)?(?:ai|bot|assistant|answer|response|mo
 TURN = re.compile(r"<\|im_start\|>(\w+)\n")
 MARK = re.compile(r"<\|im_end\|>|</?s>|\[/?INST\]")
 DIRECTIVE = re.compile(r"(?:^|(?<=\s))!([a-z]+)[ \t]*((?:(?![ \t]+![a-z]).)*)")
-WRITES = ("echo", "tokens", "bytes")
+WRITES = ("echo", "prompt", "tokens", "bytes")
 FAULTS = ("die", "hang", "freeze", "garbage", "half", "huge", "close", "wrongid")
 FOR_EVER = 1e6          # seconds
 
@@ -40,6 +40,7 @@ class Script:
     """What the directives of one prompt ask for."""
 
     answer: str
+    prompt: str = ""
     wait: float = 0.0
     sleep: float = 0.0
     fail: str | None = None
@@ -50,7 +51,7 @@ class Script:
     @classmethod
     def read(cls, prompt: str, first: str = "", request: Generate | None = None) -> Script:
         said = last_said(prompt)
-        script = cls(reply(prompt, said))
+        script = cls(reply(prompt, said), prompt)
         if request and request.suffix is not None:
             script.answer = f"between {(said.splitlines() or [''])[-1]} and {(request.suffix.splitlines() or [''])[0]}"
         for word, rest in DIRECTIVE.findall(f"{first}\n{said}"):
@@ -81,6 +82,8 @@ class Script:
         self.written = True
         if word == "echo":
             self.answer = rest
+        elif word == "prompt":
+            self.answer = self.prompt
         elif word == "tokens":
             self.answer = " ".join(f"w{n + 1}" for n in range(int(rest)))
         else:

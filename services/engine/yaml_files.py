@@ -2,8 +2,8 @@
 
 Read from the parser's events, since PyYAML's own loaders nest without bound (its C one ends the process), copy what
 anchors name as often as it is merged, and take the last of two equal keys. Scalars are YAML 1.2's core schema, as in
-Go: `yes` and `12:30` are texts. Keys are texts. Anchors, aliases and merge keys (`<<`) work, and are counted as what
-they stand for.
+Go: `yes` and `12:30` are texts. So are more than 20 digits, which may be a checksum. Keys are texts. Anchors, aliases
+and merge keys (`<<`) work, and are counted as what they stand for.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _PLAIN: dict[str, re.Pattern[str]] = {
     "null": re.compile(r"~|null|Null|NULL|"),
     "bool": re.compile(r"true|True|TRUE|false|False|FALSE"),
     "int": re.compile(r"[-+]?[0-9]{1,20}|0x[0-9a-fA-F]{1,16}|0o[0-7]{1,21}"),
-    "float": re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]{1,4})?"),
+    "float": re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]{1,20}(?=[eE]))(?:[eE][-+]?[0-9]{1,4})?"),
 }
 Key = tuple[str | int, ...]
 
@@ -211,7 +211,7 @@ class _Reader:
     def tagged(self, event: ScalarEvent, text: str, kind: str) -> Any:
         if kind == "str":
             return text
-        if not _PLAIN[kind].fullmatch(text):
+        if not (_PLAIN[kind].fullmatch(text) or (kind == "float" and _PLAIN["int"].fullmatch(text))):
             self.fail(event, f"{text[:40]!a} is no !!{kind}")
         return _made(kind, text)
 

@@ -87,3 +87,14 @@ def test_variables_of_source_systems_without_effect_are_known() -> None:
 def test_a_hub_has_a_scheme() -> None:
     with pytest.raises(ConfigError, match="HF_ENDPOINT='foo': expected an address"):
         load({"HF_ENDPOINT": "foo"}, None)
+
+
+def test_localais_galleries_and_preloads() -> None:
+    settings = load({"GALLERIES": '[{"name": "a", "url": "https://x/y.yaml"}]', "PRELOAD_MODELS": '[{"id": "a@b"}]'},
+                    None)
+    assert settings.galleries == (("a", "https://x/y.yaml"),) and settings.preload_models == ({"id": "a@b"},)
+    for name, text in (("GALLERIES", "[1]"), ("GALLERIES", '[{"name": "x"}]'), ("GALLERIES", "{"),
+                       ("GALLERIES", '[{"name": "x", "url": "y"}, {"name": "x", "url": "z"}]'),
+                       ("PRELOAD_MODELS", "{}"), ("PRELOAD_MODELS", "[" * 100_000)):
+        with pytest.raises(ConfigError, match=f"{name}=.*expected a JSON array"):
+            load({name: text}, None)
