@@ -7,6 +7,7 @@ in one go is bounded by `check`ing its arguments before and its `result` after.
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
@@ -21,6 +22,8 @@ MAX_STEPS = 500_000             # Python functions called, generators resumed, i
 CPU_SECONDS = 1.0
 MIN_TOTAL = 64 << 20            # characters and items that may be built in all: some templates add to one long text
 MAX_BITS = 256                  # of a whole number
+# an escape of Python's, and the code in it if it is a private character's
+_ESCAPE = re.compile(r"\\(?:u(e...|f[0-8]..)|U000(f....)|U00(10....)|.)")
 _READ_ONCE: tuple[type, ...] = (GeneratorType, type(reversed([])), type(reversed({})), reversed)
 
 
@@ -175,4 +178,15 @@ def concat(parts: Iterable[str], between: str = "") -> str:
 
 def written(parts: Iterable[Any]) -> str:
     """The values of `parts` as one text, bounded."""
-    return concat([str(check(part)) for part in parts])
+    return concat([text(part) for part in parts])
+
+
+def text(value: Any) -> str:
+    """`value` as text, checked. Private characters, the marks of `services.chat.special`, stay as they are where
+    Python's notation of lists and objects would escape them."""
+    shown = str(check(value))
+    return shown if isinstance(value, str) else _ESCAPE.sub(_unescaped, shown)
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    return chr(int(match[match.lastindex], 16)) if match.lastindex else match[0]

@@ -20,7 +20,7 @@ from services.chat.profiles import Profile
 from services.errors import Unprocessable
 from services.wire import Ready
 
-NOT_SAID = ("role", "type")     # fields whose plain words mean something to a template
+NOT_SAID = ("role", "type", "required")     # fields whose plain words mean something to a template
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _said(value: Any, field: str = "") -> Iterator[str]:
             yield from _said(item, name)
     elif isinstance(value, list):
         for item in value:
-            yield from _said(item)
+            yield from _said(item, field)
 
 
 def _with(value: Any, texts: Iterator[str], field: str = "") -> Any:
@@ -150,8 +150,8 @@ def _with(value: Any, texts: Iterator[str], field: str = "") -> Any:
         return value if _plain(value, field) else next(texts)
     if isinstance(value, dict):
         return {name if name.isidentifier() else next(texts): _with(item, texts, name) for name, item in value.items()}
-    return [_with(item, texts) for item in value] if isinstance(value, list) else value
+    return [_with(item, texts, field) for item in value] if isinstance(value, list) else value
 
 
 def _plain(value: str, field: str) -> bool:
-    return field in NOT_SAID and value.isalpha()
+    return field in NOT_SAID and value.isidentifier()

@@ -40,7 +40,7 @@ def _join(value: Iterable[Any], d: str = "", attribute: str | int | None = None)
     items = list(value)
     if attribute is not None:
         items = [item.get(attribute, "") if isinstance(item, dict) else item[attribute] for item in items]
-    return bounds.concat([str(bounds.check(item)) for item in items], str(d))
+    return bounds.concat([bounds.text(item) for item in items], str(d))
 
 
 def _indent(text: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
@@ -77,7 +77,7 @@ def _format(text: str, *values: Any, **named: Any) -> str:
         if spec or conversion or not (field.isalnum() or not field):
             raise SecurityError(f"the field {{{field[:60]}}} is not plain")
         value = values[int(field or number)] if field.isdigit() or not field else named[field]
-        parts.append(str(bounds.check(value)))
+        parts.append(bounds.text(value))
     return bounds.concat(parts)
 
 
@@ -94,7 +94,7 @@ def _raise_exception(message: object = "") -> NoReturn:
 
 _FILTERS = ("abs", "capitalize", "count", "d", "default", "dictsort", "first", "float", "int", "items", "last",
             "length", "list", "lower", "map", "max", "min", "reject", "rejectattr", "reverse", "select", "selectattr",
-            "sort", "string", "title", "trim", "unique", "upper", "wordcount")
+            "sort", "title", "trim", "unique", "upper", "wordcount")
 _METHODS: dict[type, frozenset[str]] = {
     str: frozenset(("capitalize", "casefold", "count", "endswith", "find", "index", "isalnum", "isalpha", "isdigit",
                     "islower", "isspace", "isupper", "join", "lower", "lstrip", "partition", "removeprefix",
@@ -129,7 +129,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
                          undefined=ChainableUndefined, extensions=[_Generation, "jinja2.ext.loopcontrols"])
         self.filters = {name: bounds.checked(self.filters[name]) for name in _FILTERS}
         own: dict[str, Callable[..., Any]] = {"replace": _replace, "join": _join, "indent": _indent, "tojson": _tojson,
-                                              "safe": str, "sum": _sum}
+                                              "safe": bounds.text, "string": bounds.text, "sum": _sum}
         self.filters |= {name: bounds.checked(function) for name, function in own.items()}
         self.filters |= {"_check": bounds.check, "_result": bounds.result, "_written": bounds.written,
                          "_each": bounds.each}
@@ -214,4 +214,4 @@ def _filtered(node: nodes.Node, name: str) -> nodes.Filter:
 def _finalize(context: Context, value: Any) -> Any:
     if isinstance(value, Undefined):
         return value
-    return bounds.write(str(bounds.check(value)))
+    return bounds.write(bounds.text(value))

@@ -54,6 +54,10 @@ def test_common_templates_come_out_as_written() -> None:
     ("{% macro m() %}<{{ caller() }}>{% endmacro %}{% call m() %}x{% endcall %}{{ 'a b'.split()[-1] }}", "<x>b"),
     ("{{ [1, 2] | tojson(indent=2) }}{{ {'a': 1} | tojson(separators=(',', ':')) }}", '[\n  1,\n  2\n]{"a":1}'),
     ("{{ 'ü\ue0f1😀' | tojson(ensure_ascii=True) }}", '"\\u00fc\ue0f1\\ud83d\\ude00"'),
+    ("{{ ['\ue0f1\\\\ue0f1', '\U000f0000\uffff\U00100000\\n'] }}",
+     "['\ue0f1\\\\ue0f1', '\U000f0000\\uffff\U00100000\\n']"),
+    ("{{ {'a': '\ue0f1'} | string }}{{ '' ~ ['\uf8ff'] }}{{ [['\ue000']] | join }}",
+     "{'a': '\ue0f1'}['\uf8ff']['\ue000']"),
     ("{{ messages is iterable }}{{ messages[0] is mapping }}{{ messages[0].content is string }}", "TrueTrueTrue"),
     ("{% set ns = namespace(q=[]) %}{% for m in messages %}{% set _ = ns.q.append(m.role) %}{% endfor %}"
      "{{ ns.q.pop(0) }}{{ ns.q | length }}", "user2"),
