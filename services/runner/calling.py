@@ -6,30 +6,25 @@ grammar, as a value is (complying.py), and all is closed in time. A call that th
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache, partial
-from typing import Any
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
 from services.errors import BadRequest, BadSchema
-from services.runner.closing import Value
-from services.runner.complying import MOST_TRIES, Holding, Spelling, candidates_of, rules_of
-from services.runner.gbnf import Call, Grammar, Literal, Repeat, Row
-from services.runner.grammar import grammar_of
+from services.runner.complying import MOST_TRIES, Holding, candidates_of
 from services.runner.llama import lib
 from services.runner.model import Model
 from services.runner.sequence import SamplingFailed
 from services.runner.text import Text
+from services.runner.tool import Tool, spelled
 from services.runner.watch import Watch
-from services.wire import CallForm, Calls, Sampling
+from services.wire import Calls, Sampling
 
 MOST_TOOLS = 128
-MOST_KEPT = 4096        # characters of a schema whose grammar is kept for the next request
 MOST_GAP = 4            # characters of white space between calls that are no list
 
-Way = tuple[list[int], "_Tool | None"]      # tokens that lead to a tool's arguments; None: to the end of all
+Way = tuple[list[int], Tool | None]        # tokens that lead to a tool's arguments; None: to the end of all
 
 
 class Calling(Holding):
@@ -50,7 +45,7 @@ class Calling(Holding):
         self._gap = b""                             # white space behind the latest call
         self._watch = Watch.over(calls)
         self._step: Callable[[int], int] = self._free
-        self._tools: list[_Tool] = []
+        self._tools: list[Tool] = []
         try:
             self._prepare()
         except BadSchema:
@@ -60,7 +55,8 @@ class Calling(Holding):
     def _prepare(self) -> None:
         calls = self._calls
         self._closing, self._thought = self._spell(calls.closing), self._spell(calls.thought)
-        self._tools = [_Tool(self._model, form, self._spelling, self._spell) for form in calls.forms]
+        for form in calls.forms:
+            self._tools.append(Tool(self._model, form, self._spelling, self._spell))
         self._first_costs = min(self._cost(tool, calls.opening) for tool in self._tools)
         self._another_costs = min(self._cost(tool, "") for tool in self._tools)
         if not calls.required:
@@ -135,7 +131,7 @@ class Calling(Holding):
         self._follow([(tokens[1:], tool) for tokens, tool in ways if tokens[0] == token])
         return token
 
-    def _enter(self, tool: _Tool, row: int) -> int:
+    def _enter(self, tool: Tool, row: int) -> int:
         """The first token of a call's arguments."""
         self._value, self._rules = tool.begin(self._left - len(self._closing))
         self._tool, self._step = tool, self._hold
@@ -218,7 +214,7 @@ class Calling(Holding):
             raise SamplingFailed("this model has no token to end an answer with")
         return eos if eos >= 0 else min(self._model.ends)
 
-    def _cost(self, tool: _Tool, lead: str) -> int:
+    def _cost(self, tool: Tool, lead: str) -> int:
         """Of the shortest call."""
         return len(self._spell(lead + tool.begins)) + tool.least + len(self._closing)
 
@@ -244,83 +240,3 @@ class Calling(Holding):
             raise BadSchema(f"this model's vocabulary cannot spell {text[:80]!r}, which a call of a tool needs",
                             param="tools")
         return tokens
-
-
-class _Tool:
-    """A tool that may be called: the grammar of its arguments and of what is plain text behind them."""
-
-    def __init__(self, model: Model, form: CallForm, spelling: Spelling, spell: Callable[[str], list[int]]) -> None:
-        self.begins = form.begin.rstrip(" ")        # a blank is often one token with the bracket behind it
-        behind = _plain(model, form.end)
-        self.tail = spell(form.end[len(behind):])
-        try:
-            text = json.dumps(form.schema)
-            make = _kept if len(text) <= MOST_KEPT else _grammar
-            grammar = make(text, len(form.begin) - len(self.begins), behind)
-            self._value = Value(grammar, spelling.tokens, 0, len(model.byte_tokens) == 256)
-            self._rules, self._used = rules_of(model, grammar), False
-        except BadSchema as error:
-            raise _bad_tool(form.name, str(error)) from None
-        ending = self._value.ending(self._value.state)
-        if ending is None:
-            self.close()
-            raise _bad_tool(form.name, "the shortest arguments are too long, or the model's vocabulary cannot spell "
-                            "them")
-        self.least = len(ending) + len(self.tail)
-
-    def begin(self, budget: int) -> tuple[Value, Any]:
-        """What holds a call's arguments, of which nothing is written. `budget`: the tokens for them and the tail."""
-        if self._used:
-            lib.llama_sampler_reset(self._rules)
-        self._used = True
-        self._value.begin(budget - len(self.tail))
-        return self._value, self._rules
-
-    def close(self) -> None:
-        lib.llama_sampler_free(self._rules)
-
-
-def _grammar(schema: str, blanks: int, behind: str) -> Grammar:
-    """Of a call's arguments, with up to so many blanks before them and a text behind."""
-    inner = grammar_of(json.loads(schema))
-    root = Row((Repeat(Literal(" "), 0, blanks), Call(inner.root), Literal(behind)))
-    return Grammar((*inner.rules, root), len(inner.rules))
-
-
-_kept = lru_cache(maxsize=256)(_grammar)        # clients send the same tools with each question
-
-
-def _bad_tool(name: str, what: str) -> BadSchema:
-    where, path, why = what.partition("schema")
-    return BadSchema(f"the tool {name!r}: " + (f"parameters{why}" if path and not where else what), param="tools")
-
-
-def texts_of(calls: Calls) -> list[str]:
-    """All texts that are written around the arguments of calls, and around thoughts."""
-    return [calls.opening, calls.between, calls.closing, calls.think, calls.thought,
-            *(form.begin + form.end for form in calls.forms)]
-
-
-def shown_tokens(model: Model, texts: Iterable[str]) -> dict[int, bytes]:
-    """The special tokens in `texts` that are otherwise no text, and how they are spelled."""
-    tokens = {token for text in texts if text for token in model.tokens(text)}
-    return {token: model.spelled(token) for token in tokens if not (model.piece(token) or model.is_end(token))}
-
-
-def spelled(model: Model, spelling: Spelling, data: bytes) -> list[int] | None:
-    """The tokens of a text that may hold special ones; None when the vocabulary cannot spell it."""
-    tokens: list[int] = []
-    for token in model.tokens(data.decode("utf-8", "ignore")):
-        if not model.piece(token):
-            plain, _, data = data.partition(model.spelled(token))
-            if (before := spelling.tokens(plain)) is None:
-                return None
-            tokens += [*before, token]
-    rest = spelling.tokens(data)
-    return None if rest is None else tokens + rest
-
-
-def _plain(model: Model, text: str) -> str:
-    """What `text` begins with, before a special token."""
-    specials = [model.spelled(token).decode() for token in model.tokens(text) if not model.piece(token)]
-    return text.partition(specials[0])[0] if specials else text

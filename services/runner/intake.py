@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.errors import BadRequest, ContextOverflow, NoInfill
-from services.runner.calling import Calling, shown_tokens, texts_of
+from services.runner.calling import Calling
 from services.runner.complying import Complying
 from services.runner.gbnf_reader import grammar_from
 from services.runner.grammar import grammar_of
@@ -13,6 +13,7 @@ from services.runner.model import Model
 from services.runner.sampler import Chain
 from services.runner.sequence import BATCH, INTERACTIVE, PREPARE, Sampler, Sequence, Silent
 from services.runner.text import Text
+from services.runner.tool import shown_tokens, texts_of
 from services.runner.vocabulary import check_tokens
 from services.wire import Count, Counted, Generate, Prepare
 
@@ -31,6 +32,7 @@ def prepare(model: Model, message: Generate) -> Sequence:
     room = min(message.max_tokens, model.n_ctx - len(prompt))
     shown = shown_tokens(model, [*message.shown, *(texts_of(message.calls) if message.calls else ())])
     text = Text(message.stop)
+    likely = _likely(message)
     sampler: Sampler
     if message.schema is not None or message.grammar:       # no stop string cuts a value
         grammar = grammar_from(message.grammar) if message.schema is None else grammar_of(message.schema)
@@ -42,7 +44,7 @@ def prepare(model: Model, message: Generate) -> Sequence:
     return Sequence(id=message.id, owner=message.owner, prompt=prompt, sampler=sampler, text=text, shown=shown,
                     max_tokens=room, session=message.session,
                     head=head_tokens(model.tokenize, message.prompt, message.head, prompt),
-                    likely=_likely(message), weight=message.weight, rank=BATCH if message.batch else INTERACTIVE)
+                    likely=likely, weight=message.weight, rank=BATCH if message.batch else INTERACTIVE)
 
 
 def _prompt(model: Model, message: Generate) -> list[int]:

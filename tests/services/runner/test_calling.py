@@ -289,7 +289,7 @@ def test_what_cannot_be_kept_to_is_refused(model: Model, monkeypatch: pytest.Mon
     for schema, message in ((long, "too long"), (endless, "allows no value that ends")):
         with pytest.raises(BadSchema, match=f"the tool 'f': .*{message}"):
             answer(model, Calls(forms=[CallForm(name="f", begin="<", schema=schema)], trigger="<"))
-    monkeypatch.setattr("services.runner.calling.Spelling.tokens", lambda self, data: None)
+    monkeypatch.setattr("services.runner.complying.Spelling.tokens", lambda self, data: None)
     with pytest.raises(BadSchema, match="cannot spell"):
         answer(model, tools.HERMES.calls(Toolbox((NOW,))))
 
