@@ -132,9 +132,9 @@ def messages(kept: Kept) -> list[Message]:
     return list(chain.from_iterable(said))
 
 
-def calls(kept: Kept) -> set[str]:
-    """The ids of all calls of tools in that conversation."""
-    return {call.id for message in messages(kept) for call in message.calls}
+def calls(kept: Kept) -> dict[str, str]:
+    """All calls of tools in that conversation, id to tool."""
+    return {call.id: call.name for message in messages(kept) for call in message.calls}
 
 
 def end_with(sessions: Sessions, owner: str, response: str, status: str, error: ParleyError | None = None) -> None:

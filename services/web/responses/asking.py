@@ -47,32 +47,31 @@ class Asking:
     def make(self, digest: str | None) -> Sequence[Ask]:
         """As `Answering.respond` wants it: the same for the same `digest`, however often."""
         body = self.body
-        given = [{"role": "user", "content": body.input}] if isinstance(body.input, str) else body.input
-        said = _question(items.messages(given))
         self.digits = uuid.uuid4().hex if digest is None else digest[:32]
-        session, follows, before = self._place(digest, given)
+        named, before = common.session_id(body.metadata), self._previous()
+        said = _question(body.input, named, before)
+        schema, tools = body.form(), body.offered()
+        common.only_one_form(**{"text.format": schema, "tools": tools})
+        session, follows, earlier = self._place(digest, named, before)
         self.response = self._shape(responses.new_id(self.digits, session if self.store else None), session)
         about = {"response": self.response["id"], "shape": self.response,
                  "input": items.told(body.input, f"{self.digits}i")}
         system = [Message("system", body.instructions)] if body.instructions else []
         if body.background:     # the question is stored before it is answered, and known by this
             digest = digest or self.digits
-        return [common.make_ask(digest, messages=(*system, *before, *said), session_id=session, follows=follows,
-                                about=about if self.store else None, model=body.model, tools=body.offered(),
-                                schema=body.form(), max_tokens=body.max_output_tokens, logprobs=body.likely(),
+        return [common.make_ask(digest, messages=(*system, *earlier, *said), session_id=session, follows=follows,
+                                about=about if self.store else None, model=body.model, tools=tools,
+                                schema=schema, max_tokens=body.max_output_tokens, logprobs=body.likely(),
                                 stream=bool(body.stream), **body.sampling())]
 
     def render(self, events: Iterator[Indexed]) -> Iterator[Payload]:
         """As `Answering.respond` wants it."""
         return Shaper(self.response, self.digits).payloads(events, bool(self.body.stream))
 
-    def _place(self, digest: str | None, given: Sequence[items.Item]
+    def _place(self, digest: str | None, session: str | None, before: Kept | None
                ) -> tuple[str | None, int | None, Sequence[Message]]:
         """The session (None: nothing is kept), the number of the turn that it must end with, and, where there is no
-        session, the messages before."""
-        session, before = common.session_id(self.body.metadata), self._previous()
-        if session is None:
-            items.check_outputs(given, set() if before is None else responses.calls(before))
+        session, the messages before. `session`: that the request names; `before`: what it goes on from."""
         if before is None:
             return (responses.session_for(self.digits) if self.store and session is None else session), None, ()
         if session not in (None, before.session):
@@ -118,8 +117,12 @@ class Asking:
                      "verbosity": (body.text and body.text.verbosity) or "medium"}, **more}
 
 
-def _question(said: list[Message]) -> list[Message]:
-    """BadRequest unless something is asked."""
+def _question(given: str | Sequence[items.Item], session: str | None, before: Kept | None) -> list[Message]:
+    """What is said. BadRequest unless it is a question, in a `session` or after the response `before`."""
+    if isinstance(given, str):
+        said = [Message("user", given)]
+    else:
+        said = items.messages(given, responses.calls(before) if before else {} if session is None else None)
     if not any(message.role != "system" for message in said):
         raise BadRequest("input: expected a message of the user, or the output of a function call", param="input",
                          code="missing_required_parameter")

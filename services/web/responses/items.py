@@ -6,7 +6,7 @@ answer or the calls that it led to. Everything else is refused by its name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,12 +19,19 @@ _TEXT_PARTS = {"input_text": "text", "output_text": "text", "refusal": "refusal"
 _PREFIX = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
 
 
-def messages(items: Sequence[Item]) -> list[Message]:
-    """What `items` say; BadRequest naming the field that is wrong. What one answer consists of is one message."""
+def messages(items: Sequence[Item], called: Mapping[str, str] | None = None) -> list[Message]:
+    """What `items` say; BadRequest naming the field that is wrong. What one answer consists of is one message.
+
+    `called`: the calls before them, id to tool; None: they are not known, so an output may be of any call.
+    """
     said: list[Message] = []
+    names = dict(called or {})
     for index, item in enumerate(items):
         kind = _kind(item, index)
         message = _READERS[kind](item, f"input.{index}")
+        if message.role == "tool":
+            message = _result(message, names, called is not None, f"input.{index}.call_id")
+        names |= {call.id: call.name for call in message.calls}
         if said and (whole := _joined(said[-1], message, kind)) is not None:
             said[-1] = whole
         else:
@@ -38,18 +45,12 @@ def told(given: str | Sequence[Item], tail: str) -> list[Item]:
     return [_told(item, f"{tail}{index:02d}") for index, item in enumerate(items)]
 
 
-def calls(items: Sequence[Item]) -> set[str]:
-    """The ids of the calls in `items`."""
-    return {item["call_id"] for item in items if item.get("type") == "function_call"}
-
-
-def check_outputs(items: Sequence[Item], known: set[str]) -> None:
-    """BadRequest for an output whose call is neither in `items` nor `known`."""
-    known = known | calls(items)
-    for index, item in enumerate(items):
-        if item.get("type") == "function_call_output" and item["call_id"] not in known:
-            raise BadRequest(f"No tool call found for function call output with call_id {item['call_id'][:80]}.",
-                             param=f"input.{index}.call_id")
+def _result(message: Message, names: Mapping[str, str], known: bool, param: str) -> Message:
+    """With the tool's name. `known`: whether all calls are in `names`."""
+    if known and message.call_id not in names:
+        raise BadRequest(f"No tool call found for function call output with call_id {message.call_id[:80]}.",
+                         param=param)
+    return replace(message, name=names.get(message.call_id, ""))
 
 
 def _told(item: Item, tail: str) -> Item:

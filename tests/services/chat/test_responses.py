@@ -94,7 +94,7 @@ def test_an_earlier_response_goes_on_in_a_branch(sessions):
     with pytest.raises(NotFound):       # the branch took the turn along, not the response
         responses.find(sessions, "0", f"resp_{DIGITS[0]}_{session}")
     assert responses.messages(kept) == [Message("user", "ask a"), Message("assistant", "yes", (Call("c", "f", "{}"),))]
-    assert responses.calls(kept) == {"c"}
+    assert responses.calls(kept) == {"c": "f"}
 
 
 def test_a_retry_goes_on_where_its_first_try_did(sessions):

@@ -24,7 +24,7 @@ ONE, TWO = Call("c", "f", "{}"), Call("d", "g", "{}")
     ([{"role": "user", "content": [{"type": "input_text", "text": "a"}, {"type": "text", "text": "b"}]}],
      [Message("user", "ab")]),
     ([{"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}], [Message("assistant", "no")]),
-    ([CALL, OTHER, OUTPUT], [Message("assistant", calls=(ONE, TWO)), Message("tool", "5", call_id="c")]),
+    ([CALL, OTHER, OUTPUT], [Message("assistant", calls=(ONE, TWO)), Message("tool", "5", call_id="c", name="f")]),
     ([SAID, CALL], [Message("assistant", "a", (ONE,))]),
     ([THOUGHT, SAID, CALL], [Message("assistant", "a", (ONE,), reasoning="hm")]),
     ([THOUGHT, CALL], [Message("assistant", calls=(ONE,), reasoning="hm")]),
@@ -67,7 +67,7 @@ def test_told_again():
 
 
 def test_outputs_have_calls():
-    items.check_outputs([CALL, OUTPUT], set())
-    items.check_outputs([OUTPUT], {"c"})
-    with pytest.raises(BadRequest, match=r"No tool call found for function call output with call_id c\."):
-        items.check_outputs([OTHER, OUTPUT], set())
+    assert items.messages([OUTPUT], {"c": "f"}) == [Message("tool", "5", call_id="c", name="f")]
+    for before in ([OTHER, OUTPUT], [OUTPUT, CALL]):
+        with pytest.raises(BadRequest, match=r"No tool call found for function call output with call_id c\."):
+            items.messages(before, {})

@@ -64,17 +64,24 @@ def test_what_is_asked(scripted):
         "input": "p", "instructions": "be", "model": "one", "temperature": 0, "top_p": 0.5, "top_k": 3, "min_p": 0.1,
         "repeat_penalty": 1.1, "max_output_tokens": 9, "stop": "x", "seed": 4, "presence_penalty": 1, "tools": [tool],
         "frequency_penalty": 0.5, "logit_bias": {"5": 1}, "top_logprobs": 2, "parallel_tool_calls": False,
-        "text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "array"}}},
         "tool_choice": "required"})
     assert response.status_code == 200, response.text
     asked = scripted.parts.chat.asked[0]
     assert (asked.request_id, asked.allowed_profiles, asked.model, asked.stop) == ("r-1", ("one",), "one", ("x",))
     assert [(message.role, message.content) for message in asked.messages] == [("system", "be"), ("user", "p")]
     assert (asked.temperature, asked.top_p, asked.top_k, asked.min_p, asked.repeat_penalty) == (0, 0.5, 3, 0.1, 1.1)
-    assert (asked.max_tokens, asked.seed, asked.logprobs, asked.schema) == (9, 4, 2, {"type": "array"})
+    assert (asked.max_tokens, asked.seed, asked.logprobs, asked.schema) == (9, 4, 2, None)
     assert (asked.presence_penalty, asked.frequency_penalty, asked.logit_bias) == (1, 0.5, {5: 1})
     assert asked.tools and (asked.tools.choice, asked.tools.parallel) == ("required", False)
     assert asked.session_id and asked.session_id.startswith("resp-") and asked.about["response"] == response.json["id"]
+
+
+@pytest.mark.parametrize(("form", "schema"), [
+    ({"type": "text"}, None), ({"type": "json_object"}, {"type": "object"}),
+    ({"type": "json_schema", "name": "n", "schema": {"type": "array"}}, {"type": "array"})])
+def test_what_the_text_must_look_like(scripted, form, schema):
+    assert post(scripted, text={"format": form})["text"]["format"] == form
+    assert scripted.parts.chat.asked[0].schema == schema
 
 
 def test_json_is_the_end_of_the_stream(scripted):
