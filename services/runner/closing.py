@@ -40,6 +40,11 @@ class Value:
         """Tokens that are left beyond those that close the value."""
         return self.left - len(self.ending(self.state) or ())
 
+    @property
+    def steps(self) -> int:
+        """How much work was done so far to read what may come."""
+        return self._machine.steps
+
     def after(self, piece: bytes) -> State | None:
         """Where the value would stand behind `piece`; None when it would not comply."""
         return self._machine.after(self.state, piece) if piece else None

@@ -2,7 +2,7 @@
 
 A token is first chosen freely, then checked: the vocabulary is masked only when the choice does not comply. Two
 readers of the same grammar check: llama.cpp's, which can mask, and ours (pushdown.py), which knows what it takes to
-close the value, reads UTF-8 strictly and sees the text that is really sent.
+close the value, reads UTF-8 strictly and sees the text that is really sent. A client's own grammar ours reads alone.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ from services.runner.sequence import SamplingFailed
 from services.wire import Sampling
 
 FEW = 32                # first bytes of tokens, up to which the second ones are looked at as well
+ENOUGH = 256            # tokens that comply, the likeliest ones: no more are looked for
+PATIENCE = 30_000       # steps of our reader for one token: about as many microseconds
 MOST_TRIES = 32         # tokens that comply but do not fit, or the like: then the value is closed
 
 
 class Holding(Chain):
-    """Holds the model to a grammar: to the value `_value`, which llama.cpp's `_rules` mask.
+    """Holds the model to a grammar: to the value `_value`, which llama.cpp's `_rules` mask, or our reader without them.
 
     `forced` are tokens that come next whatever the model says.
     """
@@ -63,7 +65,8 @@ class Holding(Chain):
                 continue
             state = self._value.after(piece := self._model.piece(token))
             if state and self._value.fits(state):
-                lib.llama_sampler_accept(self._rules, token)
+                if self._rules:
+                    lib.llama_sampler_accept(self._rules, token)
                 self._value.take(state, piece)
                 self.closed = self._value.left <= 0 and bool(state.ways)    # a number, say, that might have gone on
                 return token
@@ -122,7 +125,23 @@ class Holding(Chain):
 
     def _complying(self, candidates: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """The candidates, with the logits of those that break the grammar at minus infinity."""
+        if not self._rules:
+            return self._read(candidates)
         lib.llama_sampler_apply(self._rules, ctypes.byref(_pointer(candidates)))
+        return candidates
+
+
+    def _read(self, candidates: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """The same by our reader: the likeliest first, until there are enough or its patience is at an end."""
+        complying, until = [], self._value.steps + PATIENCE
+        for place in np.argsort(-candidates["logit"], kind="stable"):
+            token = int(candidates["id"][place])
+            ends = self._model.is_end(token)
+            if self._value.state.whole if ends else self._value.after(self._model.piece(token)):
+                complying.append(place)
+            if len(complying) >= ENOUGH or self._value.steps > until:
+                break
+        candidates["logit"][np.setdiff1d(np.arange(len(candidates)), complying)] = -np.inf
         return candidates
 
 
@@ -148,11 +167,15 @@ class Complying(Holding):
 
     def close(self) -> None:
         super().close()
-        lib.llama_sampler_free(self._rules)
+        if self._rules:
+            lib.llama_sampler_free(self._rules)
 
 
 def rules_of(model: Model, grammar: Grammar) -> Any:
-    """llama.cpp's reader of a grammar, to be freed. `BadSchema` when it refuses it."""
+    """llama.cpp's reader of a grammar, to be freed. `BadSchema` when it refuses it. None for a client's own grammar:
+    where many ways are open llama.cpp takes minutes for a token (400 Chinese characters, any of them, repeated)."""
+    if grammar.origin == "grammar":
+        return None
     rules = lib.llama_sampler_init_grammar(model.vocab, grammar.text.encode(), b"root")
     if not rules:
         raise grammar.refusal(f"is refused by llama.cpp: {last_error() or 'it cannot parse it'}")

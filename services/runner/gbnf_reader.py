@@ -1,7 +1,7 @@
 """GBNF text, as a client gives it → a grammar: llama.cpp's language (its grammars/README.md), within bounds.
 
-Read into our own `Grammar`, so that what is held to it is closed in time as a value under a schema is, and so that
-llama.cpp never sees a text that was not checked. Line ends mean nothing here: a name before `::=` begins a rule.
+Read into our own `Grammar`, so that what is held to it is closed in time as a value under a schema is. llama.cpp never
+sees it: it may take minutes for a token. Line ends mean nothing here: a name before `::=` begins a rule.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ MOST_RULES = 1000
 MOST_SIZE = 20_000          # of a grammar: about its letters, rules and repeats together
 MOST_NESTED = 64            # groups inside groups
 MOST_REPEATS = 512          # of one repeat
-SMALL = 4                   # a repeated part larger than this is put into a group: llama.cpp copies it otherwise
 ESCAPE = r"\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[trn\\\"\[\]])"
 WORD = re.compile(rf"""(?P<blank>(?:[ \t\r\n]|\#[^\r\n]*)+)
                     | (?P<define>[A-Za-z0-9_-]+(?=(?:[ \t\r\n]|\#[^\r\n]*)*::=))
@@ -160,7 +159,7 @@ class _Reader:
             self._refuse(f"repeats more than {MOST_REPEATS} times: {word}")
         if most is not None and most < least:
             self._refuse(f"has {word}, which allows nothing")
-        return Repeat(Row((part,)) if size(part) > SMALL or isinstance(part, Repeat) else part, least, most)
+        return Repeat(part, least, most)
 
     # ------------------------------------------------------------ characters
 

@@ -19,9 +19,9 @@ from services.runner.gbnf import Call, Chars, Either, Expression, Grammar, Liter
 
 MOST_DEPTH = 200        # places to return to, one below the other: a hundred brackets and more
 MOST_WAYS = 512         # of one state; what is more ambiguous is not gone into
-MOST_AT_ONCE = 32       # places that one byte leads to, in a client's own grammar: llama.cpp's time is their number cubed
 MOST_FRAMES = 1 << 17   # kept by one machine
-MOST_SEEN = 1 << 14     # places looked at for one state
+MOST_STEPS = 1 << 14    # from place to place without a byte, for one state: llama.cpp takes each as often as we do
+FEW_STEPS = 1 << 11     # in a client's own grammar
 MOST_KEPT = 4000        # states and moves of one machine
 MOST_SIZE_KEPT = 2000   # of a grammar, after its machine has gone
 INLINE = 4              # a repeated part larger than this is a rule of its own
@@ -228,8 +228,8 @@ class Machine:
         self._states: dict[tuple[frozenset[Way], bool], State] = {}
         self._frames: dict[tuple[int, Frame | None], Frame] = {}
         self._moves: dict[tuple[int, int], State | None] = {}
-        self._count = 0
-        self._at_once = MOST_AT_ONCE if grammar.origin == "grammar" else MOST_WAYS
+        self._count, self.steps = 0, 0          # states made, and steps taken for them
+        self._most_steps = FEW_STEPS if grammar.origin == "grammar" else MOST_STEPS
         if (circling := made.circling) is not None:
             rule = f"its rule {grammar.names[circling]}" if circling < len(grammar.names) else "it"
             raise grammar.refusal(f"goes round in circles: {rule} begins with itself, or repeats without end what may "
@@ -241,7 +241,7 @@ class Machine:
                                   f"allows more than {MOST_WAYS} kinds of values at once")
         self.start = start
         if start.ways and not any(self._move(start, low) for low, _ in self.next_bytes(start)):
-            raise grammar.refusal(f"is too ambiguous: its first character could stand at more than {self._at_once} places")
+            raise grammar.refusal("is too ambiguous: its first character could stand at too many places")
 
     def after(self, state: State, data: bytes) -> State | None:
         """The state behind `data`; None when it does not comply."""
@@ -304,22 +304,20 @@ class Machine:
             self._frames.clear()
         reached = list({(target, frame) for place, frame in state.ways for low, high, target in self._places[place][1]
                         if low <= byte <= high})
-        found = self._state(reached) if 0 < len(reached) <= self._at_once else None
-        self._moves[state.number, byte] = found
+        found = self._moves[state.number, byte] = self._state(reached) if reached else None
         return found
 
     def _state(self, reached: list[Way]) -> State | None:
         """The state of all places before a byte that these ways lead to; None when there is no way to an end."""
         ways: set[Way] = set()
-        seen: set[Way] = set()
-        whole = False
+        whole, steps = False, 0
         while reached:
             way = reached.pop()
-            if way in seen or self._total(way) == math.inf:
+            if way in ways or self._total(way) == math.inf:
                 continue
-            if len(seen) > MOST_SEEN:
+            steps, self.steps = steps + 1, self.steps + 1
+            if steps > self._most_steps:
                 return None
-            seen.add(way)
             place, frame = way
             kind, what, after = self._places[place]
             if kind == MATCH:
