@@ -170,6 +170,9 @@ def test_a_real_model(tmp_path: Path) -> None:
             plain = ask.messages.create(**question, extra_body=more)
             with ask.messages.stream(**question, extra_body=more) as stream:
                 assert stream.get_final_text() == plain.content[0].text != ""
+            forced = ask.messages.create(**question, tools=[TOOL], tool_choice={"type": "any"}, extra_body=more)
+            use = forced.content[-1]
+            assert use.type == "tool_use" and use.name == "weather" and isinstance(use.input["city"], str)
             counted = ask.messages.count_tokens(model="chat", messages=question["messages"]).input_tokens
             usage = plain.usage
             assert counted == usage.input_tokens + (usage.cache_read_input_tokens or 0)
