@@ -65,8 +65,8 @@ def pull(settings: Settings, repo: str, file: str | None) -> None:
     info = gguf.inspect(path)
     click.echo(f"{path}: {_summary(info)}")
     if info.is_embedding:
-        click.echo("it is made for embeddings; use it by adding a profile to config.json:")
-        click.echo(f'    "{"minilm" if repo == "minilm" else "embeddings"}": {_embedding_profile(info)}')
+        click.echo(f"it is made for {info.made_for}; use it by adding a profile to config.json:")
+        click.echo(f'    "{"minilm" if repo == "minilm" else info.made_for}": {_embedding_profile(info)}')
         return
     click.echo(f"use it:  main.py models select {_quoted(_profiles(settings)[0] or 'PROFILE')} {path.name}")
     if info.chat_template:
@@ -154,7 +154,7 @@ def _facts(info: ModelInfo) -> list[tuple[str, str]]:
             ("shape", f"{info.n_layer} layers of {info.n_embd}, {info.n_head} heads, "
                       f"{' or '.join(map(str, heads))} for keys and values"),
             ("vocabulary", f"{info.n_vocab} ({info.tokenizer})"), ("licence", info.license or ""),
-            ("made for", "embeddings" if info.is_embedding else "text"),
+            ("made for", info.made_for),
             ("chat", "has a chat template" if info.chat_template else "has no chat template"),
             ("cache", f"{in_words(info.kv_bytes_per_token)} for each token of context")]
 

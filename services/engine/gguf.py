@@ -57,6 +57,11 @@ class ModelInfo:
     parts: int                      # files
 
     @property
+    def made_for(self) -> str:
+        """"text", "embeddings" or "ranking"."""
+        return "ranking" if self.ranks else "embeddings" if self.is_embedding else "text"
+
+    @property
     def kv_bytes_per_token(self) -> int:
         """Of the KV cache in F16. With a sliding window it is an upper bound: every layer counts in full."""
         return sum(self.n_head_kv) * (self.key_length + self.value_length) * F16

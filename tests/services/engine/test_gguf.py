@@ -113,12 +113,12 @@ def test_version_2_and_embedding_models(tmp_path):
     assert inspect(tmp_path / "v2.gguf").architecture == "llama"
     (tmp_path / "e.gguf").write_bytes(made([*BASE, whole("llama.pooling_type", 1)]))
     info = inspect(tmp_path / "e.gguf")
-    assert info.is_embedding and not info.ranks
+    assert info.is_embedding and not info.ranks and info.made_for == "embeddings"
 
 
 def test_a_model_that_ranks_has_a_head(tmp_path):
     info = inspect(write_reranker(tmp_path / "r.gguf"))
-    assert info.ranks and info.is_embedding
+    assert info.ranks and info.is_embedding and info.made_for == "ranking"
     assert "has lost its head" in refused(tmp_path, made([*BASE, whole("llama.pooling_type", 4)]))
 
 
