@@ -156,7 +156,7 @@ class Server:
             self.supervisor.start()
             if self.wanted:
                 from services.engine.model_jobs import jobs_of, preload
-                preload(jobs_of(self.settings), self.wanted)
+                preload(jobs_of(self.settings, self.wanted), self.wanted)
             if not self.settings.load_on_fly:
                 threading.Thread(target=self.follow_selection, name="follow-selection", daemon=True).start()
             return self.watch()

@@ -57,7 +57,8 @@ class Galleries:
 
     def __init__(self, galleries: Sequence[Gallery], sources: Sources, now: Callable[[], float] = time.monotonic):
         self.galleries = tuple(galleries)
-        self.sources = replace(sources, trusted=tuple(sources.expanded(one.url) for one in galleries))
+        trusted = (*sources.trusted, *(sources.expanded(one.url) for one in galleries))
+        self.sources = replace(sources, trusted=trusted)
         self._now = now
         self._lock = threading.Lock()
         self._kept: dict[Gallery, tuple[float, list[dict[str, Any]]]] = {}

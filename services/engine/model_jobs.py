@@ -12,7 +12,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -193,14 +193,21 @@ class Noter:
                             file_size=in_words(total) if total else "", downloaded_size=in_words(done)))
 
 
-def jobs_of(settings: Settings) -> Jobs:
-    """The jobs and galleries that the settings mean."""
-    sources = Sources(settings.models_dir, settings.hub_url, settings.hub_token)
+def jobs_of(settings: Settings, named: Sequence[Apply] = ()) -> Jobs:
+    """The jobs and galleries that the settings mean. What is `named` in them too may come from wherever it says."""
+    urls = [url for one in named for url in (one.url, *(file.uri for file in one.files))]
+    sources = Sources(settings.models_dir, settings.hub_url, settings.hub_token,
+                      tuple(url for url in urls if url.startswith(("http://", "https://"))))
     return Jobs(settings.data_dir, Galleries([Gallery(*one) for one in settings.galleries], sources))
 
 
 def wanted_at_start(settings: Settings) -> list[Apply]:
-    """PRELOAD_MODELS, then the file of PRELOAD_MODELS_CONFIG. `ConfigError` names what is wrong in them."""
+    """PRELOAD_MODELS, then the file of PRELOAD_MODELS_CONFIG. `ConfigError` names what is wrong in them, and in
+    GALLERIES."""
+    try:
+        jobs_of(settings)
+    except BadRequest as error:
+        raise ConfigError(f"GALLERIES: {error.message}") from None
     bodies = list(settings.preload_models)
     if settings.preload_file is not None:
         value = yaml_files.read(settings.preload_file).value

@@ -444,3 +444,13 @@ def test_what_is_wanted_at_the_start(tmp_path):
         path.write_text(text)
         with pytest.raises(ConfigError, match=told):
             model_jobs.wanted_at_start(settings)
+    with pytest.raises(ConfigError, match="GALLERIES: 'ftp://x'"):
+        model_jobs.wanted_at_start(replace(Settings(), galleries=(("a", "ftp://x"),)))
+
+
+def test_what_the_operator_names_may_be_anywhere():
+    files = (File("x.gguf", "http://lan.example/x.gguf"), File("y.gguf", "hf://a/b/y.gguf"))
+    jobs = model_jobs.jobs_of(replace(Settings(), galleries=(("a", "https://g.example/i.yaml"),)),
+                              [Apply(url="http://near.example/x.yaml", files=files)])
+    assert jobs.galleries.sources.trusted == ("http://near.example/x.yaml", "http://lan.example/x.gguf",
+                                              "https://g.example/i.yaml")
