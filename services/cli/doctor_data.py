@@ -46,11 +46,14 @@ def config(settings: Settings) -> Iterator[Finding]:
         yield Finding("config.json", "ok", "will be made at the first start, with the starter model")
         return
     try:
-        current = Profiles(path, settings).current()
+        profiles = Profiles(path, settings)
+        current = profiles.current()
     except ParleyError as error:
         yield Finding("config.json", "broken", error.message, f"edit {path}")
         return
     yield Finding("config.json", "ok", f"selected {current.selected!r} of {', '.join(current.profiles)}")
+    if profiles.problem:
+        yield Finding("LocalAI's files", "note", profiles.problem, f"mend or remove them in {settings.models_dir}")
 
 
 def keys(settings: Settings) -> Iterator[Finding]:

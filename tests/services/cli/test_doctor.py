@@ -82,6 +82,13 @@ def refusal(settings: Settings) -> str:
     return caught.value.message
 
 
+def test_a_wrong_file_of_localais_is_told(settings):
+    (settings.data_dir / "config.json").write_text('{"SelectedModel": "a", "a": {"model": "starter.gguf"}}')
+    (settings.models_dir / "bad.yaml").write_text("name: [")
+    finding = found(settings, "LocalAI's files")
+    assert finding.state == "note" and finding.told.startswith("models/bad.yaml, line ")
+
+
 def test_a_data_key_that_a_start_would_refuse_is_told(settings):
     sealed = replace(settings, data_key="k" * 32)
     assert found(sealed, "sessions").told == "in the clear; the next start encrypts them with DATA_KEY"
