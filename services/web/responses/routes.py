@@ -18,7 +18,7 @@ from services.chat.events import Ask
 from services.chat.idempotency import BEAT, digest_of
 from services.chat.responses import Kept
 from services.errors import BadRequest, NotFound
-from services.web import sse
+from services.web import sse, watch
 from services.web.answering import Answering
 from services.web.drain import Drain
 from services.web.frame import json_response
@@ -59,6 +59,15 @@ class _Stored(Endpoint):
         return (payload for payload in events if payload.get("sequence_number", after + 1) > after)
 
     def _told(self, kept: Kept) -> Iterator[Payload]:
+        """The events of one in the background, to a client that is still there."""
+        mine = watch.of_request(self.room.drain)
+        with taken(self.room.places):
+            for payload in self._left(kept):
+                if not payload.get("done"):
+                    mine.check()
+                yield payload
+
+    def _left(self, kept: Kept) -> Iterator[Payload]:
         """What the process that answers tells, or left behind; the kept answer's events where nothing is left."""
         idempotency, background, sessions = self.parts.idempotency, self.background, self.parts.sessions
         owner, name = kept.owner, kept.id

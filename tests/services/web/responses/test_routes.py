@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -296,3 +297,24 @@ def test_a_stream_of_the_background_lives_on_without_its_client(world, gate):
 def test_errors_of_the_scripts_are_told(tmp_path):
     world = make_world(tmp_path, chat=FakeChat(events=[ParleyError("broken")]))
     assert post(world, status=500)["error"]["message"] == "broken"
+
+
+def test_another_process_waits_for_the_events(world, gate):
+    response = post(world, background=True)
+    assert gate.reached.wait(20)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(world.parts.idempotency), "follow", lambda *_: None)
+        patch.setattr(routes, "time", SimpleNamespace(sleep=lambda _: gate.opened.set()))
+        found = events(get(world, response, "?stream=true").text)
+    assert found[-1]["type"] == "response.completed"
+    assert [event["sequence_number"] for event in found] == list(range(len(found)))
+    assert [event["type"] for event in found].count("response.output_text.delta") == 3
+
+
+def test_who_follows_takes_a_place(world, gate):
+    response = post(world, background=True)
+    room = world.app.extensions["parley"]
+    places = [room.places.acquire(blocking=False) for _ in range(1000)]
+    assert get(world, response, "?stream=true").json["error"]["code"] == "busy"
+    for _ in filter(None, places):
+        room.places.release()
