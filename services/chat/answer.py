@@ -184,7 +184,7 @@ class _Answer:
         request = asking.request(self.ask, profile, min(profile.max_tokens, most), chosen.prompt)
         if self.ask.raw is not None:
             return request
-        form, tools = forms.form_of(profile, lease.ready), asked.tools
+        form, tools = forms.form_of(profile, lease.ready, asked.thinks), asked.tools
         held = self.ask.schema is not None or self.ask.grammar is not None      # then it has no room to think
         thinks = None if held else thinking_of(form.chat, "".join(chosen.prompt[-1:]))
         self.reader = speech.Reader(form.tools if tools else None, thinks)

@@ -56,7 +56,8 @@ def asked(ask: Ask, follows: bool = False) -> Asked:
         said = said[last + 1:]
     if not said:
         raise BadRequest("nothing is asked: the last message should be a user's or a tool's", param="messages")
-    return Asked((*system, *said), ask.tools)
+    held = ask.schema is not None or ask.grammar is not None        # then there is no room for thoughts
+    return Asked((*system, *said), ask.tools, ask.thinking and not held)
 
 
 def _one_system(messages: tuple[Message, ...]) -> tuple[Message, ...]:

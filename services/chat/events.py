@@ -47,6 +47,7 @@ class Ask:
     schema: dict[str, Any] | None = None
     grammar: str | None = None                      # GBNF
     tools: Toolbox | None = None
+    thinking: bool = True                           # whether a model that can shall think before it answers
     logprobs: int | None = None                     # with each token's log probability those of so many others
     echo: bool = False                              # with `logprobs`: those of a `raw` prompt's tokens too
     stream: bool = True                             # False: only the whole answer is wanted

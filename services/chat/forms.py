@@ -30,6 +30,7 @@ class Form:
     bos: str
     eos: str
     go: LocalAITemplates | None = None      # of LocalAI's files, in place of both
+    thinks: bool = True                     # whether a model that can shall think before it answers
 
     @property
     def own(self) -> str:
@@ -42,6 +43,15 @@ class Form:
         if self.go and self.go.function:
             return tools.HERMES
         return tools.form_of(self.chat or None)
+
+    @property
+    def objects(self) -> bool:
+        """Whether it wants arguments of calls as values, not as the text that the model wrote."""
+        return bool(self.chat) and self._caps.object_arguments
+
+    @property
+    def _caps(self) -> caps.Caps:
+        return caps.caps(self.chat, self.bos, self.eos)
 
     @property
     def stops(self) -> list[str]:
@@ -72,11 +82,12 @@ class Form:
         if self.template is not None:
             led = "system" in fields(self.template)
             return _text(self.template, messages if led else caps.without_system(messages))
-        shapes, shown = caps.adapt(messages, offered, caps.caps(self.chat, self.bos, self.eos))
-        return jinja.render(self.chat, shapes, bos=self.bos, eos=self.eos, tools=shown)
+        shapes, shown = caps.adapt(messages, offered, self._caps)
+        return jinja.render(self.chat, shapes, bos=self.bos, eos=self.eos, tools=shown,
+                            thinking=self.thinks if self._caps.thinking else None)
 
 
-def form_of(profile: Profile, ready: Ready) -> Form:
+def form_of(profile: Profile, ready: Ready, thinks: bool = True) -> Form:
     """Raises `Unprocessable` (`no_chat_template`) when the profile wants a template that the model does not have."""
     if profile.go and not (profile.go.plain and ready.chat_template):
         return Form(profile.system or "", None, "", "", "", profile.go)
@@ -86,7 +97,7 @@ def form_of(profile: Profile, ready: Ready) -> Form:
     if not ready.chat_template:
         raise Unprocessable(f"{ready.model} has no chat template of its own; give the profile a text template "
                             "(chat_format \"template\")", code="no_chat_template")
-    return Form(profile.system or "", None, ready.chat_template, ready.bos, ready.eos)
+    return Form(profile.system or "", None, ready.chat_template, ready.bos, ready.eos, thinks=thinks)
 
 
 def warm() -> None:

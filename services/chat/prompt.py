@@ -29,6 +29,7 @@ class Asked:
 
     messages: tuple[Message, ...]       # at least one; the first may be a system text, in the profile's place
     tools: Toolbox | None = None
+    thinks: bool = True                 # whether a model that can shall think before it answers
 
     @property
     def system(self) -> tuple[Message, ...]:
@@ -55,7 +56,7 @@ def build(profile: Profile, ready: Ready, earlier: Sequence[Interaction], asked:
 
     Raises `Unprocessable` (`bad_template`, `no_chat_template`) when the model's own template cannot be used.
     """
-    form = form_of(profile, ready)
+    form = form_of(profile, ready, asked.thinks)
     shapes, offered = _shapes(form, asked.after(earlier), asked.tools)
     return special.segments(ready.special_tokens, list(_said([offered, shapes])), form.own,
                             lambda contents: _rendered(form, shapes, offered, contents))
@@ -67,7 +68,7 @@ def opening(profile: Profile, ready: Ready, earlier: Sequence[Interaction], aske
 
     No segments when the template does not show the new text as it is. Raises what `build` does.
     """
-    form = form_of(profile, ready)
+    form = form_of(profile, ready, asked.thinks)
     unknown = Asked((*asked.system, Message("user", "")), asked.tools)
     shapes, offered = _shapes(form, unknown.after(earlier), asked.tools)
     *known, _ = _said([offered, shapes])
@@ -80,7 +81,7 @@ def head(profile: Profile, ready: Ready, prompt: Sequence[str], turns: int, aske
     before anything that a person or a model said. They are the same for everybody."""
     if asked.system or asked.tools:
         return 0        # the client's own
-    whole, own = "".join(prompt), _head(form_of(profile, ready), turns > 0, datetime.date.today())
+    whole, own = "".join(prompt), _head(form_of(profile, ready, asked.thinks), turns > 0, datetime.date.today())
     return len(own) if whole.startswith(own) else len(_common(own, whole))
 
 
@@ -111,14 +112,15 @@ def _common(one: str, other: str) -> str:
 def _shapes(form: Form, messages: list[Message], toolbox: Toolbox | None) -> tuple[list[Shape], list[Shape]]:
     """The messages and tools as `form` renders them."""
     messages, toolbox = form.adapted(messages, toolbox)
-    return [_shape(message) for message in messages], [tool.shape() for tool in toolbox.tools] if toolbox else []
+    tools = toolbox.tools if toolbox else ()
+    return [_shape(message, form.objects) for message in messages], [tool.shape() for tool in tools]
 
 
-def _shape(message: Message) -> Shape:
-    """As in OpenAI's API, the content last; arguments of calls are values, where they are JSON."""
+def _shape(message: Message, objects: bool) -> Shape:
+    """As in OpenAI's API, the content last; with `objects` arguments of calls are values, where they are JSON."""
     shape: Shape = {"content": "", **message.shape()}
     for call, shown in zip(message.calls, shape.get("tool_calls", ()), strict=False):
-        shown["function"]["arguments"] = call.parsed()
+        shown["function"]["arguments"] = call.parsed() if objects else call.arguments
     shape["content"] = shape.pop("content")
     return shape
 

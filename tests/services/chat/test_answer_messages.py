@@ -115,6 +115,18 @@ def test_a_thought_is_apart_from_the_answer(house: House) -> None:
     assert last(chat(house, USER, template=CHATML)).result.startswith("<think>")
 
 
+SWITCHED = THINKING + "{% if enable_thinking is defined and not enable_thinking %}{{ '<think></think>' }}{% endif %}"
+
+
+def test_a_model_is_told_whether_to_think(house: House) -> None:
+    house.engine.script = lambda request: iter(["x"])
+    chat(house, USER, template=SWITCHED)
+    assert not said(house).endswith("</think>")
+    for more in ({"thinking": False}, {"schema": {"type": "object"}}, {"grammar": 'root ::= "x"'}):
+        chat(house, USER, template=SWITCHED, **more)
+        assert said(house).endswith("<think></think>")
+
+
 # ---------------------------------------------------------------- sessions
 
 def test_a_session_keeps_calls_and_results(house: House) -> None:
