@@ -103,10 +103,9 @@ class Run:
         del self.variables[known:]
 
     def _range(self, node: Branch, value: Any, dot: Any) -> None:
-        if not truth(value):
-            self.walk(node.otherwise, dot)
-            return
-        for key, item in self._items(value, node.pipe.line):
+        ran = False
+        for key, item in self._items(value, node.pipe):
+            ran = True
             known = len(self.variables)
             self.step(node.pipe.line)
             self._loop_variables(node.pipe, key, item)
@@ -117,6 +116,8 @@ class Run:
                     break
             finally:
                 del self.variables[known:]
+        if not ran:
+            self.walk(node.otherwise, dot)
 
     def _loop_variables(self, pipe: Pipe, key: Any, item: Any) -> None:
         values = [key, item] if len(pipe.variables) == 2 else [item]
@@ -124,14 +125,17 @@ class Run:
             self._set(name, value, pipe.declares)
 
     @staticmethod
-    def _items(value: Any, line: int) -> Iterator[tuple[Any, Any]]:
+    def _items(value: Any, pipe: Pipe) -> Iterator[tuple[Any, Any]]:
+        if value is None:
+            return iter(())
         if isinstance(value, list):
             return iter(enumerate(value))
         if isinstance(value, dict):
             return iter([(key, value[key]) for key in sorted(value)])
-        if type(value) is int:
+        if type(value) is int and len(pipe.variables) < 2:
             return zip(range(value), range(value), strict=True)
-        raise Fault(line, f"a range cannot go over a {kind(value)}")
+        raise Fault(pipe.line, f"a range{' of two variables' if type(value) is int else ''} cannot go over a "
+                               f"{kind(value)}")
 
     # ------------------------------------------------------------ variables
 
@@ -193,6 +197,8 @@ class Run:
     def _path(self, path: Path, dot: Any) -> Any:
         if isinstance(path.start, Pipe):
             value = self.value(path.start, dot)
+            if value is None:
+                return None         # as Go has it; of a nil that is named it is an error
         else:
             value = dot if path.start == "." else self.variables[self._find(path.start)][1]
         for name in path.fields:

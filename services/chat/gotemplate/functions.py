@@ -100,7 +100,7 @@ def _length(_limit: int, value: Any) -> int:
 @_function("vv*")
 def _index(_limit: int, value: Any, *keys: Any) -> Any:
     for key in keys:
-        if isinstance(value, dict):
+        if isinstance(value, dict) and isinstance(key, str):
             value = value.get(key)
         elif isinstance(value, list | str) and type(key) is int:
             held = value.encode() if isinstance(value, str) else value
