@@ -25,9 +25,11 @@ class Chunk:
         """Whether a token follows: the chunk ends with the last token known."""
         return self.count == self.sequence.pending and self.sequence.rank != PREPARE
 
-    def wants(self, row: int) -> bool:
-        """Whether what follows its `row` is to be known: to sample it, or to tell how likely a prompt's token was."""
-        return (self.samples and row >= self.count - 1) or self.sequence.tells
+    @property
+    def wanted(self) -> int:
+        """The first of its rows of which is to be known what follows: to sample it, or to tell how likely a prompt's
+        token was. `rows` where there is none."""
+        return 0 if self.sequence.tells else self.count - 1 if self.samples else self.rows
 
 
 class DecodeFailed(Exception):

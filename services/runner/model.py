@@ -116,8 +116,8 @@ class Model(File):
         for chunk in chunks:
             sequence, start = chunk.sequence, chunk.sequence.past
             assert sequence.slot is not None
-            known = len(rows) + chunk.count - 1
-            rows += [(token, start + i, sequence.slot, chunk.wants(i))
+            known, wanted = len(rows) + chunk.count - 1, chunk.wanted
+            rows += [(token, start + i, sequence.slot, i >= wanted)
                      for i, token in enumerate([*sequence.tokens[start:start + chunk.count], *chunk.draft])]
             last.append(known)
         if code := self._decode(rows):
