@@ -170,11 +170,20 @@ class _Answer:
 
     def _window(self, profile: Profile, lease: Lease, history: list[Interaction], asked: Asked) -> window.Window:
         if self.ask.raw is not None:        # the runner says whether it fits
-            return window.Window([self.ask.raw] if isinstance(self.ask.raw, str) else [], 0, 0)
+            return window.Window(self._raw(profile), 0, 0)
         earlier = history[-profile.k:] if profile.k else []
         build = partial(prompt.build, profile, lease.ready, asked=asked)
         return window.fit(lambda turns: build(earlier=turns), earlier, lease.ready.n_ctx, profile.max_tokens,
                           lease.count)
+
+    def _raw(self, profile: Profile) -> list[str]:
+        """A plain prompt; in the template for completions, where a model file of LocalAI's has one."""
+        text = self.ask.raw
+        if not isinstance(text, str):
+            return []
+        if profile.go and self.ask.suffix is None and not self.ask.echo:
+            text = profile.go.completion_prompt(text, profile.system or "")
+        return [text]
 
     def _request(self, profile: Profile, lease: Lease, chosen: window.Window, asked: Asked) -> Generate:
         most = lease.ready.n_ctx

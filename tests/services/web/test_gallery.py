@@ -20,6 +20,7 @@ roles: {user: "USER: ", assistant: "HE: "}
 f16: true
 template:
   chat: mistral-chat
+  completion: "complete: {{.Input}}"
   chat_message: "{{if eq .RoleName \\"user\\"}}[INST] {{.Content}} [/INST]{{else}}{{.Role}}{{.Content}}{{end}}"
 """
 CHAT = "<s>{{.SystemPrompt}}\n{{.Input}}"
@@ -95,6 +96,8 @@ def test_files_dropped_into_the_folder_are_profiles(home, start):
     answer = server.call("POST", "/v1/chat/completions", json={"model": "mistral", "messages": talk}).json()
     assert answer["choices"][0]["message"]["content"] == (
         "<s>Be brief.\n[INST] {{.Input}} [/INST]\nHE: b\n[INST] !prompt [/INST]")
+    completion = server.call("POST", "/v1/completions", json={"model": "mistral", "prompt": "!prompt"}).json()
+    assert completion["choices"][0]["text"] == "complete: !prompt"
     drop(home, "mistral-chat.tmpl", "new: {{.Input}}")
     soon(lambda: server.answer("!prompt", profile="mistral").json()["result"]
          == "new: Be brief.\n[INST] !prompt [/INST]")
