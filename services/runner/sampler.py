@@ -106,7 +106,7 @@ class Chain:
         return False
 
     def sample(self, row: int) -> int:
-        if self._likeliest and row:     # the first pays for what the decode has pushed out of the caches: llama.cpp less
+        if self._likeliest and row:     # the first would pay for what the decode has pushed out of the caches
             logits = np.ctypeslib.as_array(lib.llama_get_logits_ith(self._context, row), (self._n_vocab,))
             token = self._likeliest.choose(self._chain, logits)
             if token is not None:

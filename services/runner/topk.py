@@ -1,7 +1,7 @@
 """The likeliest tokens of a vocabulary, for samplers that look at no others.
 
 llama.cpp's samplers begin by writing a record for each token: with 150,000 of them that is a thirtieth of a small
-model's step, for each answer in it. To read the logits twice takes an eighth of that.
+model's step, for each answer in it. To read the logits twice takes a third of that.
 """
 
 from __future__ import annotations
