@@ -168,6 +168,22 @@ def who_may_do_what(server):
     assert server.call("GET", "/models/available", "").status_code == 401
 
 
+@pytest.mark.model
+def test_a_go_template_gives_a_model_the_prompt_that_its_own_does(home, start):
+    """ChatML in LocalAI's files, beside the same in the model's own: the same answers, word for word."""
+    drop(home, "chatml.tmpl", "<|im_start|>{{.RoleName}}\n{{.Content}}<|im_end|>")
+    drop(home, "go.yaml", 'parameters: {model: starter.gguf, temperature: 0, repeat_penalty: 1, max_tokens: 40}\n'
+         'context_size: 512\ntemplate: {chat_message: chatml, chat: "{{.Input}}\\n<|im_start|>assistant\\n"}\n')
+    own = {"model": "starter.gguf", "n_ctx": 512, "temperature": 0, "max_tokens": 40, "chat_format": "model"}
+    (home / "data" / "config.json").write_text(json.dumps({"SelectedModel": "own", "own": own}))
+    server = start(runner="llama").ready()
+    for prompt in ("Hello!", "My name is Ada.", "What is my name?"):
+        answers = [server.answer(prompt, profile, profile=profile).json() for profile in ("own", "go")]
+        assert answers[0]["result"] == answers[1]["result"] != ""
+        assert answers[0]["usage"]["prompt_tokens"] == answers[1]["usage"]["prompt_tokens"]
+    assert "Ada" in answers[1]["result"]
+
+
 def test_models_are_preloaded_and_several_workers_know_the_jobs(home, start, hub):
     drop(home, "preload.txt", "- {id: fresh, name: second}\n")
     server = served(start, hub, PRELOAD_MODELS='[{"id": "test@fresh", "name": "first"}]', WEB_WORKERS="2",
