@@ -60,13 +60,11 @@ class Model:
         said = f"{'.'.join(theirs)}: {message}" if field else message
         return self.document.error(f"model {self.name!r}: {said}", *self.path, *theirs)
 
-    def tell(self) -> None:
-        """Into the log, what of the file is not as it says."""
-        where = f"{self.document.at(*self.path)}: model {self.name!r}"
-        if self.ignored:
-            log.warning("%s: these fields mean nothing here: %s", where, ", ".join(self.ignored))
-        for warning in self.warnings:
-            log.warning("%s: %s", where, warning)
+    @property
+    def notes(self) -> list[str]:
+        """What of the file is not as it says."""
+        told = [f"these fields mean nothing here: {', '.join(self.ignored)}"] if self.ignored else []
+        return [f"{self.document.at(*self.path)}: model {self.name!r}: {text}" for text in (*told, *self.warnings)]
 
 
 @dataclass(frozen=True)
@@ -86,6 +84,7 @@ class Folder:
         self._next = -1.0
         self._seen: object = None
         self._found = Found()
+        self._told: set[str] = set()
 
     def current(self) -> Found:
         """The same object for as long as nothing has changed."""
@@ -95,7 +94,17 @@ class Folder:
         if (seen := _signature(self._dir)) != self._seen:
             self._seen = seen
             self._found = read_folder(self._dir)
+            self._tell()
         return self._found
+
+    def _tell(self) -> None:
+        """Into the log, what was not told since it last was otherwise."""
+        notes = {note for model in self._found.models for note in model.notes}
+        problems = {f"{told}; it is left out" for told in self._found.problems}
+        for level, lines in ((logging.WARNING, notes), (logging.ERROR, problems)):
+            for line in sorted(lines - self._told):
+                log.log(level, "%s", line)
+        self._told = notes | problems
 
 
 def _signature(folder: Path) -> object:
@@ -131,10 +140,6 @@ def read_folder(folder: Path) -> Found:
                 problems.append(model.error(f"{first} has one of this name already").message)
             else:
                 models[model.name] = model
-    for told in problems:
-        log.error("%s; it is left out", told)
-    for model in models.values():
-        model.tell()
     return Found(tuple(models.values()), tuple(problems))
 
 

@@ -222,6 +222,19 @@ def test_files_are_taken_in_without_a_restart(folder, load):
     assert profiles.current() is profiles.current() and profiles.problem is None
 
 
+def test_what_is_not_as_a_file_says_is_told_once(folder, load, caplog):
+    write(folder, "m.yaml", minimal(f16=True))
+    write(folder, "bad.yaml", "name: [")
+    profiles = load()
+    for name in ("n", "o"):
+        write(folder, f"{name}.yaml", minimal(name))
+        profiles.current()
+    assert caplog.text.count("these fields mean nothing here: f16") == 1 and caplog.text.count("not YAML") == 1
+    write(folder, "m.yaml", minimal(f16=True, mmap=True))
+    profiles.current()
+    assert caplog.text.count("these fields mean nothing here: f16, mmap") == 1
+
+
 def test_the_folder_is_looked_at_once_a_second(folder):
     now = [0.0]
     files = Folder(folder, now=lambda: now[0])
