@@ -38,6 +38,7 @@ from services.store import disk
 
 log = logging.getLogger("parley.engine")
 FRESH = 600.0               # seconds that an index is kept
+AGAIN = 15.0                # seconds until one that could not be read is asked for again
 SHOWN = ("name", "description", "license", "icon", "urls", "tags", "url", "files")
 Progress = Callable[[int, int, str, int, "int | None"], None]   # place, of how many, file, bytes here, bytes in all
 
@@ -61,7 +62,7 @@ class Galleries:
         self.sources = replace(sources, trusted=trusted)
         self._now = now
         self._lock = threading.Lock()
-        self._kept: dict[Gallery, tuple[float, list[dict[str, Any]]]] = {}
+        self._kept: dict[Gallery, tuple[float, list[dict[str, Any]] | ParleyError]] = {}
 
     def available(self) -> list[dict[str, Any]]:
         """All entries as LocalAI lists them. A gallery that cannot be read is left out and logged; `Unavailable` when
@@ -87,17 +88,25 @@ class Galleries:
                 "installed": os.path.lexists(self.sources.models_dir / file)}
 
     def entries(self, gallery: Gallery) -> list[dict[str, Any]]:
+        """The models of `gallery`. Raises what reading it did, for a while without trying again."""
         with self._lock:
-            kept = self._kept.get(gallery)
-            if kept and self._now() < kept[0]:
-                return kept[1]
-            url = self.sources.expanded(gallery.url)
-            value = yaml_files.parse(self.sources.text(url), shown(url)).value
-            if not isinstance(value, list):
-                raise ConfigError(f"{shown(url)}: expected the index of a gallery, a list of models")
-            entries = [entry for entry in value if isinstance(entry, dict) and isinstance(entry.get("name"), str)]
-            self._kept[gallery] = self._now() + FRESH, entries
-            return entries
+            until, kept = self._kept.get(gallery, (0.0, []))
+            if self._now() >= until:
+                try:
+                    kept, until = self._read(gallery), self._now() + FRESH
+                except ParleyError as error:
+                    kept, until = error, self._now() + AGAIN
+                self._kept[gallery] = until, kept
+        if isinstance(kept, ParleyError):
+            raise kept
+        return kept
+
+    def _read(self, gallery: Gallery) -> list[dict[str, Any]]:
+        url = self.sources.expanded(gallery.url)
+        value = yaml_files.parse(self.sources.text(url), shown(url)).value
+        if not isinstance(value, list):
+            raise ConfigError(f"{shown(url)}: expected the index of a gallery, a list of models")
+        return [entry for entry in value if isinstance(entry, dict) and isinstance(entry.get("name"), str)]
 
     def find(self, id: str) -> tuple[Gallery, dict[str, Any]]:
         """The entry "gallery@name", or the first one called so in any gallery, whatever its case."""

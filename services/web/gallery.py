@@ -12,7 +12,7 @@ from services.engine.definitions import Apply
 from services.errors import BadRequest, ConfigError
 from services.web.bodies import Body
 from services.web.frame import json_response
-from services.web.routes import Endpoint, op
+from services.web.routes import Endpoint, op, taken
 
 
 class FileBody(Body):
@@ -80,7 +80,8 @@ class JobReply(BaseModel):
 class AvailableModels(Endpoint):
     @op("The models of LocalAI's galleries", scope="models:read", reply=Available, errors=(503,))
     def get(self) -> Response:
-        return json_response(self.room.model_jobs.galleries.available())
+        with taken(self.room.places):
+            return json_response(self.room.model_jobs.galleries.available())
 
 
 class ApplyModel(Endpoint):

@@ -123,12 +123,24 @@ def test_available_is_what_localai_lists(galleries, folder, hub):
 
 
 def test_an_index_is_fetched_again_in_time(hub, folder):
-    now = [0.0]
+    now = [1.0]
     galleries = Galleries([Gallery("test", f"{hub.url}/gallery/index.yaml")], Sources(folder, hub.url), lambda: now[0])
     galleries.available()
-    now[0] = 601.0
+    now[0] = 602.0
     galleries.available()
     assert len(hub.asked("index.yaml")) == 2
+
+
+def test_a_gallery_that_cannot_be_read_is_asked_again_in_time(hub, folder):
+    now = [1.0]
+    galleries = Galleries([Gallery("test", f"{hub.url}/late.yaml")], Sources(folder, hub.url), lambda: now[0])
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            galleries.available()
+    assert len(hub.asked("late.yaml")) == 1
+    hub.plain["/late.yaml"] = HubFile(INDEX.encode())
+    now[0] = 17.0
+    assert len(galleries.available()) == 5
 
 
 def test_one_gallery_that_fails_does_not_hide_the_others(hub, folder, caplog):
