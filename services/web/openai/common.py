@@ -144,6 +144,9 @@ def toolbox(tools: Sequence[Tool], choice: str = "auto", named: str = "", parall
                              "'_' and '-'", param=name(index))
         if tool.name in seen:
             raise BadRequest(f"{name(index)}: there are two tools called {tool.name!r}", param=name(index))
+        if tool.parameters.get("type", "object") != "object":
+            raise BadRequest(f"tools.{index}: the parameters of {tool.name!r} should be of type object: they are a "
+                             "tool's arguments by name", param=f"tools.{index}")
         seen.add(tool.name)
     if named and named not in seen:
         raise BadRequest(f"tool_choice names {named[:80]!r}, which is none of the tools", param="tool_choice")

@@ -7,11 +7,12 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from services.chat.events import Beat, Called, Delta, Event, Final, Reasoned, Waiting
 from services.chat.profiles import Profiles
 from services.chat.several import Indexed
+from services.errors import ParleyError
 from services.web import sse
 from services.web.openai import common
 from services.web.sse import Payload
@@ -31,13 +32,14 @@ class Shaper(ABC):
     n: int = 1
 
     CHUNK, WHOLE = "", ""       # values of `object`
+    PARAMS: ClassVar[dict[str, str]] = {}       # a field's name in the pipeline -> this family's
 
     def payloads(self, events: Iterator[Indexed]) -> Iterator[Payload]:
         """As `Answering.respond` wants them."""
         created, finals, begun = int(time.time()), dict[int, Final](), set[int]()
         head = {"id": self.id, "object": self.CHUNK if self.stream else self.WHOLE, "created": created,
                 "model": self.model, "system_fingerprint": self.fingerprint}
-        for index, event in events:
+        for index, event in self._named(events):
             if isinstance(event, Beat | Waiting):
                 yield sse.BEAT
                 continue
@@ -48,6 +50,14 @@ class Shaper(ABC):
                     yield self._chunk(head, [choice], event)
                 begun.add(index)
         yield from self._end(head, [finals[index] for index in sorted(finals)])
+
+    def _named(self, events: Iterator[Indexed]) -> Iterator[Indexed]:
+        """Errors name the field that this family has."""
+        try:
+            yield from events
+        except ParleyError as error:
+            error.param = self.PARAMS.get(error.param or "", error.param)
+            raise
 
     def _chunk(self, head: Payload, choices: list[Payload], event: Event) -> Payload:
         more = common.extras([event]) if isinstance(event, Final) else {}
@@ -75,6 +85,7 @@ class Shaper(ABC):
 @dataclass(frozen=True)
 class ChatShaper(Shaper):
     CHUNK, WHOLE = "chat.completion.chunk", "chat.completion"
+    PARAMS: ClassVar[dict[str, str]] = {"prompt": "messages", "schema": "response_format"}
 
     def chunks(self, index: int, event: Event, first: bool) -> Iterator[Payload]:
         if first:

@@ -9,7 +9,7 @@ import pytest
 
 from services.chat.events import Beat, Called, Delta, Reasoned, Waiting
 from services.chat.messages import Call
-from services.errors import RunnerCrashed
+from services.errors import BadRequest, RunnerCrashed
 from services.web.openai import shapes
 from services.wire import Logprob
 from tests.services.web.conftest import final
@@ -159,6 +159,14 @@ def test_an_error_is_a_status_before_the_first_word_and_an_event_after_it(script
     text = scripted.call("POST", "/v1/chat/completions", json=body).text
     last = json.loads(text.strip().split("\n\n")[-1].removeprefix("data: "))
     assert last["error"]["code"] == "runner_crashed" and "[DONE]" not in text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("inside, told", [("prompt", "messages"), ("schema", "response_format"), ("tools", "tools")])
+def test_errors_name_the_field_of_this_body(scripted, stream, inside, told):
+    scripted.parts.chat.events = [BadRequest("wrong", param=inside)]
+    response = scripted.call("POST", "/v1/chat/completions", json={"messages": USER, "stream": stream})
+    assert (response.status_code, response.json["error"]["param"]) == (400, told)
 
 
 def test_a_retry_with_the_same_key_gets_the_first_answer(scripted):

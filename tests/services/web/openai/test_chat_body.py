@@ -136,6 +136,7 @@ def part(kind, **more):
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "required"),
     ({"tools": [{"type": "web_search"}]}, "tools.0.type", "function"),
     ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools.0.function.name", "letters"),
+    ({"tools": [{"type": "function", "function": {"name": "a", "parameters": {"type": "null"}}}]}, "tools.0", "object"),
     ({"tools": [WEATHER, WEATHER]}, "tools.1.function.name", "two tools"), ({"tool_choice": "any"}, "tool_choice", ""),
     ({"tool_choice": "required"}, "tool_choice", "no tools"), ({"tool_choice": 3}, "tool_choice", "'required'"),
     ({"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "x"}}}, "tool_choice", "'x'"),
