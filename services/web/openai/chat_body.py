@@ -124,6 +124,12 @@ class Streaming(SamplingBody):
         return bool(self.stream_options and self.stream_options.include_usage)
 
 
+class TemplateOptions(ClientBody):
+    """What other servers hand to a chat template."""
+
+    enable_thinking: bool | None = Field(None, description="false: as reasoning_effort none")
+
+
 class ChatBody(Streaming):
     """A conversation to go on with. Only `messages` is required; the sampling fields overrule the profile's."""
 
@@ -138,7 +144,9 @@ class ChatBody(Streaming):
     tool_choice: Annotated[Annotated[Literal["none", "auto", "required"], Tag("str")]
                            | Annotated[NamedChoice, Tag("object[]")], by_kind("str", "object[]")] | None = None
     parallel_tool_calls: bool | None = Field(None, description="whether one answer may hold several calls")
-    reasoning_effort: Ignored = None
+    reasoning_effort: str | None = Field(None, max_length=40, description="none: a model that thinks before it answers "
+                                                                          "does not; else without effect")
+    chat_template_kwargs: TemplateOptions | None = None
     verbosity: Ignored = None
     prediction: Ignored = None
     modalities: list[Literal["text"]] | None = None
@@ -147,6 +155,12 @@ class ChatBody(Streaming):
     moderation: Refused = None
     functions: Refused = None
     function_call: Refused = None
+
+    @property
+    def thinking(self) -> bool:
+        """Whether a model that can is to think before it answers."""
+        asked = self.chat_template_kwargs and self.chat_template_kwargs.enable_thinking
+        return self.reasoning_effort != "none" and asked is not False
 
 
 def asks(body: ChatBody, digest: str | None) -> list[Ask]:
@@ -163,7 +177,7 @@ def asks(body: ChatBody, digest: str | None) -> list[Ask]:
                          max_token=body.max_token)
     ask = common.make_ask(digest, messages=messages(body.messages, session is None), session_id=session,
                           model=body.model, stream=bool(body.stream), max_tokens=most, schema=schema,
-                          grammar=body.grammar, tools=tools, **body.sampling(),
+                          grammar=body.grammar, tools=tools, thinking=body.thinking, **body.sampling(),
                           logprobs=(body.top_logprobs or 0) if body.logprobs else None)
     return several(ask, n)
 

@@ -6,13 +6,14 @@ import json
 from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace as replace_struct
 
 from services.chat.events import Beat, Called, Delta, Reasoned, Waiting
 from services.chat.messages import Call
 from services.errors import BadRequest, RunnerCrashed
 from services.web.openai import shapes
-from services.wire import Logprob
-from tests.services.web.conftest import final
+from services.wire import Done, Logprob, Piece
+from tests.services.web.conftest import READY, FakeLease, final
 
 USER = [{"role": "user", "content": "hi"}]
 LIKELY = Logprob(token=1, text="é".encode()[:1], logprob=-0.5, top=[(1, b"\xc3", -0.5), (2, b"no", float("-inf"))])
@@ -175,6 +176,28 @@ def test_a_retry_with_the_same_key_gets_the_first_answer(scripted):
         first, second = (scripted.call("POST", "/v1/chat/completions", json=body, headers=headers) for _ in range(2))
         assert first.text == second.text and "chatcmpl-" in first.text
     assert len(scripted.parts.chat.asked) == 2
+
+
+CHATML = ("{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+          "<|im_start|>assistant\n{# <think> #}")
+
+
+def test_what_a_model_thinks_is_told_apart_in_streams_too(world, monkeypatch):
+    def script(request):
+        for text in ("<thi", "nk>H", "m.</think>", "\n\nY", "es"):
+            yield Piece(id=request.id, text=text)
+        yield Done(id=request.id, finish_reason="stop", prompt_tokens=4, completion_tokens=5, cached_tokens=0,
+                   processed_tokens=4)
+    monkeypatch.setattr(FakeLease, "ready", replace_struct(READY, chat_template=CHATML))
+    (world.settings.data_dir / "config.json").write_text(json.dumps({
+        "SelectedModel": "one", "one": {"model": "one.gguf", "n_ctx": 512, "chat_format": "model"}}))
+    world.parts.engine.script = script
+    answer = world.call("POST", "/v1/chat/completions", json={"messages": USER}).json["choices"][0]["message"]
+    assert (answer["content"], answer["reasoning_content"]) == ("Yes", "Hm.")
+    text = world.call("POST", "/v1/chat/completions", json={"messages": USER, "stream": True}).text
+    deltas = [json.loads(line[6:])["choices"][0]["delta"] for line in text.split("\n\n") if line.startswith("data: {")]
+    assert "".join(delta.get("reasoning_content", "") for delta in deltas) == "Hm."
+    assert "".join(delta.get("content", "") for delta in deltas) == "Yes"
 
 
 def test_the_whole_pipeline_answers_and_keeps_a_session(world):

@@ -68,6 +68,9 @@ def refused(scripted):
     ({"metadata": {"session_id": "talk"}}, {"session_id": "talk"}), ({"metadata": {"a": "x"}}, {"session_id": None}),
     ({"headers": {"X-Session-Id": "7"}}, {"session_id": "7"}),
     ({"headers": {"X-Session-Id": "7"}, "metadata": {"session_id": 8}}, {"session_id": "7"}),
+    ({}, {"thinking": True}), ({"reasoning_effort": "none"}, {"thinking": False}),
+    ({"chat_template_kwargs": {"enable_thinking": False}}, {"thinking": False}),
+    ({"chat_template_kwargs": {"enable_thinking": True}, "reasoning_effort": "high"}, {"thinking": True}),
     ({"user": "u", "store": True, "service_tier": "auto", "safety_identifier": "s", "prompt_cache_key": "k",
       "prompt_cache_retention": "24h", "reasoning_effort": "low", "verbosity": "low", "modalities": ["text"],
       "prediction": {"type": "content", "content": "x"}, "audio": None, "functions": None}, {"prompt": ""}),
@@ -142,6 +145,7 @@ def part(kind, **more):
     ({"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "x"}}}, "tool_choice", "'x'"),
     ({"modalities": ["text", "audio"]}, "modalities.1", "'text'"), ({"model": 3}, "model", "string"),
     ({"grammar": ""}, "grammar", "at least 1"),
+    ({"chat_template_kwargs": {"x": 1}}, "chat_template_kwargs.x", "Unrecognized"),
 ])
 def test_what_is_wrong_is_refused_by_name(refused, given, param, told):
     error = refused(**given)
