@@ -127,7 +127,8 @@ class _Answer:
         """The profile's name, and the profile as this request wants it."""
         name, profile = asking.profile_of(self.ask, self.chat.profiles)
         config = self.chat.profiles.current()
-        self.selected, self.keep = name == config.selected, config.keep(profile)
+        self.selected = name == config.selected and profile.needs == config.profiles[name].needs
+        self.keep = config.keep(profile)
         return name, profile
 
     # ------------------------------------------------------------ what is waited for
@@ -135,7 +136,7 @@ class _Answer:
     def _lock_session(self, held: ExitStack) -> Generator[Event, None, list[Interaction]]:
         """Waits for the session's turn, at most `session_wait` seconds; its complete interactions."""
         if self.ask.session_id is None:
-            return []
+            return [*self.ask.earlier]
         started = time.monotonic()
         until = min(started + self.chat.settings.session_wait, self.deadline)
         while self.turn is None:
@@ -270,9 +271,10 @@ class _Answer:
     def _store_question(self, asked: Asked) -> None:
         if self.turn is not None:
             meta: dict[str, Any] = {"request_id": self.ask.request_id} if self.ask.request_id else {}
-            if asked.new != (Message("user", asked.text),):
+            text = self.ask.prompt or asked.text
+            if asked.new != (Message("user", text),):
                 meta["messages"] = [message.shape() for message in asked.new]
-            self.turn.prompt(asked.text, self.ask.idempotency, self.ask.about, **meta)
+            self.turn.prompt(text, self.ask.idempotency, self.ask.about, **meta)
 
     def _store_answer(self, final: Final) -> None:
         reason = final.done.finish_reason

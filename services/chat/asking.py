@@ -16,7 +16,7 @@ from services.settings import Settings
 from services.wire import Generate
 
 OVERRIDES = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty",
-             "max_tokens", "seed")
+             "max_tokens", "seed", "n_ctx", "n_threads", "n_gpu_layers")
 
 
 def check(ask: Ask, settings: Settings) -> None:
@@ -49,6 +49,8 @@ def asked(ask: Ask, follows: bool = False) -> Asked:
     """The new messages and the tools. Where they follow what a session holds, what a client repeats of it, up to the
     last answer, is left out; a system text counts all the same."""
     messages = ask.messages or (Message("user", ask.prompt),)
+    if ask.system is not None:
+        messages = (Message("system", ask.system), *messages)
     led = _one_system(messages)
     system, said = led[:bool(led) and led[0].role == "system"], led[bool(led) and led[0].role == "system":]
     if follows:
@@ -57,7 +59,8 @@ def asked(ask: Ask, follows: bool = False) -> Asked:
     if not said:
         raise BadRequest("nothing is asked: the last message should be a user's or a tool's", param="messages")
     held = ask.schema is not None or ask.grammar is not None        # then there is no room for thoughts
-    return Asked((*system, *said), ask.tools, ask.thinking and not held)
+    own = bool(ask.system) and led[0] == messages[0]
+    return Asked((*system, *said), ask.tools, ask.thinking and not held, own)
 
 
 def _one_system(messages: tuple[Message, ...]) -> tuple[Message, ...]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.chat.messages import Call, Message, Toolbox
+from services.chat.messages import Call, Interaction, Message, Toolbox
 from services.chat.sessions import TurnRecord, shown_id
 from services.wire import Done, Logprob
 
@@ -25,8 +25,10 @@ class Ask:
     """One question. None means "as the profile says", of `session_id` that nothing is kept."""
 
     owner: str                                      # key id
-    prompt: str = ""                                # the question, where there are no `messages`
+    prompt: str = ""                                # the question; beside `messages` what stands for them in a session
     messages: tuple[Message, ...] = ()              # in a session: only what is new
+    earlier: tuple[Interaction, ...] = ()           # what was said before, where no session keeps it
+    system: str | None = None                       # the server's own, for all who ask alike: in the profile's place
     raw: str | tuple[int, ...] | None = None        # a prompt as it is, text or tokens: no template, no session
     suffix: str | None = None                       # of a `raw` prompt: what follows the completion
     session_id: str | None = None                   # as `sessions.parse_id` gives it
@@ -42,6 +44,9 @@ class Ask:
     frequency_penalty: float | None = None
     logit_bias: dict[int, float] | None = None      # token -> added to its logit
     max_tokens: int | None = None
+    n_ctx: int | None = None                        # this and the next two: another runner than the profile's
+    n_threads: int | None = None
+    n_gpu_layers: int | None = None
     stop: tuple[str, ...] | None = None             # instead of the profile's; those the template implies stay
     seed: int | None = None
     schema: dict[str, Any] | None = None

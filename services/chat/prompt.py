@@ -30,6 +30,7 @@ class Asked:
     messages: tuple[Message, ...]       # at least one; the first may be a system text, in the profile's place
     tools: Toolbox | None = None
     thinks: bool = True                 # whether a model that can shall think before it answers
+    own: bool = False                   # whether the system text is the server's own, for all who ask alike
 
     @property
     def system(self) -> tuple[Message, ...]:
@@ -79,9 +80,10 @@ def opening(profile: Profile, ready: Ready, earlier: Sequence[Interaction], aske
 def head(profile: Profile, ready: Ready, prompt: Sequence[str], turns: int, asked: Asked) -> int:
     """How many characters at the start of `prompt`, which holds `turns` earlier interactions, are the profile's own:
     before anything that a person or a model said. They are the same for everybody."""
-    if asked.system or asked.tools:
+    if (asked.system and not asked.own) or asked.tools:
         return 0        # the client's own
-    whole, own = "".join(prompt), _head(form_of(profile, ready, asked.thinks), turns > 0, datetime.date.today())
+    form = form_of(profile, ready, asked.thinks)
+    whole, own = "".join(prompt), _head(form, asked.system, turns > 0, datetime.date.today())
     return len(own) if whole.startswith(own) else len(_common(own, whole))
 
 
@@ -91,11 +93,11 @@ def stops(profile: Profile, ready: Ready) -> list[str]:
 
 
 @lru_cache(maxsize=64)
-def _head(form: Form, talk: bool, _day: datetime.date) -> str:
+def _head(form: Form, system: tuple[Message, ...], talk: bool, _day: datetime.date) -> str:
     """What two prompts have in common in which all that was said differs. A template may tell the day."""
     def told(said: str) -> str:
         talked = [Message("user", said), Message("assistant", said)] if talk else []
-        return form.render(*_shapes(form, [*talked, Message("user", said)], None))
+        return form.render(*_shapes(form, [*system, *talked, Message("user", said)], None))
     try:
         return _common(told("a"), told("77"))
     except Unprocessable:
