@@ -13,6 +13,7 @@ FLOORS = [
      "services.kv_names", "services.metrics"},
     {"services.store"},
     {"services.engine", "auth"},
+    {"services.knowledge"},
     {"services.chat"},
     {"services.web", "services.cli"},
     {"main"},
@@ -33,6 +34,9 @@ DOORS = {                                                   # library -> where i
     "jinja2": {"services.chat"},
     "yaml": {"services.engine.yaml_files"},
     "click": {"services.cli"},
+    "sqlite3": {"services.store"},
+    "psycopg": {"services.store"},
+    "langchain_text_splitters": {"services.knowledge.split"},
     "prometheus_client": {"services.metrics"},
     "dotenv": {"services.settings"},
 }

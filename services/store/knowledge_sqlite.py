@@ -1,0 +1,282 @@
+"""Knowledge bases as SQLite files: `DATA_DIR/knowledge/<owner>/<name>.sqlite3`. FTS5 matches words, numpy vectors.
+
+With a cipher the file holds neither words nor vectors in the clear: both indexes are in memory only then, made from
+the sealed chunks at the first search. The vectors are in memory in any case, for as many bases as fit `MEMORY`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+
+from services.errors import Gone, ParleyError, StorageFull, Unavailable
+from services.store import disk
+from services.store.crypto import Cipher
+from services.store.knowledge import SCHEMA, Chunk, Library, check_names, exists, is_name, not_found
+from services.store.knowledge_sql import Codec, Connection, SqlCollection
+
+SUFFIX = ".sqlite3"
+MEMORY = 512 << 20          # bytes of vectors held for all bases
+WAIT = 10.0                 # seconds that a writer waits for another
+_BESIDE = ("-wal", "-shm", ".lock")
+_WORD = re.compile(r"\w")
+# tokens without case, accents and English endings
+_FTS = "USING fts5(title, text, {}tokenize = 'porter unicode61 remove_diacritics 2')"
+_TABLES = f"""
+CREATE TABLE about (body TEXT NOT NULL, deletions INTEGER NOT NULL);
+CREATE TABLE sources (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, state TEXT NOT NULL,
+    body TEXT NOT NULL, payload BLOB);
+CREATE TABLE documents (id INTEGER PRIMARY KEY AUTOINCREMENT, source TEXT NOT NULL, named TEXT NOT NULL,
+    digest TEXT NOT NULL, characters INTEGER NOT NULL, chunks INTEGER NOT NULL, indexed INTEGER NOT NULL,
+    body TEXT NOT NULL, text TEXT NOT NULL, UNIQUE (source, named));
+CREATE TABLE chunks (id INTEGER PRIMARY KEY AUTOINCREMENT, document INTEGER NOT NULL, number INTEGER NOT NULL,
+    start_at INTEGER NOT NULL, title TEXT NOT NULL, text TEXT NOT NULL, vector BLOB NOT NULL);
+CREATE INDEX of_document ON chunks (document);
+PRAGMA user_version = {SCHEMA};
+"""
+_WORDS = f"""
+CREATE VIRTUAL TABLE words {_FTS.format("content = 'chunks', content_rowid = 'id', ")};
+CREATE TRIGGER chunk_added AFTER INSERT ON chunks BEGIN
+    INSERT INTO words (rowid, title, text) VALUES (new.id, new.title, new.text);
+END;
+CREATE TRIGGER chunk_gone AFTER DELETE ON chunks BEGIN
+    INSERT INTO words (words, rowid, title, text) VALUES ('delete', old.id, old.title, old.text);
+END;
+"""
+
+
+class SqliteLibrary(Library):
+    """The bases in `data_dir`. Any thread may use it; other processes use the same files."""
+
+    def __init__(self, data_dir: Path, cipher: Cipher | None = None) -> None:
+        self._folder = data_dir / "knowledge"
+        self._cipher = cipher
+        self._loaded: OrderedDict[Path, _Loaded] = OrderedDict()    # least recently used first; under _lock
+        self._lock = threading.Lock()
+
+    def create(self, owner: str, name: str, about: dict[str, object]) -> SqliteCollection:
+        path = self._path(owner, name)
+        disk.make_dirs(self._folder, follow=False)
+        disk.make_dirs(path.parent, follow=False)
+        fresh = path.with_name(f".{name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+        try:
+            with disk.told(fresh):
+                os.close(disk.open_file(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+            collection = self._collection(fresh, owner, name)
+            collection.make(about)
+            with disk.told(path):
+                try:
+                    os.link(fresh, path)
+                except FileExistsError:
+                    raise exists(name) from None
+                disk.fsync_dir(path.parent)
+        finally:
+            _remove(fresh)
+        return self.open(owner, name)
+
+    def open(self, owner: str, name: str) -> SqliteCollection:
+        path = self._path(owner, name)
+        if path.is_symlink() or not path.is_file():
+            raise not_found(name)
+        return self._collection(path, owner, name)
+
+    def delete(self, owner: str, name: str) -> None:
+        path = self._path(owner, name)
+        if not path.is_file():
+            raise not_found(name)
+        try:
+            disk.unlink_durable(path)
+        except FileNotFoundError:
+            raise not_found(name) from None
+        _remove(path)
+        with self._lock:
+            self._loaded.pop(path, None)
+
+    def names(self) -> list[tuple[str, str]]:
+        found = [(path.parent.name, path.name[:-len(SUFFIX)]) for path in self._folder.glob(f"*/*{SUFFIX}")
+                 if path.is_file() and not path.is_symlink()]
+        return sorted((owner, name) for owner, name in found if is_name(name))
+
+    def _path(self, owner: str, name: str) -> Path:
+        check_names(owner, name)
+        return self._folder / owner / (name + SUFFIX)
+
+    def _collection(self, path: Path, owner: str, name: str) -> SqliteCollection:
+        return SqliteCollection(path, owner, name, Codec(self._cipher, owner, name), self)
+
+    def loaded(self, path: Path, sealed: bool) -> _Loaded:
+        """What is in memory of a base, used just now; others go when there is too much."""
+        with self._lock:
+            found = self._loaded.pop(path, None) or _Loaded(sealed)
+            self._loaded[path] = found
+            while len(self._loaded) > 1 and sum(one.size for one in self._loaded.values()) > MEMORY:
+                self._loaded.popitem(last=False)
+        return found
+
+
+class SqliteCollection(SqlCollection):
+    def __init__(self, path: Path, owner: str, name: str, codec: Codec, library: SqliteLibrary) -> None:
+        super().__init__(owner, name, codec)
+        self._path = path
+        self._library = library
+
+    def make(self, about: dict[str, object]) -> None:
+        """The tables of a file that is empty."""
+        with self._database() as db:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.executescript(_TABLES + ("" if self._codec.sealed else _WORDS))
+            db.execute("INSERT INTO about VALUES ('', 0)")
+        self.describe(about)
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with self._database() as db:
+            db.execute("BEGIN")
+            yield db
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        with self._database() as db:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+            except BaseException:
+                db.execute("ROLLBACK")
+                raise
+            db.execute("COMMIT")
+
+    @contextmanager
+    def _database(self) -> Iterator[sqlite3.Connection]:
+        """A connection of this thread's own; the file must be there."""
+        try:
+            with closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=rw", uri=True, timeout=WAIT,
+                                         isolation_level=None)) as db:
+                db.execute("PRAGMA synchronous = FULL")
+                yield db
+        except sqlite3.Error as error:
+            raise self._told(error) from error
+        except ValueError as error:
+            raise Gone(f"the knowledge base {self.name} cannot be decrypted ({error}): restore its file from a backup",
+                       code="knowledge_damaged") from error
+
+    def _told(self, error: sqlite3.Error) -> ParleyError:
+        if not self._path.is_file():
+            return not_found(self.name)
+        why = f"{self._path.name}: {error}"
+        if "full" in str(error):
+            return StorageFull(f"the data folder cannot take more ({why}); free some space, nothing that was saved is "
+                               "lost")
+        if "readonly" in str(error):
+            return Unavailable(f"the data folder cannot be written ({why}); check its owner, mode and mount",
+                               code="store_readonly")
+        if isinstance(error, sqlite3.OperationalError):
+            return Unavailable(f"the data folder does not work ({why})", code="store_failed")
+        return Gone(f"the knowledge base {self.name} is damaged ({why}): restore its file from a backup, or delete the "
+                    "base", code="knowledge_damaged")
+
+    def _insert(self, db: Connection, document: int, chunk: Chunk) -> None:
+        db.execute("INSERT INTO chunks (document, number, start_at, title, text, vector) VALUES (?, ?, ?, ?, ?, ?)",
+                   (document, chunk.number, chunk.start, self._codec.pack(chunk.title), self._codec.pack(chunk.text),
+                    self._codec.pack_bytes(chunk.vector)))
+
+    # ------------------------------------------------------------ search
+
+    def near(self, vector: bytes, k: int) -> list[tuple[int, float]]:
+        wanted = np.frombuffer(vector, "<f4")
+        loaded = self._load()
+        with loaded.lock:
+            ids, vectors = loaded.ids, loaded.vectors
+        if vectors.shape[1] != wanted.size or not ids.size:
+            return []
+        scores = vectors @ wanted
+        best = np.argpartition(-scores, k - 1)[:k] if k < scores.size else np.arange(scores.size)
+        order = best[np.lexsort((ids[best], -scores[best]))]
+        return [(int(ids[at]), float(scores[at])) for at in order]
+
+    def matching(self, words: Sequence[str], k: int) -> list[tuple[int, float]]:
+        query = " OR ".join('"' + word.replace('"', '""') + '"' for word in words if _WORD.search(word))
+        if not query:
+            return []
+        if self._codec.sealed:
+            loaded = self._load()
+            with loaded.lock:
+                return _matching(loaded.words, query, k)
+        with self._reading() as db:
+            return _matching(db, query, k)
+
+    def _load(self) -> _Loaded:
+        """The base's part in memory, brought up to what the file holds."""
+        loaded = self._library.loaded(self._path, self._codec.sealed)
+        with loaded.lock, self._reading() as db:
+            deletions, = db.execute("SELECT deletions FROM about").fetchone()
+            if deletions != loaded.deletions:
+                loaded.clear(deletions)
+            new = db.execute(f"SELECT id, vector{', title, text' if self._codec.sealed else ''} FROM chunks "
+                             "WHERE id > ? ORDER BY id", (loaded.last,)).fetchall()
+            if new:
+                loaded.add([row[0] for row in new], [self._codec.unpack_bytes(row[1]) for row in new])
+            if new and self._codec.sealed:
+                loaded.words.executemany("INSERT INTO words (rowid, title, text) VALUES (?, ?, ?)", (
+                    (id, self._codec.unpack(title), self._codec.unpack(text)) for id, _, title, text in new))
+        return loaded
+
+    @contextmanager
+    def held(self) -> Iterator[bool]:
+        try:
+            with disk.locked(self._path, 0.0):
+                yield True
+        except TimeoutError:
+            yield False
+
+
+class _Loaded:
+    """What is in memory of one base. `lock` guards all of it; the arrays are replaced, never changed."""
+
+    def __init__(self, sealed: bool) -> None:
+        self.lock = threading.Lock()
+        self.words = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+        self._sealed = sealed
+        self.clear(0)
+
+    def clear(self, deletions: int) -> None:
+        self.deletions = deletions
+        self.ids = np.empty(0, np.int64)
+        self.vectors = np.empty((0, 0), np.float32)
+        if self._sealed:
+            self.words.execute("DROP TABLE IF EXISTS words")
+            self.words.execute(f"CREATE VIRTUAL TABLE words {_FTS.format('')}")
+
+    @property
+    def last(self) -> int:
+        return int(self.ids[-1]) if self.ids.size else 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of vectors."""
+        return self.vectors.nbytes
+
+    def add(self, ids: list[int], vectors: list[bytes]) -> None:
+        """All vectors of a base have one length: another model's come after a `clear`."""
+        more = np.frombuffer(b"".join(vectors), "<f4").reshape(len(ids), -1)
+        self.vectors = np.concatenate([self.vectors, more]) if self.ids.size else more
+        self.ids = np.concatenate([self.ids, np.array(ids, np.int64)])
+
+
+def _matching(db: sqlite3.Connection, query: str, k: int) -> list[tuple[int, float]]:
+    """FTS5's bm25 is the smaller the better."""
+    return [(id, -score) for id, score in db.execute(
+        "SELECT rowid, bm25(words) AS score FROM words WHERE words MATCH ? ORDER BY score, rowid LIMIT ?", (query, k))]
+
+
+def _remove(path: Path) -> None:
+    for name in (path.name, *(path.name + end for end in _BESIDE)):
+        with suppress(FileNotFoundError):
+            os.unlink(path.with_name(name))
