@@ -56,8 +56,8 @@ def signature(path: Path) -> Signature | None:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def read(path: Path) -> Document:
-    """The document in `path`. Raises `ConfigError` naming file, line and column."""
+def read(path: Path, holds: str = "SelectedModel and profiles") -> Document:
+    """The document in `path`, an object that `holds` something. Raises `ConfigError` naming file, line and column."""
     where = shown(path)
     raw, mode = _read_bytes(path, where)
     if raw.startswith(b"\xef\xbb\xbf"):
@@ -69,7 +69,7 @@ def read(path: Path) -> Document:
         raise ConfigError(f"{where}, line {line}: not UTF-8 text; save it as UTF-8") from None
     if not text.strip():
         raise ConfigError(f"{where}: empty; expected a JSON object; delete the file to get the default one")
-    values = _parse(text, where)
+    values = _parse(text, where, holds)
     return Document(where, text, values, _lines(text, where), mode)
 
 
@@ -93,7 +93,7 @@ def _read_bytes(path: Path, where: str) -> tuple[bytes, int]:
         os.close(fd)
 
 
-def _parse(text: str, where: str) -> dict[str, Any]:
+def _parse(text: str, where: str, holds: str) -> dict[str, Any]:
     def refuse(literal: str) -> NoReturn:
         line = text.count("\n", 0, text.find(literal)) + 1
         raise ConfigError(f"{where}, line {line}: {literal} is not a JSON number")
@@ -105,7 +105,7 @@ def _parse(text: str, where: str) -> dict[str, Any]:
         reason = "nested too deeply" if isinstance(error, RecursionError) else "holds a number with too many digits"
         raise ConfigError(f"{where}: {reason}") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{where}, line 1: expected a JSON object with SelectedModel and profiles")
+        raise ConfigError(f"{where}, line 1: expected a JSON object with {holds}")
     return values
 
 
