@@ -31,9 +31,11 @@ MOST_RULES = 1000
 MOST_SIZE = 20_000          # of a grammar: about its letters, rules and repeats together
 MOST_NESTED = 64            # groups inside groups
 MOST_REPEATS = 512          # of one repeat
+MOST_TIMES = 8              # repeats of one thing, each of the one before it
 ESCAPE = r"\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[trn\\\"\[\]])"
-WORD = re.compile(rf"""(?P<blank>(?:[ \t\r\n]|\#[^\r\n]*)+)
-                    | (?P<define>[A-Za-z0-9_-]+(?=(?:[ \t\r\n]|\#[^\r\n]*)*::=))
+BLANK = r"(?:[ \t\r\n]|\#[^\r\n]*(?![^\r\n]))"     # a comment goes on to the line's end: it is read in one way only
+WORD = re.compile(rf"""(?P<blank>{BLANK}+)
+                    | (?P<define>[A-Za-z0-9_-]+(?={BLANK}*::=))
                     | (?P<name>[A-Za-z0-9_-]+) | (?P<is>::=)
                     | (?P<literal>"(?:[^"\\\r\n]|{ESCAPE})*") | (?P<set>\[(?:[^\]\\\r\n]|{ESCAPE})*\])
                     | (?P<mark>[|()*+?.]) | (?P<times>\{{[ \t]*\d{{1,9}}[ \t]*(?:,[ \t]*(?:\d{{1,9}})?[ \t]*)?\}})
@@ -119,9 +121,11 @@ class _Reader:
     def _row(self) -> Expression:
         parts = []
         while self._kind in ("literal", "set", "name") or self._word in ("(", "."):
-            part = self._atom()
+            part, times = self._atom(), 0
             while self._kind == "times" or self._word in TIMES:
-                part = self._repeat(part)
+                part, times = self._repeat(part), times + 1
+                if times > MOST_TIMES:
+                    self._refuse(f"repeats one thing in more than {MOST_TIMES} ways at once")
             self._size += size(part)
             if self._size > MOST_SIZE:
                 self._refuse("is too large; use fewer alternatives and shorter repeats")
