@@ -7,6 +7,7 @@ close the value, reads UTF-8 strictly and sees the text that is really sent. A c
 
 from __future__ import annotations
 
+import codecs
 import ctypes
 from collections.abc import Iterator
 from typing import Any
@@ -54,6 +55,7 @@ class Holding(Chain):
         if self.forced:
             return self.forced[:most]
         text = self._value.certain(4 * most)
+        text = text[:codecs.utf_8_decode(text, "ignore")[1]]        # without the part of a character at its end
         return (self._spelling.tokens(text) or [])[:most] if text else []
 
     def _choose(self, row: int) -> int:

@@ -108,6 +108,14 @@ def test_drafts_spell_what_the_schema_demands(model: Model) -> None:
     sampler.close()
 
 
+@pytest.mark.parametrize("schema", [{"enum": ["é", "è"]}, {"const": "é" * 50}, {"const": "x中" * 30}])
+def test_drafts_end_with_a_whole_character(model: Model, schema: dict[str, Any]) -> None:
+    sampler = Complying(model, WILD, [1], grammar_of(schema), 400)
+    for most in range(1, 20):
+        assert b"".join(map(model.piece, sampler.draft(most))).startswith(b'"')
+    sampler.close()
+
+
 def test_text_may_end_within_a_character(model: Model) -> None:
     spelling = Spelling(model)
     for text in ('{"a":1}', "é", " b", "\n", "", '"😀"'):
