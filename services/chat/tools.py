@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+from services.chat.jinja import MAX_SOURCE
 from services.chat.messages import Call, Message, Tool, Toolbox
 from services.chat.thinking import Thinks
 from services.wire import CallForm, Calls
@@ -126,14 +127,14 @@ MARKS: tuple[tuple[str, Form | None], ...] = (
     (r"<function=", FUNCTIONARY),
     (r'<tool_call>(\\n|\s)*\{\\?"name\\?"|json object [^"]*<tool_call>', HERMES),
     (r'\{\\?"name\\?": function name, \\?"parameters\\?"', LLAMA))
-SHOWS_TOOLS = re.compile(r"\{[{%][^%}]*(?<![\w'\"])tools(?![\w'\"])")
+SHOWS_TOOLS = re.compile(r"\{[{%][^%{}]*(?<![\w'\"])tools(?![\w'\"])")
 
 
 @lru_cache(maxsize=64)
 def form_of(chat_template: str | None) -> Form:
     """The form of a model with this chat template; `GENERIC`, which is not native, where it has none or teaches none
     that is known, and for text templates (None)."""
-    if not chat_template or not SHOWS_TOOLS.search(chat_template):
+    if not chat_template or len(chat_template) > MAX_SOURCE or not SHOWS_TOOLS.search(chat_template):
         return GENERIC
     return next((form or GENERIC for mark, form in MARKS if re.search(mark, chat_template)), GENERIC)
 

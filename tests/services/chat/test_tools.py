@@ -45,6 +45,12 @@ def test_templates_that_the_corpus_lacks() -> None:
     assert form_of(None) is form_of("") is form_of("{{ messages }} my tools <tool_call>") is tools.GENERIC
 
 
+@pytest.mark.parametrize("text", ["{{" * 32_000, "{{ tools }}" + "[TOOL_CALLS]" * 100_000], ids=["tags", "marks"])
+def test_no_template_takes_long(text: str) -> None:
+    """The looks at these would take minutes."""
+    assert form_of(text) is tools.GENERIC
+
+
 @FORMS_BY_NAME
 def test_what_it_writes_it_reads(form: Form) -> None:
     calls = (Call("", "get_weather", '{"city": "Par\\"}is"}'), Call("", "now", "{}"))[:1 if form.leads else 2]
