@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import MASTER, Server, make_home
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = {"sh": ["bash", "examples/answer.sh"], "py": [sys.executable, "examples/api_requests.py"],
@@ -98,3 +101,26 @@ def test_what_is_no_parley(name, tmp_path):
     finally:
         page.terminate()
         page.wait(10)
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("page", ["README.md", "examples/clients.md"])
+def test_the_clients_code_prints_what_stands_beside_it(page, tmp_path):
+    """Every block of Python for a client of OpenAI's or Anthropic's, one after the other."""
+    blocks = [block for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
+              if "embeddings.create" not in block]
+    code = "\n".join(blocks)
+    told = [line.strip() for line in re.findall(r"^ *print\(.*#(.*)$", code, re.M)]
+    home = make_home(tmp_path / "home", {"SelectedModel": "starter", "starter": {
+        "model": "starter.gguf", "n_ctx": 1024, "max_tokens": 200, "temperature": 0, "chat_format": "model"}})
+    server = Server(home, "llama").start().ready()
+    try:
+        ran = subprocess.run([sys.executable, "-c", code.replace("http://127.0.0.1:5000", server.url)],
+                             env={**os.environ, "API_KEY": MASTER}, capture_output=True, text=True, timeout=120)
+    finally:
+        server.end()
+    assert ran.returncode == 0, ran.stderr
+    printed = ran.stdout.splitlines()
+    assert len(printed) == len(told) and told
+    for line, expected in zip(printed, told, strict=True):
+        assert re.fullmatch(re.escape(expected).replace(r"\.\.\.", ".*"), line), (line, expected)

@@ -14,7 +14,8 @@ from services.settings import _VARIABLES, SPINS
 from tests.bench.bench_peer import BENCHES
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "models" / "README.md", ROOT / "examples" / "starter_model" / "README.md"]
+PAGES = [ROOT / "README.md", ROOT / "models" / "README.md", ROOT / "examples" / "clients.md",
+         ROOT / "examples" / "starter_model" / "README.md"]
 README = PAGES[0].read_text()
 
 
