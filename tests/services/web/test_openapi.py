@@ -21,7 +21,7 @@ from services.web import replies
 from services.web.app import ROUTES
 from tests.services.web.conftest import MASTER, make_world
 
-EXAMPLES = {"body": 80, "path": 60, "nothing": 3}      # of an operation, by what there is to make up
+EXAMPLES = {"body": 30, "path": 40, "nothing": 3}      # of an operation, by what there is to make up
 CHECKS = [status_code_conformance, content_type_conformance, response_schema_conformance, response_headers_conformance]
 
 
