@@ -52,12 +52,14 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CallForm(msgspec.Struct, frozen=True, kw_only=True):
-    """How a call of the tool `name` is written: `begin`, arguments that comply with `schema`, `end`."""
+    """How a call of the tool `name` is written: `begin`, arguments that comply with `schema`, `end`. `loose`: only as
+    far as a grammar can hold them to it; else a schema that it cannot is refused."""
 
     name: str
     begin: str
     schema: dict[str, Any]
     end: str = ""
+    loose: bool = False
 
 
 class Calls(msgspec.Struct, frozen=True, kw_only=True):

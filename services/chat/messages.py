@@ -89,11 +89,13 @@ class Interaction(NamedTuple):
 
 @dataclass(frozen=True)
 class Tool:
-    """A function that the model may have called. `parameters`: JSON Schema of its arguments, an object."""
+    """A function that the model may have called. `parameters`: JSON Schema of its arguments, an object. `strict`:
+    where no grammar can hold them to all of it the request is refused; else they comply as far as one can."""
 
     name: str
     description: str = ""
     parameters: dict[str, Any] = field(default_factory=lambda: {"type": "object", "properties": {}})
+    strict: bool = False
 
     def shape(self) -> dict[str, Any]:
         """As in an OpenAI request's `tools`, and in the chat templates of models."""

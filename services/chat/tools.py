@@ -20,6 +20,7 @@ from services.wire import CallForm, Calls
 
 SHORT_ID = 9            # characters of the ids that Mistral's templates demand
 WHOLE = {"$ref", "anyOf", "oneOf", "allOf", "const", "enum"}    # keywords of a schema beside which it needs no type
+NAMELESS = {"additionalProperties", "patternProperties"}        # of those whose names are not known
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ class Form:
 
     def calls(self, toolbox: Toolbox, thinks: Thinks | None = None) -> Calls:
         """What the runner holds an answer to; `thinks`: how the model thinks before it answers, where it does."""
-        forms = [CallForm(name=tool.name, begin=self.begin(tool.name), schema=_arguments(tool), end=self.end)
-                 for tool in toolbox.offered]
+        forms = [CallForm(name=tool.name, begin=self.begin(tool.name), schema=_arguments(tool), end=self.end,
+                          loose=not tool.strict) for tool in toolbox.offered]
         think, thought, thinking = thinks or ("", "", False)
         return Calls(forms=forms, trigger=self.trigger, opening=self.opening, between=self.between,
                      closing=self.closing, leads=self.leads, required=toolbox.choice == "required",
@@ -144,5 +145,5 @@ def _arguments(tool: Tool) -> dict[str, Any]:
     schema = tool.parameters
     if WHOLE & schema.keys():
         return schema
-    free = schema.get("properties") or "additionalProperties" in schema
+    free = schema.get("properties") or schema.get("required") or NAMELESS & schema.keys()
     return {"type": "object", **schema} if free else {"type": "object", "additionalProperties": False}

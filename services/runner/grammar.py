@@ -50,15 +50,21 @@ TYPES = {"object": {"properties", "required", "additionalProperties"},
 
 def grammar_of(schema: Schema) -> Grammar:
     """The grammar that lets through exactly, or less than, what `schema` allows. `BadSchema` says what is wrong."""
+    return _Reader(checked(schema)).grammar()
+
+
+def checked(schema: Schema) -> Schema:
+    """`schema` as JSON has it. `BadSchema` when it is none, or too large."""
     try:
         text = json.dumps(schema, allow_nan=False)
     except RecursionError:
-        raise _bad("schema", f"is more than {MOST_DEPTH} levels deep") from None
+        raise bad("schema", f"is more than {MOST_DEPTH} levels deep") from None
     except (TypeError, ValueError) as error:
-        raise _bad("schema", f"is not JSON: {error}") from None
+        raise bad("schema", f"is not JSON: {error}") from None
     if len(text) > MOST_BYTES:
-        raise _bad("schema", f"is larger than {MOST_BYTES} bytes; make it smaller")
-    return _Reader(json.loads(text)).grammar()
+        raise bad("schema", f"is larger than {MOST_BYTES} bytes; make it smaller")
+    made: Schema = json.loads(text)
+    return made
 
 
 class _Reader:
@@ -94,17 +100,17 @@ class _Reader:
         self._rules[call.rule] = expression
         self._size += size(expression)
         if self._size > MOST_SIZE:
-            raise _bad("schema", "makes too large a grammar; use fewer alternatives and shorter repeats")
+            raise bad("schema", "makes too large a grammar; use fewer alternatives and shorter repeats")
 
     # ------------------------------------------------------------ any schema
 
     def _node(self, node: Any, where: str, depth: int) -> Call:
         if depth > MOST_DEPTH:
-            raise _bad(where, f"is more than {MOST_DEPTH} levels deep")
+            raise bad(where, f"is more than {MOST_DEPTH} levels deep")
         if node is True or (isinstance(node, dict) and not node.keys() - NOTES):
             return self._anything()
         if not isinstance(node, dict):
-            raise _bad(where, f"is {json.dumps(node)[:40]}; a schema is an object")
+            raise bad(where, f"is {json.dumps(node)[:40]}; a schema is an object")
         kind = next((key for key in ("$ref", "anyOf", "oneOf", "allOf", "const", "enum") if key in node), "type")
         read: Callable[[Schema, str, int], Call] = {
             "$ref": self._ref, "anyOf": self._any, "oneOf": self._one, "allOf": self._all,
@@ -128,33 +134,19 @@ class _Reader:
     def _ref(self, node: Schema, where: str, depth: int) -> Call:
         ref = node["$ref"]
         _only(node, {"$ref"}, where)
-        if not isinstance(ref, str) or not (ref == "#" or ref.startswith("#/")):
-            raise _bad(where, f"has $ref {json.dumps(ref)[:80]}; only references into the schema itself (#/…) are "
-                       "used, nothing is fetched")
+        target = target_of(self._schema, ref, where)
         if ref not in self._refs:
             if len(self._refs) >= MOST_REFS:
-                raise _bad(where, f"has more than {MOST_REFS} different $ref")
+                raise bad(where, f"has more than {MOST_REFS} different $ref")
             self._refs[ref] = self._later()
-            self._set(self._refs[ref], self._node(self._target(ref, where), f"{where}.$ref", depth + 1))
+            self._set(self._refs[ref], self._node(target, f"{where}.$ref", depth + 1))
         return self._refs[ref]
-
-    def _target(self, ref: str, where: str) -> Any:
-        target: Any = self._schema
-        for step in ref.split("/")[1:]:
-            step = step.replace("~1", "/").replace("~0", "~")
-            if isinstance(target, list) and step.isdigit() and int(step) < len(target):
-                target = target[int(step)]
-            elif isinstance(target, dict) and step in target:
-                target = target[step]
-            else:
-                raise _bad(where, f"has $ref {ref[:80]}, which is not in the schema")
-        return target
 
     def _any(self, node: Schema, where: str, depth: int) -> Call:
         _only(node, {"anyOf"}, where)
         parts = _listed(node["anyOf"], f"{where}.anyOf")
         if len(parts) > MOST_OPTIONS:
-            raise _bad(where, f"has anyOf of more than {MOST_OPTIONS} parts")
+            raise bad(where, f"has anyOf of more than {MOST_OPTIONS} parts")
         return self._rule(Either(tuple([self._node(part, f"{where}.anyOf[{i}]", depth + 1)
                                         for i, part in enumerate(parts)])))
 
@@ -163,30 +155,30 @@ class _Reader:
         parts = _listed(node["oneOf"], f"{where}.oneOf")
         kinds = [_kind(part) for part in parts]
         if None in kinds or len(set(kinds)) < len(kinds):
-            raise _bad(where, "has oneOf with parts that are not told apart by type; use anyOf")
+            raise bad(where, "has oneOf with parts that are not told apart by type; use anyOf")
         return self._any({("anyOf" if key == "oneOf" else key): value for key, value in node.items()}, where, depth)
 
     def _all(self, node: Schema, where: str, depth: int) -> Call:
         _only(node, {"allOf"}, where)
         parts = _listed(node["allOf"], f"{where}.allOf")
         if len(parts) > 1:
-            raise _bad(where, "has allOf with several parts, which is not supported; write one object")
+            raise bad(where, "has allOf with several parts, which is not supported; write one object")
         return self._node(parts[0], f"{where}.allOf[0]", depth + 1)
 
     def _constant(self, node: Schema, where: str, _depth: int) -> Call:
         _only(node, {"const", "enum", "type"}, where)
         values = _listed(node["enum"], f"{where}.enum") if "enum" in node else [node["const"]]
-        names = _names(node.get("type", list(TYPES)), where)
-        kept = [value for value in values if any(_is(value, name) for name in names)
+        names = names_of(node.get("type", list(TYPES)), where)
+        kept = [value for value in values if any(is_of(value, name) for name in names)
                 and ("const" not in node or json.dumps(value) == json.dumps(node["const"]))]
         if not kept:
-            raise _bad(where, "allows no value")
+            raise bad(where, "allows no value")
         return self._rule(_words(sorted(set(map(as_json, kept)))))
 
     # ------------------------------------------------------------ schemas of a type
 
     def _typed(self, node: Schema, where: str, depth: int) -> Call:
-        names = _names(node["type"] if "type" in node else _guess(node, where), where)
+        names = names_of(node["type"] if "type" in node else _guess(node, where), where)
         _only(node, {"type"}.union(*(TYPES[name] for name in names)), where)
         parts = [self._one_type(name, node, where, depth) for name in names]
         return parts[0] if len(parts) == 1 else self._rule(Either(tuple(parts)))
@@ -200,11 +192,11 @@ class _Reader:
         properties, required = node.get("properties", {}), node.get("required", [])
         more = node.get("additionalProperties", True)
         if not isinstance(properties, dict) or not isinstance(required, list):
-            raise _bad(where, "needs an object as properties and a list as required")
+            raise bad(where, "needs an object as properties and a list as required")
         if missing := [name for name in required if not isinstance(name, str) or name not in properties]:
-            raise _bad(where, f"requires {missing[0]!r}, which is not among its properties")
+            raise bad(where, f"requires {missing[0]!r}, which is not among its properties")
         if len(properties) - len(set(required)) > MOST_OPTIONS:
-            raise _bad(where, f"has more than {MOST_OPTIONS} properties that are not required")
+            raise bad(where, f"has more than {MOST_OPTIONS} properties that are not required")
         if properties:
             members = [(row(as_json(key), COLON, self._node(part, f"{where}.{key}", depth + 1)), key in required)
                        for key, part in properties.items()]
@@ -256,6 +248,23 @@ class _Reader:
         return self._rule(row('"', Repeat(self._rule(CHAR), least, most), '"'))
 
 
+def target_of(schema: Schema, ref: Any, where: str) -> Any:
+    """What the $ref `ref` means in `schema`."""
+    if not isinstance(ref, str) or not (ref == "#" or ref.startswith("#/")):
+        raise bad(where, f"has $ref {json.dumps(ref)[:80]}; only references into the schema itself (#/…) are used, "
+                  "nothing is fetched")
+    target: Any = schema
+    for step in ref.split("/")[1:]:
+        step = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(target, list) and step.isdigit() and int(step) < len(target):
+            target = target[int(step)]
+        elif isinstance(target, dict) and step in target:
+            target = target[step]
+        else:
+            raise bad(where, f"has $ref {ref[:80]}, which is not in the schema")
+    return target
+
+
 def _words(words: list[str], depth: int = 0) -> Expression:
     """One of the words, which are sorted and differ. What they begin with alike is read once."""
     if len(words) == 1 or depth > MOST_DEPTH:
@@ -270,11 +279,11 @@ def _pattern_of(node: Schema, keyword: str, where: str) -> str:
     value = node[keyword]
     if keyword == "format":
         if value not in (known := list(FORMATS)):
-            raise _bad(where, f"has format {json.dumps(value)[:40]}, which is not supported: take it out, the "
+            raise bad(where, f"has format {json.dumps(value)[:40]}, which is not supported: take it out, the "
                        f"completion would not be held to it. Supported are {', '.join(known)}")
         return FORMATS[value]
     if not isinstance(value, str):
-        raise _bad(where, f"has pattern {json.dumps(value)[:40]}; it must be a string")
+        raise bad(where, f"has pattern {json.dumps(value)[:40]}; it must be a string")
     return value
 
 
@@ -282,9 +291,9 @@ def _range(node: Schema, low: str, high: str, where: str) -> tuple[int, int | No
     least, most = node.get(low, 0), node.get(high)
     for name, value in ((low, least), (high, most)):
         if value is not None and not (type(value) is int and 0 <= value <= MOST_REPEATS):
-            raise _bad(where, f"has {name} {json.dumps(value)[:40]}; it must be from 0 to {MOST_REPEATS}")
+            raise bad(where, f"has {name} {json.dumps(value)[:40]}; it must be from 0 to {MOST_REPEATS}")
     if most is not None and most < least:
-        raise _bad(where, f"has {high} below {low}, so it allows no value")
+        raise bad(where, f"has {high} below {low}, so it allows no value")
     return least, most
 
 
@@ -294,10 +303,11 @@ def _guess(node: Schema, where: str) -> str:
     return next(name for name, keywords in TYPES.items() if keywords & node.keys())
 
 
-def _names(value: Any, where: str) -> list[str]:
+def names_of(value: Any, where: str) -> list[str]:
+    """The types that a schema's `type` names."""
     names = value if isinstance(value, list) else [value]
     if not names or not all(isinstance(name, str) and name in TYPES for name in names):
-        raise _bad(where, f"has type {json.dumps(value)[:60]}; the types are {', '.join(TYPES)}")
+        raise bad(where, f"has type {json.dumps(value)[:60]}; the types are {', '.join(TYPES)}")
     return names
 
 
@@ -307,7 +317,7 @@ def _kind(node: Any) -> str | None:
     return {"integer": "number"}.get(name, name) if isinstance(name, str) else None
 
 
-def _is(value: Any, name: str) -> bool:
+def is_of(value: Any, name: str) -> bool:
     """Whether `value` is of the JSON type `name`."""
     if isinstance(value, bool):
         return name == "boolean"
@@ -318,17 +328,18 @@ def _is(value: Any, name: str) -> bool:
 
 def _listed(value: Any, where: str) -> list[Any]:
     if not isinstance(value, list) or not value:
-        raise _bad(where, "must be a list that is not empty")
+        raise bad(where, "must be a list that is not empty")
     return value
 
 
 def _only(node: Schema, allowed: set[str], where: str) -> None:
     """Refuse keywords that the grammar would not hold the completion to."""
     if extra := sorted(node.keys() - allowed - NOTES):
-        raise _bad(where, f"has {extra[0]!r} here, which is not supported: take it out, the completion would not be "
+        raise bad(where, f"has {extra[0]!r} here, which is not supported: take it out, the completion would not be "
                    "held to it")
 
 
-def _bad(where: str, what: str) -> BadSchema:
+def bad(where: str, what: str, kind: type[BadSchema] = BadSchema) -> BadSchema:
+    """The error for the schema at `where`: what is wrong with it."""
     short = where if len(where) <= 100 else f"{where[:60]}…{where[-30:]}"
-    return BadSchema(f"{short} {what}", param="schema")
+    return kind(f"{short} {what}", param="schema")

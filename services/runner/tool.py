@@ -13,6 +13,7 @@ from services.runner.complying import Spelling, rules_of
 from services.runner.gbnf import Call, Grammar, Literal, Repeat, Row
 from services.runner.grammar import grammar_of
 from services.runner.llama import lib
+from services.runner.loose import arguments
 from services.runner.model import Model
 from services.wire import CallForm, Calls
 
@@ -32,7 +33,7 @@ class Tool:
         try:
             text = json.dumps(form.schema)
             make = _kept if len(text) <= MOST_KEPT else _grammar
-            grammar = make(text, len(form.begin) - len(self.begins), behind)
+            grammar = make(text, form.loose, len(form.begin) - len(self.begins), behind)
             self._value = Value(grammar, spelling.tokens, 0, len(model.byte_tokens) == 256)
             self._rules, self._used = rules_of(model, grammar), False
         except BadSchema as error:
@@ -56,9 +57,9 @@ class Tool:
         lib.llama_sampler_free(self._rules)
 
 
-def _grammar(schema: str, blanks: int, behind: str) -> Grammar:
+def _grammar(schema: str, loose: bool, blanks: int, behind: str) -> Grammar:
     """Of a call's arguments, with up to so many blanks before them and a text behind."""
-    inner = grammar_of(json.loads(schema))
+    inner = grammar_of(arguments(json.loads(schema)) if loose else json.loads(schema))
     root = Row((Repeat(Literal(" "), 0, blanks), Call(inner.root), Literal(behind)))
     return Grammar((*inner.rules, root), len(inner.rules))
 
