@@ -134,6 +134,12 @@ class QuotaSpent(TooManyRequests):
     code, type = "insufficient_quota", "insufficient_quota"
 
 
+class FetchFailed(ParleyError):
+    """Another server, which a page was to be fetched from, did not answer, or not with what can be used."""
+
+    status, code, type = 502, "fetch_failed", "server_error"
+
+
 class Unavailable(ParleyError):
     """Queue full, model loading, runner down, store unwritable, draining. Always with `retry_after`."""
 
