@@ -47,12 +47,13 @@ def _ask(body: CountTokensBody, session: str | None, digest: str | None, **field
     tools = _toolbox(body)
     only_one_form(tools=tools, **{"output_config.format": schema is not None})
     return make_ask(digest, model=body.model, messages=_conversation(body, whole=session is None), session_id=session,
-                    tools=tools, schema=schema, **fields)
+                    tools=tools, schema=schema, thinking=body.thinks, **fields)
 
 
 def _toolbox(body: CountTokensBody) -> Toolbox | None:
     choice = body.tool_choice
-    tools = [Tool(tool.name, tool.description or "", tool.input_schema) for tool in body.tools or []]
+    tools = [Tool(tool.name, tool.description or "", tool.input_schema, strict=bool(tool.strict))
+             for tool in body.tools or []]
     return toolbox(tools, choice=_CHOICES[choice.type] if choice else "auto",
                    named=choice.name if isinstance(choice, NamedToolChoiceParam) else "",
                    parallel=not getattr(choice, "disable_parallel_tool_use", None), name="tools.{}.name".format)

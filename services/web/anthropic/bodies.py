@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from services.web.bodies import MAX_SEED, MAX_TOKENS, Body, Name, SessionId, Stop
-from services.web.openai.common import by_kind
+from services.web.openai.common import STRICT, by_kind
 
 NO_EFFECT = "without effect"
 
@@ -114,7 +114,7 @@ class ToolParam(Body):
     description: str | None = None
     input_schema: dict[str, Any] = Field(description="JSON Schema of an object")
     cache_control: CacheControl | None = Field(None, description=NO_EFFECT)
-    strict: bool | None = Field(None, description="without effect: the input always complies")
+    strict: bool | None = Field(None, description=STRICT)
     eager_input_streaming: bool | None = Field(None, description=NO_EFFECT)
 
 
@@ -134,7 +134,7 @@ class NoToolChoiceParam(Body):
 
 
 class ThinkingParam(Body):
-    """Whether blocks of thinking are wanted, of models that think. How much they do is theirs."""
+    """Whether models think that can: not when it is left out, or disabled. How much they do is theirs."""
 
     type: Literal["enabled", "adaptive", "between_tools", "disabled"]
     budget_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS, description=NO_EFFECT)
@@ -170,6 +170,11 @@ class CountTokensBody(Body):
     thinking: ThinkingParam | None = None
     output_config: OutputConfigParam | None = None
     cache_control: CacheControl | None = Field(None, description=NO_EFFECT)
+
+    @property
+    def thinks(self) -> bool:
+        """Whether a model that can is to think before it answers."""
+        return self.thinking is not None and self.thinking.type != "disabled"
 
 
 class MessagesBody(CountTokensBody):

@@ -30,4 +30,4 @@ class Messages(Answering):
 
 def _wants_thinking(body: MessagesBody) -> bool:
     """Only who asks for blocks of thinking expects them before the text."""
-    return body.thinking is not None and body.thinking.type != "disabled" and body.thinking.display != "omitted"
+    return body.thinks and body.thinking is not None and body.thinking.display != "omitted"

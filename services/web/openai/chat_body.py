@@ -53,7 +53,7 @@ class FunctionTool(ClientBody):
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = Field(None, description="JSON Schema of the arguments, an object")
-    strict: bool | None = Field(None, description="without effect: arguments always comply")
+    strict: bool | None = Field(None, description=common.STRICT)
 
 
 class ChatTool(ClientBody):
@@ -191,7 +191,7 @@ def several(ask: Ask, n: int) -> list[Ask]:
 
 def _tools(body: ChatBody) -> Toolbox | None:
     given = [tool.function for tool in body.tools or ()]
-    tools = [Tool(one.name, one.description or "", one.parameters) if one.parameters else
+    tools = [Tool(one.name, one.description or "", one.parameters, strict=bool(one.strict)) if one.parameters else
              Tool(one.name, one.description or "") for one in given]
     named = body.tool_choice.function.name if isinstance(body.tool_choice, NamedChoice) else ""
     choice = body.tool_choice if isinstance(body.tool_choice, str) else "auto"

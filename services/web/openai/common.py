@@ -19,6 +19,7 @@ from services.web.bodies import MAX_SEED, Body, Stop
 from services.wire import Logprob
 
 MAX_TOOLS = 128
+STRICT = "true: refuse a schema that no grammar can hold all of; else what cannot be held is passed over"
 TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 LEAST_TOP_P = 1e-6          # what 0 is taken as: the likeliest token alone
 LEAST_LOGPROB = -9999.0     # what OpenAI says for a token that cannot be

@@ -62,7 +62,7 @@ class Asking:
         return [common.make_ask(digest, messages=(*system, *earlier, *said), session_id=session, follows=follows,
                                 about=about if self.store else None, model=body.model, tools=tools,
                                 schema=schema, max_tokens=body.max_output_tokens, logprobs=body.likely(),
-                                stream=bool(body.stream), **body.sampling())]
+                                stream=bool(body.stream), thinking=body.thinking, **body.sampling())]
 
     def render(self, events: Iterator[Indexed]) -> Iterator[Payload]:
         """As `Answering.respond` wants it."""

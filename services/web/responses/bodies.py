@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, Tag
 from services.chat.messages import Tool, Toolbox
 from services.errors import BadRequest
 from services.web.bodies import MAX_TOKENS, Body, Name
-from services.web.openai.common import MAX_TOOLS, Ignored, Refused, SamplingBody, by_kind, toolbox
+from services.web.openai.common import MAX_TOOLS, STRICT, Ignored, Refused, SamplingBody, by_kind, toolbox
 
 LOGPROBS = "message.output_text.logprobs"
 INCLUDES = (LOGPROBS, "reasoning.encrypted_content", "message.input_image.image_url", "file_search_call.results",
@@ -51,13 +51,14 @@ class ResponseTool(Lenient):
     name: str | None = None
     description: str | None = None
     parameters: dict[str, Any] | None = Field(None, description="JSON Schema of an object")
-    strict: bool | None = Field(None, description="without effect: arguments always comply")
+    strict: bool | None = Field(None, description=f"{STRICT}; default: false")
 
 
 class ReasoningConfig(Lenient):
-    """How much a model thinks is the model's own."""
+    """Whether a model thinks; how much is its own."""
 
-    effort: str | None = Field(None, max_length=20, description="without effect")
+    effort: str | None = Field(None, max_length=20, description="none: a model that thinks before it answers does not; "
+                                                                "else without effect")
     summary: str | None = Field(None, max_length=20, description="without effect")
 
 
@@ -104,6 +105,11 @@ class ResponsesBody(SamplingBody):
     prompt: Refused = None
     context_management: Refused = None
     moderation: Refused = None
+
+    @property
+    def thinking(self) -> bool:
+        """Whether a model that can is to think before it answers."""
+        return self.reasoning is None or self.reasoning.effort != "none"
 
     def form(self) -> dict[str, Any] | None:
         """What the text must comply with."""
@@ -152,7 +158,8 @@ def _tool(tool: ResponseTool, where: str) -> Tool:
         raise BadRequest(f"{where}.name: a function has a name", param=f"{where}.name",
                          code="missing_required_parameter")
     described = Tool(tool.name, tool.description or "")
-    return described if tool.parameters is None else Tool(tool.name, described.description, tool.parameters)
+    return described if tool.parameters is None else Tool(tool.name, described.description, tool.parameters,
+                                                          strict=bool(tool.strict))
 
 
 def _named(choice: Mapping[str, Any], where: str) -> str:

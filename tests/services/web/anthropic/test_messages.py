@@ -84,6 +84,13 @@ def put_together(events: list[dict]) -> dict:
 
 # ---------------------------------------------------------------- what is asked
 
+@pytest.mark.parametrize(("thinking", "thinks"), [
+    (None, False), ({"type": "disabled"}, False), ({"type": "adaptive"}, True), ({"type": "between_tools"}, True),
+    ({"type": "enabled", "budget_tokens": 1024}, True), ({"type": "adaptive", "display": "omitted"}, True)])
+def test_a_model_thinks_where_it_is_asked_to(scripted: World, thinking: dict | None, thinks: bool) -> None:
+    assert asked(scripted, thinking=thinking).thinking is thinks
+
+
 def test_all_fields_reach_the_pipeline(scripted: World) -> None:
     ask = asked(scripted, temperature=0.5, top_p=0.9, top_k=7, seed=3, stop_sequences=["END"], service_tier="auto",
                 metadata={"user_id": "u", "session_id": 12}, system="Be brief.", cache_control={"type": "ephemeral"},
@@ -123,6 +130,8 @@ def test_tools_and_the_choice_among_them(scripted: World) -> None:
             ({"type": "any", "disable_parallel_tool_use": True}, Toolbox((tool,), "required", parallel=False)),
             ({"type": "tool", "name": "weather"}, Toolbox((tool,), "required", "weather"))]:
         assert asked(scripted, tools=[{**TOOL, "type": "custom"}], tool_choice=choice).tools == box
+    for strict in (True, False, None):
+        assert asked(scripted, tools=[{**TOOL, "strict": strict}]).tools.tools[0].strict is (strict is True)
     schema = {"type": "object"}
     assert asked(scripted, output_config={"effort": "low", "format": {"type": "json_schema", "schema": schema}}
                  ).schema == schema

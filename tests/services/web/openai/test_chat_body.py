@@ -9,7 +9,7 @@ from services.chat.messages import Call, Message, Tool, Toolbox
 USER = [{"role": "user", "content": "hi"}]
 WEATHER = {"type": "function", "function": {"name": "weather", "description": "tells it", "strict": True,
                                             "parameters": {"type": "object", "properties": {"at": {"type": "string"}}}}}
-TOOL = Tool("weather", "tells it", WEATHER["function"]["parameters"])
+TOOL = Tool("weather", "tells it", WEATHER["function"]["parameters"], strict=True)
 CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"at": "here"}'}}
 CALLED = {"role": "assistant", "content": None, "tool_calls": [CALL]}
 
@@ -61,6 +61,8 @@ def refused(scripted):
     ({"tools": [WEATHER], "tool_choice": "required"}, {"tools": Toolbox((TOOL,), "required")}),
     ({"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "weather"}}},
      {"tools": Toolbox((TOOL,), "required", "weather")}),
+    ({"tools": [{**WEATHER, "function": {"name": "now", "strict": False, "parameters": {"type": "object"}}}]},
+     {"tools": Toolbox((Tool("now", "", {"type": "object"}),))}),
     ({"tools": [WEATHER], "parallel_tool_calls": False}, {"tools": Toolbox((TOOL,), parallel=False)}),
     ({"tools": [{"type": "function", "function": {"name": "now"}}]}, {"tools": Toolbox((Tool("now"),))}),
     ({"tools": [WEATHER], "tool_choice": "none", "response_format": {"type": "json_object"}},

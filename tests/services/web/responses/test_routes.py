@@ -77,6 +77,21 @@ def test_what_is_asked(scripted):
     assert asked.session_id and asked.session_id.startswith("resp-") and asked.about["response"] == response.json["id"]
 
 
+@pytest.mark.parametrize(("reasoning", "thinks"), [
+    (None, True), ({"effort": "none"}, False), ({"effort": None}, True),
+    ({"effort": "minimal", "summary": "auto"}, True)])
+def test_a_model_thinks_unless_it_is_asked_not_to(scripted, reasoning, thinks):
+    post(scripted, reasoning=reasoning)
+    assert scripted.parts.chat.asked[0].thinking is thinks
+
+
+@pytest.mark.parametrize("strict", [True, False, None])
+def test_only_a_tool_that_says_so_is_strict(scripted, strict):
+    tool = {"type": "function", "name": "f", "parameters": {"type": "object", "minProperties": 1}, "strict": strict}
+    assert post(scripted, tools=[tool])["tools"] == [tool]
+    assert scripted.parts.chat.asked[0].tools.tools[0].strict is (strict is True)
+
+
 @pytest.mark.parametrize(("form", "schema"), [
     ({"type": "text"}, None), ({"type": "json_object"}, {"type": "object"}),
     ({"type": "json_schema", "name": "n", "schema": {"type": "array"}}, {"type": "array"})])
