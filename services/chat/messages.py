@@ -6,6 +6,9 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from services.errors import BadRequest
+
+MAX_DEPTH = 64              # of a call's arguments, as of a request's body
 Role = Literal["system", "user", "assistant", "tool"]
 
 
@@ -21,12 +24,17 @@ class Call:
         """As in an OpenAI message's `tool_calls`."""
         return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
 
-    def parsed(self) -> Any:
-        """The arguments as a value; as they are when they are no JSON."""
+    def parsed(self) -> dict[str, Any]:
+        """The arguments as a value. Raises `BadRequest` (`bad_arguments`) for what is no object of JSON, or too deep."""
         try:
-            return json.loads(self.arguments)
-        except ValueError:
-            return self.arguments
+            value = json.loads(self.arguments)
+            json.dumps(value, ensure_ascii=False).encode()      # no halves of surrogate pairs are among its texts
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict) or _deeper(value, MAX_DEPTH):
+            raise BadRequest(f"the arguments of the call of {self.name[:60]!r} must be a JSON object, as text, of at "
+                             f"most {MAX_DEPTH} levels", code="bad_arguments")
+        return value
 
 
 @dataclass(frozen=True)
@@ -55,8 +63,11 @@ class Message:
 
     @property
     def size(self) -> int:
-        """Bytes of its texts that go into a prompt."""
-        return sum(len(text.encode()) for text in (self.content, *(call.arguments for call in self.calls)))
+        """Bytes of its texts that may go into a prompt."""
+        texts = [self.content, self.call_id, self.name, self.reasoning]
+        for call in self.calls:
+            texts += [call.id, call.name, call.arguments]
+        return sum(len(text.encode()) for text in texts)
 
     @classmethod
     def of_shape(cls, shape: dict[str, Any]) -> Message:
@@ -65,6 +76,14 @@ class Message:
                       for call in shape.get("tool_calls", ()))
         return cls(shape["role"], shape["content"], calls, shape.get("tool_call_id", ""), shape.get("name", ""),
                    shape.get("reasoning_content", ""))
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    """Whether there are more than so many lists and objects in each other."""
+    if not isinstance(value, dict | list):
+        return False
+    items = value.values() if isinstance(value, dict) else value
+    return not levels or any(_deeper(item, levels - 1) for item in items)
 
 
 class Interaction(NamedTuple):
@@ -80,6 +99,11 @@ class Interaction(NamedTuple):
     @property
     def messages(self) -> tuple[Message, ...]:
         return (*self.asked, self.answer)
+
+    @property
+    def asks(self) -> bool:
+        """Whether it begins with a question: else it goes on with the one before, by results of tools."""
+        return any(message.role == "user" for message in self.asked)
 
     @property
     def size(self) -> int:
