@@ -62,10 +62,22 @@ class Form:
         """The conversation as this form can render it, led by the system text, if there is one."""
         shown = messages[0].role == "system" or bool(self.go and self.go.shows_system)
         system = [] if shown or not self.system else [Message("system", self.system)]
-        messages = [self._adapted(message) for message in (*system, *messages)]
+        messages = self._told([*system, *messages])
         if toolbox and not self.tools.native:
             messages, toolbox = _led(messages, self.tools.instructions(toolbox)), None
         return messages, toolbox
+
+    def _told(self, messages: Sequence[Message]) -> list[Message]:
+        """Each as this form takes it. Where results are said by the user, all in a row and what the user says behind
+        them are one message: templates want turns."""
+        told: list[Message] = []
+        for index, message in enumerate(messages):
+            shown = self._adapted(message)
+            if shown.role == "user" and index and messages[index - 1].role == "tool" and not self.tools.native:
+                told[-1] = Message("user", f"{told[-1].content}\n{shown.content}")
+            else:
+                told.append(shown)
+        return told
 
     def _adapted(self, message: Message) -> Message:
         if not message.calls and message.role != "tool":
