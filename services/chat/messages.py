@@ -25,7 +25,7 @@ class Call:
         return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
 
     def parsed(self) -> dict[str, Any]:
-        """The arguments as a value. Raises `BadRequest` (`bad_arguments`) for what is no object of JSON, or too deep."""
+        """The arguments as a value. Raises `BadRequest` (`bad_arguments`) for what is no JSON object, or too deep."""
         try:
             value = json.loads(self.arguments)
             json.dumps(value, ensure_ascii=False).encode()      # no halves of surrogate pairs are among its texts
