@@ -1,8 +1,8 @@
 """The window: which of a session's interactions go along with the new text (S5.15; row G1).
 
-The last `k`, and of those as many of the newest as leave room for an answer. Whole interactions are dropped, oldest
-first; what is stored is never touched. The runner is asked to count only when the prompt's bytes do not already show
-that it fits, since a token is at least one byte.
+The last `k`, and of those as many of the newest as leave room for an answer. Whole ones are dropped, oldest first; what
+is stored is never touched. The runner is asked to count only when the prompt's bytes do not already show that it fits,
+since a token is at least one byte.
 """
 
 from __future__ import annotations
@@ -27,6 +27,18 @@ class Window:
     prompt: list[str]
     used: int
     dropped: int
+
+
+def exchanges(history: Sequence[Interaction]) -> list[Interaction]:
+    """Each question with its answer, and with all calls of tools and their results in between as a part of it: a result
+    means nothing without the call, nor a call without the question."""
+    found: list[Interaction] = []
+    for one in history:
+        if found and not one.asks:
+            found[-1] = Interaction((*found[-1].messages, *one.asked), one.answer)
+        else:
+            found.append(one)
+    return found
 
 
 def limit(n_ctx: int, max_tokens: int) -> int:

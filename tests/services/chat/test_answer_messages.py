@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
@@ -143,6 +144,36 @@ def test_a_session_keeps_calls_and_results(house: House) -> None:
     assert [turn["content"] for turn in turns] == ["Hi", "", "sunny", "It is sunny.", "Thanks", "It is sunny."]
     assert turns[1]["tool_calls"][0]["id"] == call.id and turns[1]["finish_reason"] == "tool_calls"
     assert turns[2]["messages"] == [{"role": "tool", "content": "sunny", "tool_call_id": call.id, "name": "weather"}]
+
+
+@pytest.mark.parametrize("k", [0, 1])
+def test_a_question_stays_with_the_results_of_its_tools(house: House, k: int) -> None:
+    path = house.settings.data_dir / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "one": {**config["one"], "k": k}}))
+    call = '<tool_call>\n{"name": "weather", "arguments": {}}\n</tool_call>'
+    house.engine.script = lambda request: iter([call])
+    given: tuple[Message, ...] = (Message("user", "First?"),)
+    for step in range(3):
+        final = last(chat(house, *given, tools=WEATHER, session_id="1"))
+        given = (Message("tool", f"result {step}", call_id=final.calls[0].id, name="weather"),)
+    assert said(house).index("First?") < said(house).index("result 0") < said(house).index("result 1")
+    assert final.context["turns_used"] == 0, "all is one question"
+    prepared = "".join(house.engine.prepared[-1].prompt).rpartition("<|im_start|>")[0] if k else ""
+    house.engine.script = lambda request: iter(["Sun."])
+    chat(house, *given, tools=WEATHER, session_id="1")
+    assert said(house).startswith(prepared) and said(house).count(call) == 3
+    assert last(chat(house, Message("user", "Next?"), session_id="1")).context["turns_used"] == k
+    assert ("First?" in said(house)) == ("result 2" in said(house)) == bool(k)
+
+
+def test_results_that_the_user_says_are_one_turn(house: House) -> None:
+    house.engine.script = lambda request: iter(["x"])
+    calls = (Call("a", "weather", "{}"), Call("b", "weather", "{}"))
+    chat(house, USER, Message("assistant", "", calls), Message("tool", "sun", call_id="a"),
+         Message("tool", "rain", call_id="b"), Message("user", "And?"), template=CHATML)
+    *_, talk, _ = said(house).split("<|im_start|>")
+    assert talk.startswith("user\n<tool_response>") and "sun" in talk and "rain" in talk and "And?" in talk
 
 
 def test_what_a_client_repeats_of_a_session_is_left_out(house: House) -> None:

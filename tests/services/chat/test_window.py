@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.chat import window
-from services.chat.messages import Interaction
+from services.chat.messages import Interaction, Message
 from services.errors import ContextOverflow
 
 
@@ -30,6 +30,16 @@ def build(turns: Sequence[Interaction]) -> list[str]:
 
 def talk(*words: int) -> list[Interaction]:
     return [Interaction.of_texts("w " * count, "a") for count in words]
+
+
+def test_results_of_tools_are_part_of_the_exchange_that_they_are_for() -> None:
+    def result(text: str, answer: str) -> Interaction:
+        return Interaction((Message("tool", text),), Message("assistant", answer))
+    first, second = Interaction.of_texts("a", "b"), Interaction.of_texts("e", "f")
+    found = window.exchanges([first, result("c", "d"), result("x", "y"), second])
+    assert [[message.content for message in one.messages] for one in found] == [["a", "b", "c", "d", "x", "y"],
+                                                                                ["e", "f"]]
+    assert window.exchanges([]) == [] and window.exchanges([result("c", "d"), first]) == [result("c", "d"), first]
 
 
 def test_a_short_prompt_is_not_counted() -> None:
