@@ -172,10 +172,7 @@ class _Answer:
     def _window(self, profile: Profile, lease: Lease, history: list[Interaction], asked: Asked) -> window.Window:
         if self.ask.raw is not None:        # the runner says whether it fits
             return window.Window(self._raw(profile), 0, 0)
-        earlier = window.exchanges(history)
-        if earlier and not asked.asks:      # the calls that these are results of, and what was asked, are not dropped
-            asked = asked.going_on(earlier.pop())
-        earlier = earlier[-profile.k:] if profile.k else []
+        earlier = history[-profile.k:] if profile.k else []
         build = partial(prompt.build, profile, lease.ready, asked=asked)
         return window.fit(lambda turns: build(earlier=turns), earlier, lease.ready.n_ctx, profile.max_tokens,
                           lease.count)
@@ -199,8 +196,9 @@ class _Answer:
             return request
         form, tools = forms.form_of(profile, lease.ready, asked.thinks), asked.tools
         held = self.ask.schema is not None or self.ask.grammar is not None      # then it has no room to think
-        thinks = None if held else thinking_of(form.chat, "".join(chosen.prompt[-1:]))
-        self.reader = speech.Reader(form.tools if tools else None, thinks)
+        thinks = None if held or asked.start else thinking_of(form.chat, "".join(chosen.prompt[-1:]))
+        if not asked.start:     # what goes on from one is all text, as it is
+            self.reader = speech.Reader(form.tools if tools else None, thinks)
         return msgspec.structs.replace(
             request, stop=prompt.stops(profile, lease.ready), calls=form.tools.calls(tools, thinks) if tools else None,
             shown=list(thinks[:2]) if thinks else [],
@@ -303,8 +301,7 @@ class _Answer:
         if not wanted or final.done.finish_reason == "cancelled":
             return
         ready, done = lease.ready, final.done
-        earlier = window.exchanges([*history, Interaction(asked.new, final.message)])
-        earlier = earlier[-profile.k - bool(final.calls):]      # what has called a tool is still being asked
+        earlier = [*history, Interaction(asked.new, final.message)][-profile.k:]
         count = window.by_size([*sent, final.result], done.prompt_tokens + done.completion_tokens)
         try:
             fitted = window.fit(partial(self._likely, profile, ready, asked), earlier, ready.n_ctx, profile.max_tokens,

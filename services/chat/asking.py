@@ -47,7 +47,8 @@ def _size(text: str) -> int:
 
 def asked(ask: Ask, follows: bool = False) -> Asked:
     """The new messages and the tools. Where they follow what a session holds, what a client repeats of it, up to the
-    last answer, is left out; a system text counts all the same."""
+    last answer, is left out; a system text counts all the same. Without a session an answer at the end is gone on
+    with."""
     messages = ask.messages or (Message("user", ask.prompt),)
     if ask.system is not None:
         messages = (Message("system", ask.system), *messages)
@@ -56,11 +57,24 @@ def asked(ask: Ask, follows: bool = False) -> Asked:
     if follows:
         last = max((index for index, message in enumerate(said) if message.role == "assistant"), default=-1)
         said = said[last + 1:]
+    start = _start(ask, said)
+    said = said[:-1] if start is not None else said
     if not said:
         raise BadRequest("nothing is asked: the last message should be a user's or a tool's", param="messages")
     held = ask.schema is not None or ask.grammar is not None        # then there is no room for thoughts
     own = bool(ask.system) and led[0] == messages[0]
-    return Asked((*system, *said), ask.tools, ask.thinking and not held, own)
+    return Asked((*system, *said), ask.tools, ask.thinking and not held and not start, own, start or "")
+
+
+def _start(ask: Ask, said: tuple[Message, ...]) -> str | None:
+    """The answer that is begun already; None: there is none. `BadRequest` where its form is asked for, too."""
+    if ask.session_id is not None or not said or said[-1].role != "assistant" or said[-1].calls:
+        return None
+    if ask.tools or ask.schema is not None or ask.grammar is not None:
+        raise BadRequest("the last message is the assistant's, so that it is gone on with, and this excludes tools and "
+                         "a schema or grammar of the answer: leave them out, or end with a message of the user",
+                         code="conflicting_parameters", param="messages")
+    return said[-1].content
 
 
 def _one_system(messages: tuple[Message, ...]) -> tuple[Message, ...]:

@@ -26,7 +26,7 @@ class Ask:
 
     owner: str                                      # key id
     prompt: str = ""                                # the question; beside `messages` what stands for them in a session
-    messages: tuple[Message, ...] = ()              # in a session: only what is new
+    messages: tuple[Message, ...] = ()              # in a session: only what is new; else an answer at the end goes on
     earlier: tuple[Interaction, ...] = ()           # what was said before, where no session keeps it
     system: str | None = None                       # the server's own, for all who ask alike: in the profile's place
     raw: str | tuple[int, ...] | None = None        # a prompt as it is, text or tokens: no template, no session

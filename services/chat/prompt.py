@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, takewhile
 from typing import Any
@@ -17,6 +17,7 @@ from services.chat import special
 from services.chat.forms import Form, Shape, form_of
 from services.chat.messages import Interaction, Message, Toolbox
 from services.chat.profiles import Profile
+from services.chat.thinking import thinking_of
 from services.errors import Unprocessable
 from services.wire import Ready
 
@@ -31,6 +32,7 @@ class Asked:
     tools: Toolbox | None = None
     thinks: bool = True                 # whether a model that can shall think before it answers
     own: bool = False                   # whether the system text is the server's own, for all who ask alike
+    start: str = ""                     # what the answer begins with: only what follows it is asked for
 
     @property
     def system(self) -> tuple[Message, ...]:
@@ -42,19 +44,10 @@ class Asked:
         return self.messages[len(self.system):]
 
     @property
-    def asks(self) -> bool:
-        """Whether the user asks something: else these are results of tools."""
-        return any(message.role == "user" for message in self.new)
-
-    @property
     def text(self) -> str:
         """What stands for all that is new, in a few words: the user's last text, else the results of tools."""
         texts = [message.content for message in self.new if message.role == "user"]
         return texts[-1] if texts else "\n".join(message.content for message in self.new)
-
-    def going_on(self, earlier: Interaction) -> Asked:
-        """This with the interaction before it as a part of it."""
-        return replace(self, messages=(*self.system, *earlier.messages, *self.new))
 
     def after(self, earlier: Sequence[Interaction]) -> list[Message]:
         """The whole conversation."""
@@ -68,8 +61,19 @@ def build(profile: Profile, ready: Ready, earlier: Sequence[Interaction], asked:
     """
     form = form_of(profile, ready, asked.thinks)
     shapes, offered = _shapes(form, asked.after(earlier), asked.tools)
-    return special.segments(ready.special_tokens, list(_said([offered, shapes])), form.own,
-                            lambda contents: _rendered(form, shapes, offered, contents))
+    if not asked.start:
+        return special.segments(ready.special_tokens, list(_said([offered, shapes])), form.own,
+                                lambda contents: _rendered(form, shapes, offered, contents))
+    return special.segments(ready.special_tokens, [*_said([offered, shapes]), asked.start], form.own,
+                            lambda contents: _begun(form, _rendered(form, shapes, offered, contents)) + contents[-1])
+
+
+def _begun(form: Form, rendered: str) -> str:
+    """The prompt up to an answer's text: behind a thought that it opens, and not next to a label's colon."""
+    thinks = thinking_of(form.chat, rendered)
+    if thinks and thinks.open:
+        return f"{rendered.rstrip()}\n{thinks.end}\n\n"
+    return rendered + " " if rendered.endswith(":") else rendered
 
 
 def opening(profile: Profile, ready: Ready, earlier: Sequence[Interaction], asked: Asked) -> tuple[list[str], str]:

@@ -189,7 +189,7 @@ class Reader:
 
 
 class Verbatim:
-    """The reader of a completion without turns: its text is nothing but itself."""
+    """The reader of a completion without turns, and of an answer's rest: its text is nothing but itself."""
 
     def __init__(self) -> None:
         self.content, self.reasoning = "", ""

@@ -63,7 +63,8 @@ def _toolbox(body: CountTokensBody) -> Toolbox | None:
 
 def _conversation(body: CountTokensBody, whole: bool) -> tuple[Message, ...]:
     """The messages, the system's first. `whole`: they begin where the conversation began, so each result of a tool has
-    its call among them. Turns of one role that follow each other are one, as in Anthropic's API."""
+    its call among them. Turns of one role that follow each other are one, as in Anthropic's API, and one of the
+    assistant at the end is gone on with."""
     found = [] if body.system is None else [Message("system", _joined(body.system))]
     names: dict[str, str] = {}              # of the calls so far: id -> tool
     for number, turn in enumerate(body.messages):
@@ -73,9 +74,6 @@ def _conversation(body: CountTokensBody, whole: bool) -> tuple[Message, ...]:
                 found[-1] = _one(found[-1], message)
             else:
                 found.append(message)
-    if body.messages[-1].role == "assistant":
-        _refuse("messages", "the last message is the assistant's, and nothing that it began is gone on with here; end "
-                            "with a message of the user")
     return tuple(found)
 
 

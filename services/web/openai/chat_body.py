@@ -131,7 +131,9 @@ class TemplateOptions(ClientBody):
 
 
 class ChatBody(Streaming):
-    """A conversation to go on with. Only `messages` is required; the sampling fields overrule the profile's."""
+    """A conversation to go on with. Only `messages` is required; the sampling fields overrule the profile's. Without a
+    session an assistant's message at the end is gone on with, as llama.cpp's server does; the answer is what follows.
+    """
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=10_000)
     max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)

@@ -123,6 +123,12 @@ def test_blocks_are_messages(scripted: World) -> None:
         Message("tool", "Error: no\nnet", call_id="toolu_2", name="weather"), Message("user", "and now?"))
 
 
+def test_an_answer_may_be_begun(scripted: World) -> None:
+    ask = asked(scripted, messages=[*ASK["messages"], {"role": "assistant", "content": [
+        {"type": "text", "text": "The answer is"}, {"type": "text", "text": "("}]}])
+    assert ask.messages == (Message("user", "hello"), Message("assistant", "The answer is\n("))
+
+
 def test_tools_and_the_choice_among_them(scripted: World) -> None:
     tool = Tool("weather", "of a city", TOOL["input_schema"])
     for choice, box in [
@@ -166,8 +172,6 @@ IMAGE = {"type": "image", "source": {"type": "url", "url": "https://example.org/
     ({"messages": [{"role": "user", "content": [USE]}]}, "messages.0.content.0", "cannot be in messages of the user"),
     ({"messages": [{"role": "user", "content": " "}]}, "messages.0.content", "blank"),
     ({"messages": [{"role": "user", "content": []}]}, "messages.0.content", "blank"),
-    ({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}, "messages",
-     "end with a message of the user"),
     ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools.0",
      "'web_search_20250305' is a tool of Anthropic's"),
     ({"tools": [{"name": "a b", "input_schema": {}}]}, "tools.0.name", "no name for a tool"),
