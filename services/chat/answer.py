@@ -172,7 +172,10 @@ class _Answer:
     def _window(self, profile: Profile, lease: Lease, history: list[Interaction], asked: Asked) -> window.Window:
         if self.ask.raw is not None:        # the runner says whether it fits
             return window.Window(self._raw(profile), 0, 0)
-        earlier = history[-profile.k:] if profile.k else []
+        earlier = window.exchanges(history)
+        if earlier and not asked.asks:      # the calls that these are results of, and what was asked, are not dropped
+            asked = asked.going_on(earlier.pop())
+        earlier = earlier[-profile.k:] if profile.k else []
         build = partial(prompt.build, profile, lease.ready, asked=asked)
         return window.fit(lambda turns: build(earlier=turns), earlier, lease.ready.n_ctx, profile.max_tokens,
                           lease.count)
@@ -301,7 +304,8 @@ class _Answer:
         if not wanted or final.done.finish_reason == "cancelled":
             return
         ready, done = lease.ready, final.done
-        earlier = [*history, Interaction(asked.new, final.message)][-profile.k:]
+        earlier = window.exchanges([*history, Interaction(asked.new, final.message)])
+        earlier = earlier[-profile.k - bool(final.calls):]      # what has called a tool is still being asked
         count = window.by_size([*sent, final.result], done.prompt_tokens + done.completion_tokens)
         try:
             fitted = window.fit(partial(self._likely, profile, ready, asked), earlier, ready.n_ctx, profile.max_tokens,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain, takewhile
 from typing import Any
@@ -44,10 +44,19 @@ class Asked:
         return self.messages[len(self.system):]
 
     @property
+    def asks(self) -> bool:
+        """Whether the user asks something: else these are results of tools."""
+        return any(message.role == "user" for message in self.new)
+
+    @property
     def text(self) -> str:
         """What stands for all that is new, in a few words: the user's last text, else the results of tools."""
         texts = [message.content for message in self.new if message.role == "user"]
         return texts[-1] if texts else "\n".join(message.content for message in self.new)
+
+    def going_on(self, earlier: Interaction) -> Asked:
+        """This with the interaction before it as a part of it."""
+        return replace(self, messages=(*self.system, *earlier.messages, *self.new))
 
     def after(self, earlier: Sequence[Interaction]) -> list[Message]:
         """The whole conversation."""
