@@ -6,6 +6,7 @@ The only reader of `os.environ`. A variable of the environment wins over the sam
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import json
 import os
 import re
@@ -58,6 +59,16 @@ class Settings:
     galleries: tuple[tuple[str, str], ...] = ()     # LocalAI's: name, address of the index
     preload_models: tuple[dict[str, Any], ...] = ()     # bodies of POST /models/apply, done in the background at start
     preload_file: Path | None = None        # the same, in YAML
+    knowledge_url: str | None = None        # postgresql://…; unset: SQLite files in data_dir
+    knowledge_documents: int = 10_000       # of one knowledge base
+    knowledge_bytes: int = 256 << 20        # characters of all its texts
+    knowledge_pages: int = 500              # of one crawl
+    fetch: bool = True                      # pages, feeds and documents that clients name are fetched
+    fetch_allow: tuple[str, ...] = ()       # hosts and networks that are fetched from though they are not public
+    fetch_deny: tuple[str, ...] = ()        # hosts and networks that are not, whatever they are
+    fetch_ports: tuple[int, ...] = ()       # beside 80 and 443
+    fetch_timeout: float = 10.0             # seconds that a page may take, with its redirects
+    fetch_max_bytes: int = 2 << 20          # of a page, uncompressed; what is beyond is left
     without_effect: tuple[str, ...] = ()    # set, understood by a source system, but not by this version
     runner: str = "llama"                   # "fake": scripted answers without a model, to test clients against
 
@@ -137,6 +148,12 @@ def _url(text: str) -> str:
     return text.strip().rstrip("/")
 
 
+def _postgres(text: str) -> str:
+    if not text.strip().startswith(("postgresql://", "postgres://")):
+        raise ValueError("expected an address that begins with postgresql://")
+    return text.strip()
+
+
 def _galleries(text: str) -> tuple[tuple[str, str], ...]:
     expected = 'expected a JSON array of {"name": …, "url": …}, with no name twice'
     values = _objects(text, expected)
@@ -149,6 +166,21 @@ def _galleries(text: str) -> tuple[tuple[str, str], ...]:
 
 def _bodies(text: str) -> tuple[dict[str, Any], ...]:
     return _objects(text, 'expected a JSON array of what POST /models/apply takes, such as [{"id": "gallery@name"}]')
+
+
+def _places(text: str) -> tuple[str, ...]:
+    """Hosts and networks, by commas: `wiki.example, *.intranet.example, 10.1.0.0/16`."""
+    entries = tuple(entry.strip() for entry in text.split(",") if entry.strip())
+    for entry in entries:
+        if re.fullmatch(r"[0-9.]+|.*[:/].*", entry):
+            ipaddress.ip_network(entry)         # its ValueError says what is wrong
+        elif not re.fullmatch(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", entry):
+            raise ValueError(f"{entry[:80]!r} is neither a host, nor *. and a host, nor a network such as 10.1.0.0/16")
+    return entries
+
+
+def _ports(text: str) -> tuple[int, ...]:
+    return tuple(_int(1, 65535)(entry) for entry in text.split(",") if entry.strip())
 
 
 def _objects(text: str, expected: str) -> tuple[dict[str, Any], ...]:
@@ -205,6 +237,16 @@ _VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "GALLERIES": ("galleries", _galleries),
     "PRELOAD_MODELS": ("preload_models", _bodies),
     "PRELOAD_MODELS_CONFIG": ("preload_file", _folder),
+    "KNOWLEDGE_URL": ("knowledge_url", _postgres),
+    "KNOWLEDGE_MAX_DOCUMENTS": ("knowledge_documents", _int(1, 10_000_000)),
+    "KNOWLEDGE_MAX_BYTES": ("knowledge_bytes", _int(1024, 1 << 50)),
+    "KNOWLEDGE_MAX_PAGES": ("knowledge_pages", _int(1, 100_000)),
+    "FETCH": ("fetch", _bool),
+    "FETCH_ALLOW": ("fetch_allow", _places),
+    "FETCH_DENY": ("fetch_deny", _places),
+    "FETCH_PORTS": ("fetch_ports", _ports),
+    "FETCH_TIMEOUT": ("fetch_timeout", _seconds),
+    "FETCH_MAX_BYTES": ("fetch_max_bytes", _int(1024, 64 << 20)),
     "RUNNER": ("runner", _choice("llama", "fake")),
 }
 # The source systems' variables that mean nothing here yet. None of them opens a route: every one needs a key.
@@ -226,7 +268,7 @@ def load(environ: Mapping[str, str] | None = None, env_file: Path | None = ROOT 
         try:
             values[field] = parse(text)
         except ValueError as error:
-            shown = "(not shown)" if parse is _secret else repr(text[:80])
+            shown = "(not shown)" if parse in (_secret, _postgres) else repr(text[:80])
             raise ConfigError(f"{variable}={shown}: {error}") from None
     unused = tuple(name for name in _WITHOUT_EFFECT if source.get(name, "").strip())
     return Settings(**values, without_effect=unused)

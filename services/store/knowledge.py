@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,6 +47,7 @@ class Document:
     text: str
     source: str = ""
     media_type: str = "text/plain"
+    sections: tuple[tuple[str, int, int], ...] = ()     # title, first character and end of each, in order
     id: int = 0
     chunks: int = 0
     indexed: bool = False           # its chunks are all there
@@ -105,8 +106,8 @@ class Collection(ABC):
         """What its maker wrote down about it."""
 
     @abstractmethod
-    def describe(self, about: dict[str, Any]) -> None:
-        """Replace that."""
+    def describe(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        """Replace that by what `change` makes of it, in one step."""
 
     @abstractmethod
     def size(self) -> Size: ...
@@ -156,8 +157,9 @@ class Collection(ABC):
         """The documents whose chunks are not all there."""
 
     @abstractmethod
-    def put_chunks(self, document: int, chunks: Sequence[Chunk]) -> bool:
-        """The document's chunks: it is indexed now. False when it is gone."""
+    def put_chunks(self, document: int, chunks: Sequence[Chunk], expected: dict[str, Any] | None = None) -> bool:
+        """The document's chunks: it is indexed now. False when it is gone, or `about` does not say what is `expected`
+        any more."""
 
     @abstractmethod
     def forget_chunks(self, about: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from typing import Any, Protocol
@@ -84,12 +84,23 @@ class SqlCollection(Collection):
 
     def about(self) -> dict[str, Any]:
         with self._reading() as db:
-            found: dict[str, Any] = json.loads(self._codec.unpack(db.execute("SELECT body FROM about").fetchone()[0]))
+            return self._about(db)
+
+    def describe(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        with self._transaction() as db:
+            self._write_about(db, change(self._locked_about(db)))
+
+    def _about(self, db: Connection) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self._codec.unpack(db.execute("SELECT body FROM about").fetchone()[0]))
         return found
 
-    def describe(self, about: dict[str, Any]) -> None:
-        with self._transaction() as db:
-            db.execute("UPDATE about SET body = ?", (self._codec.pack(json.dumps(about)),))
+    def _locked_about(self, db: Connection) -> dict[str, Any]:
+        """It stays so until the transaction ends."""
+        db.execute("UPDATE about SET deletions = deletions")
+        return self._about(db)
+
+    def _write_about(self, db: Connection, about: dict[str, Any]) -> None:
+        db.execute("UPDATE about SET body = ?", (self._codec.pack(json.dumps(about)),))
 
     def size(self) -> Size:
         with self._reading() as db:
@@ -152,7 +163,7 @@ class SqlCollection(Collection):
             if before:
                 self._drop(db, before[0])
             body = {"title": document.title, "name": document.name, "media_type": document.media_type,
-                    "added": document.added, "digest": digest}
+                    "added": document.added, "digest": digest, "sections": document.sections}
             found = db.execute(
                 "INSERT INTO documents (source, named, digest, characters, chunks, indexed, body, text) "
                 "VALUES (?, ?, ?, ?, 0, 0, ?, ?) RETURNING id",
@@ -177,8 +188,9 @@ class SqlCollection(Collection):
 
     def _document(self, row: Sequence[Any]) -> Document:
         id, source, chunks, indexed, body = row
-        return Document(id=id, source=source, chunks=chunks, indexed=bool(indexed), text="",
-                        **json.loads(self._codec.unpack(body)))
+        values = json.loads(self._codec.unpack(body))
+        values["sections"] = tuple((title, start, end) for title, start, end in values["sections"])
+        return Document(id=id, source=source, chunks=chunks, indexed=bool(indexed), text="", **values)
 
     def delete_document(self, id: int) -> None:
         with self._transaction() as db:
@@ -200,8 +212,11 @@ class SqlCollection(Collection):
         if db.execute(f"DELETE FROM chunks{where}", values).rowcount:
             db.execute("UPDATE about SET deletions = deletions + 1")
 
-    def put_chunks(self, document: int, chunks: Sequence[Chunk]) -> bool:
+    def put_chunks(self, document: int, chunks: Sequence[Chunk], expected: dict[str, Any] | None = None) -> bool:
         with self._transaction() as db:
+            about = self._locked_about(db)
+            if any(about.get(key) != value for key, value in (expected or {}).items()):
+                return False
             self._drop_chunks(db, document)
             if db.execute("UPDATE documents SET chunks = ?, indexed = 1 WHERE id = ?",
                           (len(chunks), document)).rowcount != 1:
@@ -215,7 +230,8 @@ class SqlCollection(Collection):
 
     def forget_chunks(self, about: dict[str, Any]) -> None:
         with self._transaction() as db:
-            db.execute("UPDATE about SET body = ?", (self._codec.pack(json.dumps(about)),))
+            self._locked_about(db)
+            self._write_about(db, about)
             self._drop_chunks(db, None)
             db.execute("UPDATE documents SET chunks = 0, indexed = 0")
             for body, in db.execute("SELECT body FROM sources").fetchall():

@@ -6,6 +6,7 @@ the sealed chunks at the first search. The vectors are in memory in any case, fo
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sqlite3
@@ -133,8 +134,7 @@ class SqliteCollection(SqlCollection):
         with self._database() as db:
             db.execute("PRAGMA journal_mode = WAL")
             db.executescript(_TABLES + ("" if self._codec.sealed else _WORDS))
-            db.execute("INSERT INTO about VALUES ('', 0)")
-        self.describe(about)
+            db.execute("INSERT INTO about VALUES (?, 0)", (self._codec.pack(json.dumps(about)),))
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:

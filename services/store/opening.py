@@ -11,6 +11,8 @@ from services.errors import ConfigError, ParleyError
 from services.settings import Settings
 from services.store import sealing, takeover
 from services.store.files import FileStore
+from services.store.knowledge import Library
+from services.store.knowledge_sqlite import SqliteLibrary
 
 
 def open_store(settings: Settings, prepare: bool = True) -> FileStore:
@@ -24,6 +26,18 @@ def open_store(settings: Settings, prepare: bool = True) -> FileStore:
             sealing.seal_plain(store)
             takeover.take_over(store)
         return store
+
+
+def open_library(settings: Settings) -> Library:
+    """The knowledge bases: in `settings.data_dir`, or in the PostgreSQL that KNOWLEDGE_URL names."""
+    if settings.knowledge_url is None:
+        return SqliteLibrary(settings.data_dir, sealing.open_cipher(settings.data_dir, settings.data_key))
+    if settings.data_key is not None:
+        raise ConfigError("KNOWLEDGE_URL and DATA_KEY are both set, but PostgreSQL searches the texts and vectors as "
+                          "they are, so they cannot be encrypted there: leave KNOWLEDGE_URL out, or run with an "
+                          "encrypted disk under PostgreSQL and without DATA_KEY")
+    from services.store.knowledge_postgres import PostgresLibrary
+    return PostgresLibrary(settings.knowledge_url)
 
 
 def check_store(settings: Settings) -> None:

@@ -44,6 +44,15 @@ def read_object(request: Request, max_bytes: int, *, optional: bool = False) -> 
     return raw, parse(raw)
 
 
+def read_raw(request: Request, max_bytes: int) -> bytes:
+    """The bytes of a body of any kind; `BadRequest` for none."""
+    _check_encoding(request)
+    raw = read_bytes(request, max_bytes)
+    if not raw:
+        raise BadRequest("the body is empty; send the file", code="missing_field")
+    return raw
+
+
 def _check_media_type(request: Request) -> None:
     charset = request.mimetype_params.get("charset", "utf-8").lower()
     if request.mimetype != "application/json" or charset not in ("utf-8", "utf8"):

@@ -69,8 +69,8 @@ class KnowledgeContract:
         assert fresh.sources() == [] and fresh.near(vector(1, 0), 3) == [] and fresh.matching(["text"], 3) == []
 
     def test_about_can_be_replaced(self, library, base):
-        base.describe({"profile": "large", "shared": ["k1"]})
-        assert library.open("0", "facts").about() == {"profile": "large", "shared": ["k1"]}
+        base.describe(lambda about: {**about, "shared": ["k1"]})
+        assert library.open("0", "facts").about() == {"profile": "small", "shared": ["k1"]}
 
     def test_sources_keep_their_order_state_and_payload(self, base):
         one = Source(id="one", kind="file", name="a.txt", options={"x": 1}, added="then")
@@ -160,7 +160,8 @@ class KnowledgeContract:
         assert base.about() == {"profile": "large"} and base.to_index("s") == sorted(ids.values())
         assert base.near(vector(1, 0), 2) == [] and base.size().chunks == 0 and base.size().documents == 2
         assert [(source.state, source.task) for source in base.sources()] == [(QUEUED, "read")]
-        base.put_chunks(ids["two"], [Chunk(0, 0, "Two", "pear", vector(0, 1, 0))])
+        assert not base.put_chunks(ids["two"], [Chunk(0, 0, "Two", "pear", vector(0, 1))], {"profile": "small"})
+        assert base.put_chunks(ids["two"], [Chunk(0, 0, "Two", "pear", vector(0, 1, 0))], {"profile": "large"})
         assert names(base, base.near(vector(0, 1, 0), 2)) == ["two"] and base.near(vector(1, 0), 2) == []
 
     def test_one_at_most_works_on_it(self, library, base):

@@ -1,0 +1,104 @@
+"""Hybrid search: the nearest vectors and the best matching words, fused by their ranks.
+
+Reciprocal rank fusion (Cormack, Clarke, Büttcher 2009): a chunk scores the sum of weight / (60 + rank) over both lists,
+so neither list's own numbers, which cannot be compared, count.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from services.store.knowledge import Collection, Passage
+
+K = 60                      # of the fusion: how little the first ranks stand out
+DEPTH = 60                  # chunks that each half brings, at least
+MOST_WORDS = 64             # of a query that are matched
+Place = tuple[int, int]     # a base's and a chunk's number
+_STRIP = "\"'`.,;:!?()[]{}<>«»„“”‚‘’…"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How much each half counts; 0 leaves it out."""
+
+    vector: float = 1.0
+    words: float = 1.0
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A base to search, and the query's vector by its model; None: only words count."""
+
+    name: str
+    collection: Collection
+    vector: bytes | None
+
+
+@dataclass(frozen=True)
+class Hit:
+    base: str
+    passage: Passage
+    score: float            # 0 to 1; 1: first in both halves
+    similarity: float | None        # cosine to the query, where the vectors brought it
+
+    def shown(self) -> dict[str, Any]:
+        """As it is told to clients."""
+        passage = self.passage
+        return {"base": self.base, "document": passage.document, "source": passage.source,
+                "title": passage.document_title, "section": passage.title, "name": passage.name, "url": self.url,
+                "position": {"chunk": passage.number, "start": passage.start}, "score": round(self.score, 6),
+                "similarity": None if self.similarity is None else round(self.similarity, 6), "text": passage.text}
+
+    @property
+    def url(self) -> str | None:
+        return self.passage.name if self.passage.name.startswith(("http://", "https://")) else None
+
+
+def hybrid(bases: Sequence[Searched], query: str, top_k: int, weights: Weights = Weights()) -> list[Hit]:
+    """The `top_k` passages of some bases for a query, the best first."""
+    depth, words = max(DEPTH, 4 * top_k), words_of(query) if weights.words else []
+    near = [(score, (at, id)) for at, base in enumerate(bases) if base.vector is not None and weights.vector
+            for id, score in base.collection.near(base.vector, depth)]
+    matching = [(score, (at, id)) for at, base in enumerate(bases) for id, score in base.collection.matching(words,
+                                                                                                             depth)]
+    scores = fused((weight, [place for _, place in sorted(found, key=lambda one: (-one[0], one[1]))])
+                   for weight, found in ((weights.vector, near), (weights.words, matching)))
+    similar = {place: score for score, place in near}
+    best = sorted(scores, key=lambda place: (-scores[place], place))[:depth]
+    passages = {(at, passage.id): passage for at, base in enumerate(bases)
+                for passage in base.collection.passages(id for where, id in best if where == at)}
+    hits = (Hit(bases[place[0]].name, passages[place], scores[place], similar.get(place))
+            for place in best if place in passages)
+    return without_neighbours(hits, top_k)
+
+
+def fused(lists: Iterable[tuple[float, list[Place]]]) -> dict[Place, float]:
+    """Scores by reciprocal rank, as parts of what the first in all lists would have."""
+    scores: dict[Place, float] = {}
+    most = 0.0
+    for weight, ids in lists:
+        most += weight / (K + 1)
+        for rank, id in enumerate(ids if weight else [], 1):
+            scores[id] = scores.get(id, 0.0) + weight / (K + rank)
+    return {id: score / most for id, score in scores.items()}
+
+
+def without_neighbours(hits: Iterable[Hit], most: int) -> list[Hit]:
+    """The first `most`, without those that overlap or follow a better one of the same document."""
+    kept: list[Hit] = []
+    for hit in hits:
+        if len(kept) == most:
+            break
+        if not any(hit.passage.document == other.passage.document and hit.base == other.base
+                   and abs(hit.passage.number - other.passage.number) <= 1 for other in kept):
+            kept.append(hit)
+    return kept
+
+
+def words_of(query: str) -> list[str]:
+    """The words to match, each once. What is written together (`AB-12/3`) stays together, as a phrase."""
+    words = (word.strip(_STRIP) for word in re.split(r"\s+", query))
+    return list(dict.fromkeys(word for word in words if re.search(r"\w", word)))[:MOST_WORDS]
