@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from services.chat.profiles import Config, Profile, Profiles
 from services.engine import catalog
@@ -20,6 +20,10 @@ from services.wire import Embed, Ranked, Ready, Vectors
 
 PORTION_TEXTS, PORTION_CHARS = 256, 1 << 18     # that a runner is sent at once
 Reply = TypeVar("Reply", Vectors, Ranked)
+# Part of a model file's name -> what such models are trained to see before a text (from their makers' cards).
+PREFIXES = {
+    "nomic-embed": {"document": "search_document: ", "query": "search_query: "},
+}
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class EmbedAsk:
     allowed_profiles: Sequence[str] | None = None       # None: all
     dimensions: int | None = None                       # of each vector; None: as the model makes them
     weight: float = 1.0                                 # the owner's share of the runner beside others
+    kind: Literal["", "document", "query"] = ""         # what the texts are, for models that want it told
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ class Embeddings:
         check = within(self.settings, beat)
         with self.engine.lease(spec, keep=config.keep(profile), beat=check) as lease:
             _check_dimensions(ask.dimensions, lease.ready)
-            vectors, tokens = _vectors(lease, ask, check, charge)
+            vectors, tokens = _vectors(lease, ask, prefix(profile, ask.kind), check, charge)
             wanted = ask.dimensions or lease.ready.n_embd
             if wanted < lease.ready.n_embd:
                 vectors = [shortened(vector, wanted) for vector in vectors]
@@ -86,15 +91,25 @@ def within(settings: Settings, beat: Callable[[], None]) -> Callable[[], None]:
     return check
 
 
-def _vectors(lease: Lease, ask: EmbedAsk, check: Callable[[], None],
+def prefix(profile: Profile, kind: str) -> str:
+    """What is put before a text of this `kind` ("": nothing): the profile's, else what its model is known to want."""
+    if not kind:
+        return ""
+    given = profile.query_prefix if kind == "query" else profile.document_prefix
+    known = next((pair for name, pair in PREFIXES.items() if name in profile.model.lower()), {})
+    return known.get(kind, "") if given is None else given
+
+
+def _vectors(lease: Lease, ask: EmbedAsk, before: str, check: Callable[[], None],
              charge: Callable[[int], None]) -> tuple[list[bytes], int]:
-    """The vectors, and the tokens of all texts."""
+    """The vectors of the texts with `before` before each, and the tokens of all."""
     def one(number: int) -> str:
         return "input" if len(ask.texts) == 1 else f"input.{number}"
 
     def send(portion: list[str]) -> Vectors:
         return lease.embed(Embed(id=str(uuid.uuid4()), owner=ask.owner, texts=portion, weight=ask.weight))
-    answers = portioned(portions(_texts(lease, ask.texts, one)), send, one, check, charge)
+    texts = [before + text for text in _texts(lease, ask.texts, one)]
+    answers = portioned(portions(texts), send, one, check, charge)
     return [vector for answer in answers for vector in answer.vectors], sum(sum(answer.tokens) for answer in answers)
 
 

@@ -56,7 +56,8 @@ class Personas:
 
     @property
     def problem(self) -> str | None:
-        """Why files are not what is used; None when all are."""
+        """Why the files of now are not what is used; None when all are."""
+        self.current()
         return self._wrong or "; ".join(self._state.problems) or None
 
     def current(self) -> dict[str, Persona]:

@@ -63,6 +63,8 @@ class Profile(BaseModel):
     template: str | None = None                                     # model's own, else the seed's (`text_template`)
     system: str | None = Field(None, max_length=MAX_CHARS)     # always plain text to the model
     embedding: bool = False                                         # its model turns texts into vectors, and only that
+    document_prefix: str | None = Field(None, max_length=200)       # put before texts that are to be found; none: what
+    query_prefix: str | None = Field(None, max_length=200)          # the model is known to want (`embed.PREFIXES`)
     keep_loaded: bool | Annotated[float, Field(ge=0, le=LONGEST_STAY)] = False    # seconds without use; true: for ever
     description: str | None = Field(None, max_length=2000)
     verbose: bool = False                                           # the seed's; without effect

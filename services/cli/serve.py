@@ -127,6 +127,7 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         from auth.keys import Keys
         from auth.limits import Limiter
+        from services.chat import personas
         from services.chat.profiles import Profiles, ensure_default
         from services.engine.catalog import needs, precheck
         from services.engine.model_jobs import wanted_at_start
@@ -140,6 +141,7 @@ class Server:
         disk.make_dirs(settings.data_dir)
         self.lock = disk.lock_data_folder(settings.data_dir)
         self.profiles = Profiles(ensure_default(settings.data_dir), settings)
+        personas.ensure_default(settings.data_dir)
         open_store(settings)                    # takes over a seed's sessions, refuses a wrong DATA_KEY
         show_master_key(Keys(settings.data_dir, settings).ensure_master(), settings)
         self.run_dir = make_run_dir(settings.data_dir)

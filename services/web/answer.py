@@ -31,7 +31,7 @@ class Answers(Answering):
     @op("Answer a question", scope="answer", body=AnswerBody, reply=replies.Answer, stream=replies.AnswerEvent,
         errors=(404, 409, 410, 422, 504, 507), retryable=True, answer=True)
     def post(self, body: AnswerBody) -> Response:
-        return self.respond(lambda digest: [_ask(body, digest)], _payloads, bool(body.stream))
+        return self.respond(lambda digest: [_ask(body, digest)], payloads, bool(body.stream))
 
 
 def _ask(body: AnswerBody, idempotency: str | None) -> Ask:
@@ -43,7 +43,7 @@ def _ask(body: AnswerBody, idempotency: str | None) -> Ask:
                weight=g.key.weight, request_id=g.trace.id, idempotency=idempotency, **sampling)
 
 
-def _payloads(events: Iterator[Indexed]) -> Iterator[Payload]:
+def payloads(events: Iterator[Indexed]) -> Iterator[Payload]:
     for _, event in events:
         yield _payload(event)
 

@@ -15,13 +15,27 @@ from auth.keys import Keys
 from auth.limits import Admissions
 from services.chat.answer import Chat
 from services.chat.idempotency import Idempotency
+from services.chat.personas import FOLDER, Personas
 from services.chat.profiles import Profiles
 from services.chat.sessions import Sessions
 from services.engine.client import Engine
 from services.engine.model_jobs import Jobs, jobs_of
 from services.settings import Settings
 from services.store.opening import open_store
-from services.web import answer, docs, frame, gallery, health, keys, metrics, models, openapi, rerank, sessions
+from services.web import (
+    answer,
+    docs,
+    frame,
+    gallery,
+    health,
+    keys,
+    metrics,
+    models,
+    openapi,
+    personas,
+    rerank,
+    sessions,
+)
 from services.web.anthropic import counting, messages
 from services.web.drain import Drain
 from services.web.openai import chat, completions, embeddings, listing, tokens
@@ -52,6 +66,12 @@ ROUTES = (
           alias="/responses/<string:response_id>/cancel"),
     Route("/v1/responses/<string:response_id>/input_items", responses.ResponseInput, "openai",
           alias="/responses/<string:response_id>/input_items"),
+    Route("/gpt/<string:personality>", personas.Gpt, "personalities"),
+    Route("/toil/<string:personality>", personas.Toil, "personalities"),
+    Route("/describe/<string:personality>", personas.Describe, "personalities"),
+    Route("/personalities", personas.Personalities, "personalities"),
+    Route("/embedding/document", personas.EmbeddingDocument, "personalities"),
+    Route("/embedding/query", personas.EmbeddingQuery, "personalities"),
     Route("/models", models.Models, "models"),
     Route("/models/model", models.Switch, "models"),
     Route("/models/available", gallery.AvailableModels, "models"),
@@ -78,6 +98,7 @@ class Parts:
     keys: Keys
     admissions: Admissions
     profiles: Profiles
+    personas: Personas
     sessions: Sessions
     engine: Engine
     chat: Chat
@@ -112,7 +133,8 @@ def build_parts(settings: Settings, control: str, authkey: bytes) -> Parts:
     kept, engine, tally = Sessions(store), Engine(control, authkey), metrics.Tally(control, authkey)
     tally.start()
     return Parts(keys=Keys(data, settings), admissions=Admissions(control, authkey), profiles=profiles,
-                 sessions=kept, engine=engine, chat=Chat(settings, profiles, kept, engine),
+                 personas=Personas(data / FOLDER), sessions=kept, engine=engine,
+                 chat=Chat(settings, profiles, kept, engine),
                  idempotency=Idempotency(data / "idempotency", store.cipher), tally=tally)
 
 

@@ -34,7 +34,8 @@ class Readyz(Endpoint):
         reasons = [*self._model(), *_store(self.room.settings.data_dir)]
         if self.room.drain.begun:
             reasons.append("the server is stopping")
-        warnings = [problem for problem in (self.parts.profiles.problem, self.parts.keys.problem) if problem]
+        warnings = [problem for problem in (self.parts.profiles.problem, self.parts.personas.problem,
+                                            self.parts.keys.problem) if problem]
         if reasons:
             raise Unavailable("not ready: " + "; ".join(reasons), code="not_ready", retry_after=2,
                               reasons=reasons, warnings=warnings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
 
@@ -12,6 +13,7 @@ from pydantic.json_schema import models_json_schema
 from auth.gate import PUBLIC
 from auth.keys import SCOPES
 from services.web import replies
+from services.web.query import FORM
 from services.web.routes import Op, Route
 
 VERSION = "0.1.0"
@@ -76,10 +78,22 @@ def _operation(route: Route, method: str, declared: Op) -> dict[str, Any]:
         also = f" Answers at `{_template(route.alias)}` too." if route.alias else ""
         operation["description"] = f"Needs the scope `{declared.scope}`.{also}"
     if declared.body is not None:
-        operation["requestBody"] = {"required": not declared.body_optional, "content": _json(declared.body)}
-    if declared.retryable:
-        operation["parameters"] = [_IDEMPOTENCY]
+        content = _json(declared.body)
+        if declared.form:
+            content[FORM] = content["application/json"]
+        operation["requestBody"] = {"required": not declared.body_optional, "content": content}
+    parameters = [*_query(declared), *([_IDEMPOTENCY] if declared.retryable else [])]
+    if parameters:
+        operation["parameters"] = parameters
     return operation
+
+
+def _query(declared: Op) -> Iterator[dict[str, Any]]:
+    schema = declared.query.model_json_schema() if declared.query else {}
+    for name, field in schema.get("properties", {}).items():
+        shown = {"description": field["description"]} if "description" in field else {}
+        kinds = [kind for kind in field.get("anyOf", [field]) if kind.get("type") != "null"]
+        yield {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": kinds[0], **shown}
 
 
 _IDEMPOTENCY = {
@@ -97,7 +111,9 @@ def _responses(route: Route, declared: Op) -> dict[str, Any]:
     content = _json(declared.reply) if declared.reply else {}
     if declared.stream:
         content["text/event-stream"] = {"schema": _event_schema(declared.stream)}
-    if not content and declared.status != 204:
+    if declared.plain:
+        content["text/plain"] = {"schema": {"type": "string"}}
+    if not content and declared.status not in (101, 204):
         content = {declared.media: {"schema": {"type": "string"}}}
     if content:
         success["content"] = content

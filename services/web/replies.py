@@ -188,6 +188,18 @@ class Whoami(BaseModel):
     usage: KeyUsage
 
 
+class Personality(BaseModel):
+    name: str
+    description: str | None
+    intro_dialogue: str | list[str] | None
+    profile: str | None = Field(description="null where what the personality names is not there")
+    model: str | None
+
+
+class Personalities(BaseModel):
+    personalities: list[Personality]
+
+
 class Embedding(BaseModel):
     object: Literal["embedding"]
     index: int

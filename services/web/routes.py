@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from services.errors import ParleyError, Unavailable
 from services.web.bodies import Body, validate
 from services.web.json_body import read_object
+from services.web.query import FORM, read_form, read_query
 
 if TYPE_CHECKING:
     from services.web.app import Room
@@ -36,9 +37,12 @@ class Op:
     scope: str
     body: type[Body] | None = None
     body_optional: bool = False
+    form: bool = False                      # the body may be application/x-www-form-urlencoded too
+    query: type[Body] | None = None         # of the address; all fields are texts
     reply: type[BaseModel] | None = None
     status: int = 200
     media: str = "application/json"         # of a reply that is no `reply` model
+    plain: bool = False                     # text/plain, unless a client that accepts it gets the `reply`
     errors: tuple[int, ...] = ()            # beside those that every operation can give
     stream: type[BaseModel] | None = None   # one event, where the reply may be text/event-stream
     retryable: bool = False                 # takes Idempotency-Key
@@ -73,14 +77,20 @@ def taken(places: threading.Semaphore) -> Iterator[None]:
 
 
 def op(summary: str, *, scope: str, **more: Any) -> Callable[[Handler], Handler]:
-    """Declare a resource's method; see `Op`. With `body`, the method gets the validated body, or None, as `body`."""
+    """Declare a resource's method; see `Op`. With `body`, the method gets the validated body, or None, as `body`; with
+    `query` what the address brings, as `query`."""
     declared = Op(summary, scope, **more)
 
     def declare(method: Handler) -> Handler:
         @functools.wraps(method)
         def handle(self: Endpoint, **path: Any) -> Response:
+            g.raw_body = b""
+            if declared.query is not None:
+                path["query"] = validate(declared.query, read_query(request))
             if declared.body is not None:
                 path["body"] = _body_of(self, declared)
+            if declared.query is not None:
+                g.raw_body = request.query_string + b"\n" + g.raw_body     # what a retry is known by
             return method(self, **path)
         handle.op = declared        # type: ignore[attr-defined]
         return handle               # type: ignore[return-value]
@@ -89,7 +99,8 @@ def op(summary: str, *, scope: str, **more: Any) -> Callable[[Handler], Handler]
 
 def _body_of(endpoint: Endpoint, declared: Op) -> Body | None:
     assert declared.body is not None
-    g.raw_body, value = read_object(request, endpoint.room.settings.max_body_bytes, optional=declared.body_optional)
+    read = read_form if declared.form and request.mimetype == FORM else read_object
+    g.raw_body, value = read(request, endpoint.room.settings.max_body_bytes, optional=declared.body_optional)
     return None if value is None else validate(declared.body, value)
 
 

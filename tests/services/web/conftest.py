@@ -17,6 +17,7 @@ from services import wire
 from services.chat.answer import Chat
 from services.chat.events import Ask, Delta, Event, Final
 from services.chat.idempotency import Idempotency
+from services.chat.personas import Personas, ensure_default
 from services.chat.profiles import Profiles
 from services.chat.sessions import Sessions
 from services.errors import BadRequest, ParleyError, TooManyRequests
@@ -250,7 +251,8 @@ def make_world(folder: Path, chat: Any = None, **changes: Any) -> World:
     with engine.lease(profiles.spec(profiles.current().get()[1], models), select=True):
         pass
     real = Chat(settings, profiles, sessions, engine)                                   # type: ignore[arg-type]
-    parts = Parts(keys=keys, admissions=FakeAdmissions(), profiles=profiles, sessions=sessions,    # type: ignore[arg-type]
+    parts = Parts(keys=keys, admissions=FakeAdmissions(), profiles=profiles,    # type: ignore[arg-type]
+                  personas=Personas(ensure_default(data)), sessions=sessions,
                   engine=engine, chat=chat or real, idempotency=Idempotency(data / "idempotency"),  # type: ignore[arg-type]
                   tally=Tally(str(folder / "control.sock"), b"k" * 32))
     return World(settings, parts)
