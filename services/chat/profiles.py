@@ -168,8 +168,8 @@ class Config:
         if profile.embedding:
             others = ", ".join(other for other, one in self.profiles.items() if not one.embedding)
             raise Unprocessable(f"the profile {name[:80]!r} makes embeddings and cannot answer: ask it by "
-                                f"POST /v1/embeddings, or take one of: {others}", code="embedding_profile",
-                                param="profile")
+                                "POST /v1/embeddings, or /v1/rerank where its model is made for ranking, or take one "
+                                f"of: {others}", code="embedding_profile", param="profile")
         return name, profile
 
     def keep(self, profile: Profile) -> float:
