@@ -18,6 +18,7 @@ from services.chat.tools import Form
 
 LETTERS = string.ascii_letters + string.digits
 ID_LETTERS = 24
+WHITE = " \t\n\r\v\f"      # before a thought or a call: what the runner, which sees bytes, takes for it
 NOT = -1                # no match, whatever follows
 
 Said = Delta | Reasoned | Called
@@ -78,7 +79,7 @@ class Reader:
         if not self._thinks:
             self._read = self._answer
             return True
-        begin, bare = self._thinks.begin, self._text.lstrip()
+        begin, bare = self._thinks.begin, self._text.lstrip(WHITE)
         if bare.startswith(begin):
             self._text, self._read = bare[len(begin):], self._thought
             return True
@@ -103,7 +104,7 @@ class Reader:
                 return False
             self._read = self._first
         else:
-            bare = self._text.lstrip()
+            bare = self._text.lstrip(WHITE)
             if bare != self._form.trigger and self._form.trigger.startswith(bare):
                 return False
             self._read = self._first if bare.startswith(self._form.trigger) else self._plain
@@ -120,7 +121,7 @@ class Reader:
         assert self._form
         name, end = _head(self._form, self._form.opening, self._text)
         if end == NOT:
-            size = len(self._form.trigger) + len(self._text) - len(self._text.lstrip())
+            size = len(self._form.trigger) + len(self._text) - len(self._text.lstrip(WHITE))
             self._say(self._text[:size])
             self._text, self._read = self._text[size:], self._plain if self._form.leads else self._answer
             return True

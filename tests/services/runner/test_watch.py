@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from services.chat import tools
 from services.chat.messages import Tool, Toolbox
-from services.chat.speech import Reader
+from services.chat.speech import WHITE, Reader
 from services.chat.thinking import Thinks
 from services.chat.tools import Form
 from services.runner.watch import PLAIN, Watch
@@ -14,7 +14,8 @@ from services.runner.watch import PLAIN, Watch
 FORMS = [tools.HERMES, tools.NEMO, tools.LLAMA, tools.DEEPSEEK]
 THINKS = [None, Thinks("<think>", "</think>"), Thinks("<think>", "</think>", True)]
 SHARDS = st.lists(st.sampled_from(["<think>", "</think>", "<thi", " ", "\n", "é", "a", "<", '{"', '"name"', "name",
-                                   *(form.trigger for form in FORMS), "<tool_", "call>"]), max_size=8)
+                                   *(form.trigger for form in FORMS), "<tool_", "call>", "\u3000", "\xa0",
+                                   "\x1c"]), max_size=8)
 
 
 def begins(watch: Watch, data: bytes, size: int) -> int | None:
@@ -39,7 +40,7 @@ def test_the_runner_sees_what_the_chat_sees(form: Form, shards: list[str], think
 
     def noted() -> bool:
         nonlocal seen
-        seen = len(text.encode()) - len(reader._text.lstrip().encode()) + len(form.trigger.encode()) \
+        seen = len(text.encode()) - len(reader._text.lstrip(WHITE).encode()) + len(form.trigger.encode()) \
             if seen is None else seen
         return first()
 
