@@ -231,7 +231,8 @@ class _Answer:
             _close(messages)
             self._store_part(error)
             if spent.completion_tokens and not isinstance(error, RunnerCrashed):
-                spent.prompt_tokens = lease.count_at_once(request.prompt) or 0
+                told = [*request.prompt, request.suffix or ""]
+                spent.prompt_tokens = len(request.tokens) or lease.count_at_once(told) or 0
             raise
 
     def _told(self, events: Sequence[Event], piece: Piece | None = None) -> Iterator[Event]:

@@ -563,6 +563,15 @@ def test_what_a_cut_answer_has_used_is_known(house: House) -> None:
     assert (asked.spent.prompt_tokens, asked.spent.completion_tokens) == (0, 0)
 
 
+@pytest.mark.parametrize(("given", "tokens"), [({"raw": (4, 5, 6)}, 3), ({"raw": "a b ", "suffix": "c d"}, 4)])
+def test_what_a_cut_completion_has_used_is_known(house: House, given: dict[str, Any], tokens: int) -> None:
+    house.engine.script = lambda request: iter([" one", " two"])
+    events = house.chat.answer(asked := Ask(owner="k1", **given))
+    assert next(events) == Delta(" one")
+    events.close()
+    assert (asked.spent.prompt_tokens, asked.spent.completion_tokens) == (tokens, 1)
+
+
 def test_a_session_is_forgotten_whatever_goes_wrong(house: House, caplog: pytest.LogCaptureFixture,
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     folder = house.settings.data_dir / "kv" / "model"
