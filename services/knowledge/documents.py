@@ -7,6 +7,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+PARAGRAPH = "\n\n"
+CUT = "\n> […]"
+LONGEST_WORD = 32           # characters that a token, or whatever is measured, has at most
 MAX_TEXT = 4 << 20          # characters of a document's text; what is beyond is cut off
 # Nobody sees these, and a model reads them: controls, directions of writing, tags (U+E0000), halves of a pair.
 _UNSEEN = dict.fromkeys([*range(9), *range(11, 32), *range(0x7F, 0xA0), 0xAD, 0x61C, *range(0x200B, 0x2010), 0x2060,
@@ -56,7 +59,8 @@ class Document:
 def clean(text: str) -> str:
     """`text` without what nobody would see, with `\\n` as its only line break and at most one line empty at once."""
     text = text.replace("\r\n", "\n").translate(_NEW_LINES).translate(_UNSEEN)
-    return re.sub(r" *\n *\n[ \n]*", "\n\n", text).strip()
+    text = "\n".join(line.rstrip() for line in text.split("\n"))
+    return re.sub(r"\n{3,}", "\n\n", text).strip("\n")
 
 
 def one_line(text: str, longest: int = 200) -> str:
@@ -76,4 +80,41 @@ def quoted(documents: Sequence[Document], limit: int, measure: Callable[[str], i
     `limit`: how much of `measure` (characters by default, or a counter of tokens) the block may have; the documents
     share it, and what a short one leaves goes to the others. Texts are cut at the end of a paragraph, with `> […]`.
     """
-    raise NotImplementedError
+    heads = [f"[{number}] {one_line(document.title)}" +
+             (f" ({one_line(document.source, 2048)})" if document.source != document.title else "")
+             for number, document in enumerate(documents, 1)]
+    left = limit - sum(measure(head) + 2 for head in heads)
+    bodies = [""] * len(documents)
+    short_first = sorted(range(len(documents)), key=lambda at: len(documents[at].text))
+    for place, at in enumerate(short_first):
+        bodies[at] = _cut(clean(documents[at].text), left // (len(documents) - place), measure)
+        left -= measure(bodies[at])
+    return "\n\n".join(f"{head}\n{text}" for head, text in zip(heads, bodies, strict=True) if text)
+
+
+def _cut(text: str, limit: int, measure: Callable[[str], int]) -> str:
+    """As many of the paragraphs of `text`, marked as quoted, as `limit` allows; of the first one as many words."""
+    within = text[:max(limit, 0) * LONGEST_WORD]        # so that what is far too long is not measured
+    if within == text and measure(_marked(text)) <= limit:
+        return _marked(text)
+    return _first(within, PARAGRAPH, limit, measure) or _first(within, " ", limit, measure)
+
+
+def _first(text: str, gap: str, limit: int, measure: Callable[[str], int]) -> str:
+    """As many of the pieces between `gap`s as `limit` allows, and the sign that there are more."""
+    pieces = text.split(gap)
+    kept = _most(len(pieces), lambda count: measure(_marked(gap.join(pieces[:count])) + CUT) <= limit)
+    return _marked(gap.join(pieces[:kept])) + CUT if kept else ""
+
+
+def _most(top: int, fits: Callable[[int], bool]) -> int:
+    """The largest number up to `top` that fits, where all smaller ones do; 0 if none does."""
+    low = 0
+    while low < top:
+        middle = (low + top + 1) // 2
+        low, top = (middle, top) if fits(middle) else (low, middle - 1)
+    return low
+
+
+def _marked(text: str) -> str:
+    return "\n".join(f"> {line}".rstrip() for line in text.split("\n"))

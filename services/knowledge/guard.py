@@ -1,0 +1,81 @@
+"""Which URLs may be asked for: their ports, and every address that their host has, are checked before a connection."""
+
+from __future__ import annotations
+
+import ipaddress
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from services.errors import BadRequest, FetchFailed
+from services.knowledge.networks import Address, Places, denied
+from services.knowledge.urls import PORTS, Url
+from services.settings import Settings
+
+Resolve = Callable[[str, float], Sequence[str]]     # host and seconds -> its addresses; OSError when it has none
+
+
+class Guard:
+    def __init__(self, settings: Settings, resolve: Resolve) -> None:
+        self._allowed, self._denied = Places.of(settings.fetch_allow), Places.of(settings.fetch_deny)
+        self._ports = {*PORTS.values(), *settings.fetch_ports}
+        self._resolve = resolve
+
+    def addresses(self, url: Url, until: float) -> list[Address]:
+        """Where `url` may be connected to: all of its host's addresses, or `BadRequest` (`url_blocked`) if any of them
+        is none to be asked (row R7). They are resolved once; a connection is made to nothing else."""
+        if url.port not in self._ports:
+            _blocked(url, f"port {url.port} is not one of {', '.join(map(str, sorted(self._ports)))}")
+        if self._denied.has_host(url.host):
+            _blocked(url, "this server's operator has excluded the host")
+        found = [url.address] if url.address else self._found(url, until)
+        for address in found:
+            self._check(url, address)
+        return found
+
+    def _check(self, url: Url, address: Address) -> None:
+        if self._denied.has_address(address):
+            _blocked(url, "this server's operator has excluded its address")
+        if self._allowed.has_host(url.host) or self._allowed.has_address(address):
+            return
+        if (what := denied(address)) is not None:
+            _blocked(url, f"its address is {what}, and only public ones are asked (FETCH_ALLOW may name others)")
+
+    def _found(self, url: Url, until: float) -> list[Address]:
+        try:
+            texts = self._resolve(url.host, max(until - time.monotonic(), 0.0))
+        except (OSError, UnicodeError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            raise FetchFailed(f"cannot find the host {url.host} ({why})", param="url") from None
+        addresses = [ipaddress.ip_address(text.partition("%")[0]) for text in dict.fromkeys(texts)]
+        if not addresses:
+            raise FetchFailed(f"the host {url.host} has no address", param="url")
+        return addresses
+
+
+def resolve(host: str, seconds: float) -> list[str]:
+    """The addresses of `host` as the system knows them. Raises OSError, also after `seconds`: the system's own wait
+    cannot be cut short, so it goes on in a thread that nobody waits for."""
+    answers: queue.SimpleQueue[list[str] | OSError | UnicodeError] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put([str(entry[4][0]) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)])
+        except (OSError, UnicodeError) as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, name=f"resolve {host[:60]}", daemon=True).start()
+    try:
+        answer = answers.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError("no answer in time") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _blocked(url: Url, why: str) -> NoReturn:
+    raise BadRequest(f"{url.origin} is not fetched: {why}", code="url_blocked", param="url")

@@ -1,0 +1,46 @@
+"""What robots.txt asks of us, by the standard library's reader, remembered for an hour (RFC 9309)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from urllib.robotparser import RobotFileParser
+
+from services.errors import FetchFailed
+from services.knowledge.connection import AGENT
+from services.knowledge.recent import Recent
+from services.knowledge.urls import Url
+
+MAX_BYTES = 256 << 10       # of a robots.txt; what is beyond does not count
+AGE, ORIGINS = 3600.0, 256  # seconds, and how many are remembered
+Ask = Callable[[Url, float], tuple[int, bytes]]     # URL and deadline -> HTTP status and body
+
+
+class Robots:
+    def __init__(self, ask: Ask, now: Callable[[], float] = time.monotonic) -> None:
+        self._ask = ask
+        self._known: Recent[RobotFileParser] = Recent(AGE, ORIGINS, now=now)
+
+    def allow(self, url: Url, until: float) -> bool:
+        """Whether `url` may be fetched. Raises `FetchFailed` when its host cannot say."""
+        return self._of(url, until).can_fetch(AGENT, str(url))
+
+    def delay(self, url: Url, until: float) -> float:
+        """Seconds that its host wants between two requests; 0 when it does not say."""
+        return float(self._of(url, until).crawl_delay(AGENT) or 0)
+
+    def _of(self, url: Url, until: float) -> RobotFileParser:
+        rules = self._known.get(url.origin)
+        if rules is None:
+            rules = self._read(Url(url.scheme, url.host, url.port, "/robots.txt"), until)
+            self._known.put(url.origin, rules)
+        return rules
+
+    def _read(self, url: Url, until: float) -> RobotFileParser:
+        status, text = self._ask(url, until)
+        if status == 429 or status >= 500:
+            raise FetchFailed(f"{url} answers with HTTP {status}, so nobody knows what may be fetched there; "
+                              "try again later", param="url")
+        rules = RobotFileParser()
+        rules.parse(text.decode("utf-8", "replace").splitlines() if status == 200 else [])
+        return rules
