@@ -63,6 +63,7 @@ class Shaper:
         self._tail = tail
         self._number = 0
         self._item: _Item | None = None
+        self._unsaid: list[Logprob] = []    # of the first tokens, while they have no text
 
     def payloads(self, events: Iterable[Indexed], stream: bool, queued: bool = False) -> Iterator[Payload]:
         """All of them. Nothing is said before the first news, so that an error can still be an HTTP status; `queued`:
@@ -92,7 +93,7 @@ class Shaper:
 
     def take(self, event: Event) -> Iterator[Payload]:
         if isinstance(event, Delta):
-            yield from self._write("output_text", event.text, event.logprobs)
+            yield from self._say(event)
         elif isinstance(event, Reasoned):
             yield from self._write("reasoning_text", event.text)
         elif isinstance(event, Called):
@@ -114,6 +115,16 @@ class Shaper:
         yield {"done": True, **self.response}
 
     # ------------------------------------------------------------ items
+
+    def _say(self, event: Delta) -> Iterator[Payload]:
+        """Tokens without a text begin no message: those of a call and of thoughts are not told, and what may be the
+        first bytes of a character is told with it."""
+        if self._item is not None and self._item.stem != "output_text" and not event.text:
+            return
+        self._unsaid += event.logprobs
+        if event.text or self._item is not None:
+            logprobs, self._unsaid = self._unsaid, []
+            yield from self._write("output_text", event.text, logprobs)
 
     def _write(self, stem: str, text: str, logprobs: Sequence[Logprob] = ()) -> Iterator[Payload]:
         if self._item is None or self._item.stem != stem:
@@ -148,6 +159,7 @@ class Shaper:
             yield self._event("function_call_arguments.delta", **self._item.place, delta=event.arguments)
 
     def _new(self, shape: Payload, stem: str, call: int = -1) -> _Item:
+        self._unsaid = []
         return _Item(len(self.response["output"]), shape, stem, call=call)
 
     def _id(self, prefix: str) -> str:

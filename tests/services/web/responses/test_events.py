@@ -110,6 +110,16 @@ def test_log_probabilities_are_told_with_their_text():
     assert payloads[-1]["output"][0]["content"][0]["logprobs"] == [*told[0], *told[1]]
 
 
+def test_tokens_without_a_text_begin_no_item():
+    first, mark, second = ((Logprob(token=number, text=b"x", logprob=-1.0),) for number in range(3))
+    told = shaped(Reasoned("so"), Delta("", mark), Reasoned(" it is"), Delta("", mark), Called(0, "", "call_1", "f"),
+                  Delta("", mark), Called(0, '{"a"'), Delta("", mark), Called(0, ":1}"), Delta("", mark), ended())
+    assert [item["type"] for item in told[-1]["output"]] == ["reasoning", "function_call"]
+    assert (told[-1]["output"][1]["call_id"], told[-1]["output"][1]["arguments"]) == ("call_1", '{"a":1}')
+    told = shaped(Delta("", first), Delta("é", second), Delta("", mark), ended())      # a character of two tokens
+    assert len(told[-1]["output"]) == 1 and len(told[-1]["output"][0]["content"][0]["logprobs"]) == 3
+
+
 def test_a_call_that_the_end_cut():
     payloads = shaped(Called(0, '{"a', "c", "f"), ended("length"))
     call, = payloads[-1]["output"]
