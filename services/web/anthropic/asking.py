@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, groupby
 from typing import Any, NoReturn
 
 from services.chat.events import Ask
@@ -65,16 +66,19 @@ def _conversation(body: CountTokensBody, whole: bool) -> tuple[Message, ...]:
     """The messages, the system's first. `whole`: they begin where the conversation began, so each result of a tool has
     its call among them. Turns of one role that follow each other are one, as in Anthropic's API, and one of the
     assistant at the end is gone on with."""
-    found = [] if body.system is None else [Message("system", _joined(body.system))]
+    said: list[Message] = []
     names: dict[str, str] = {}              # of the calls so far: id -> tool
     for number, turn in enumerate(body.messages):
         path = f"messages.{number}.content"
-        for message in _of_user(turn, path, names, whole) if turn.role == "user" else _of_assistant(turn, path, names):
-            if found and found[-1].role == message.role in ("user", "assistant"):
-                found[-1] = _one(found[-1], message)
-            else:
-                found.append(message)
-    return tuple(found)
+        said += _of_user(turn, path, names, whole) if turn.role == "user" else _of_assistant(turn, path, names)
+    system = [] if body.system is None else [Message("system", _joined(body.system))]
+    return (*system, *_merged(said))
+
+
+def _merged(said: Sequence[Message]) -> Iterator[Message]:
+    for role, turns in groupby(said, key=lambda message: message.role):
+        together = list(turns)
+        yield from together if role == "tool" or len(together) == 1 else [_one(together)]
 
 
 def _of_user(turn: MessageParam, path: str, names: dict[str, str], whole: bool) -> Iterator[Message]:
@@ -113,12 +117,13 @@ def _blocks(turn: MessageParam, path: str, kinds: tuple[type[Any], ...]) -> list
     return blocks
 
 
-def _one(first: Message, second: Message) -> Message:
-    """Two turns of one role as one."""
-    def both(one: str, other: str) -> str:
-        return "\n\n".join(filter(None, (one, other)))
-    return Message(first.role, both(first.content, second.content), first.calls + second.calls,
-                   reasoning=both(first.reasoning, second.reasoning))
+def _one(turns: Sequence[Message]) -> Message:
+    """Turns of one role as one."""
+    def together(texts: Iterable[str]) -> str:
+        return "\n\n".join(filter(None, texts))
+    return Message(turns[0].role, together(turn.content for turn in turns),
+                   tuple(chain.from_iterable(turn.calls for turn in turns)),
+                   reasoning=together(turn.reasoning for turn in turns))
 
 
 def _result(block: ToolResultBlockParam) -> str:
