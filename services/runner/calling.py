@@ -15,13 +15,13 @@ from services.errors import BadRequest, BadSchema
 from services.runner.complying import MOST_TRIES, Holding, candidates_of
 from services.runner.llama import lib
 from services.runner.model import Model
-from services.runner.sequence import SamplingFailed
 from services.runner.text import Text
 from services.runner.tool import Tool, spelled
 from services.runner.watch import Watch
 from services.wire import Calls, Sampling
 
 MOST_TOOLS = 128
+MOST_SIZE = 100_000     # of all tools' grammars together: some seconds of work
 MOST_GAP = 4            # characters of white space between calls that are no list
 
 Way = tuple[list[int], Tool | None]        # tokens that lead to a tool's arguments; None: to the end of all
@@ -55,8 +55,13 @@ class Calling(Holding):
     def _prepare(self) -> None:
         calls = self._calls
         self._closing, self._thought = self._spell(calls.closing), self._spell(calls.thought)
+        room = MOST_SIZE
         for form in calls.forms:
-            self._tools.append(Tool(self._model, form, self._spelling, self._spell))
+            self._tools.append(tool := Tool(self._model, form, self._spelling, self._spell))
+            room -= tool.size
+            if room < 0:
+                raise BadSchema(f"the parameters of all {len(calls.forms)} tools are too large together, at "
+                                f"{form.name!r}: offer fewer tools, or simpler ones", param="tools")
         self._first_costs = min(self._cost(tool, calls.opening) for tool in self._tools)
         self._another_costs = min(self._cost(tool, "") for tool in self._tools)
         if not calls.required:
@@ -209,10 +214,7 @@ class Calling(Holding):
     def _stop(self) -> int:
         """The answer ends here."""
         self._over = True
-        eos = lib.llama_vocab_eos(self._model.vocab)
-        if eos < 0 and not self._model.ends:
-            raise SamplingFailed("this model has no token to end an answer with")
-        return eos if eos >= 0 else min(self._model.ends)
+        return self._last_token()
 
     def _cost(self, tool: Tool, lead: str) -> int:
         """Of the shortest call."""

@@ -81,9 +81,16 @@ class Holding(Chain):
         if ending is None:
             raise SamplingFailed("this model's vocabulary cannot spell what the schema or grammar demands; simplify "
                                  "it or use another model")
-        first, *self.forced = ending or [lib.llama_vocab_eos(self._model.vocab)]
+        first, *self.forced = ending or [self._last_token()]
         self.closed = True
         return first
+
+    def _last_token(self) -> int:
+        """What ends an answer."""
+        eos: int = lib.llama_vocab_eos(self._model.vocab)
+        if eos < 0 and not self._model.ends:
+            raise SamplingFailed("this model has no token to end an answer with")
+        return eos if eos >= 0 else min(self._model.ends)
 
     def _choices(self, row: int) -> Iterator[int]:
         """Tokens that llama.cpp lets through, in the order in which the chain chooses them."""

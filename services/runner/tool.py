@@ -10,7 +10,7 @@ from typing import Any
 from services.errors import BadSchema
 from services.runner.closing import Value
 from services.runner.complying import Spelling, rules_of
-from services.runner.gbnf import Call, Grammar, Literal, Repeat, Row
+from services.runner.gbnf import Call, Grammar, Literal, Repeat, Row, size
 from services.runner.grammar import grammar_of
 from services.runner.llama import lib
 from services.runner.loose import arguments
@@ -34,6 +34,7 @@ class Tool:
             text = json.dumps(form.schema)
             make = _kept if len(text) <= MOST_KEPT else _grammar
             grammar = make(text, form.loose, len(form.begin) - len(self.begins), behind)
+            self.size = sum(map(size, grammar.rules))
             self._value = Value(grammar, spelling.tokens, 0, len(model.byte_tokens) == 256)
             self._rules, self._used = rules_of(model, grammar), False
         except BadSchema as error:

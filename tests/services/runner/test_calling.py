@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -300,11 +301,21 @@ def test_two_tools_of_one_name_are_one(model: Model) -> None:
     assert [call.name for call in said(tools.HERMES, text).calls] == ["now"]
 
 
+def test_tools_are_not_too_large_together(model: Model) -> None:
+    """A runner hears nobody while it gets ready for them."""
+    fields = {f"field_{place}": {"enum": [f"{place}{letter}" * 10 for letter in "abcd"]} for place in range(60)}
+    calls = tools.HERMES.calls(Toolbox(tuple(Tool(f"t{n}", "", {"properties": fields}) for n in range(40))))
+    answer(model, msgspec.structs.replace(calls, forms=calls.forms[:4]))
+    with pytest.raises(BadSchema, match="the parameters of all 40 tools are too large together, at 't") as refused:
+        answer(model, calls)
+    assert refused.value.param == "tools"
+
+
 def test_a_model_without_an_end_says_so(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     sequence = prepare(model, Generate(id="", owner="o", prompt=["a"], max_tokens=50,
                                        calls=tools.HERMES.calls(Toolbox((NOW,)))))
     assert isinstance(sequence.sampler, Calling)
-    monkeypatch.setattr("services.runner.calling.lib.llama_vocab_eos", lambda vocab: -1)
+    monkeypatch.setattr("services.runner.complying.lib.llama_vocab_eos", lambda vocab: -1)
     assert sequence.sampler._stop() in model.ends
     monkeypatch.setattr(model, "ends", frozenset())
     with pytest.raises(SamplingFailed, match="no token to end"):
