@@ -8,6 +8,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 
 import httpcore
 
@@ -25,9 +26,15 @@ def dial(address: str, port: int, seconds: float) -> socket.socket:
     return socket.create_connection((address, port), seconds)
 
 
+@cache
+def trusted() -> ssl.SSLContext:
+    """TLS with whom the system trusts. Made once, since that takes a while."""
+    return httpcore.default_ssl_context()
+
+
 @contextmanager
-def asked(url: Url, addresses: Sequence[Address], until: float, context: ssl.SSLContext,
-          dial: Dial) -> Iterator[httpcore.Response]:
+def asked(url: Url, addresses: Sequence[Address], until: float, dial: Dial,
+          context: ssl.SSLContext | None = None) -> Iterator[httpcore.Response]:
     """The answer to GET `url`, its body not yet read. The host's name goes into Host and TLS only; no cookies, no
     credentials, nothing of the client's. Raises `FetchFailed`."""
     origin = httpcore.Origin(url.scheme.encode(), url.host.encode(), url.port)
@@ -35,6 +42,8 @@ def asked(url: Url, addresses: Sequence[Address], until: float, context: ssl.SSL
     headers = [("Host", url.authority), ("User-Agent", f"{AGENT}/1"), ("Accept", ACCEPT),
                ("Accept-Encoding", "gzip, identity"), ("Connection", "close")]
     pinned = _Pinned(url, addresses, until, dial)
+    if url.scheme == "https" and context is None:
+        context = trusted()
     try:
         with (httpcore.HTTPConnection(origin, ssl_context=context, network_backend=pinned) as connection,
               connection.stream("GET", target, headers=headers) as response):

@@ -66,7 +66,7 @@ class Fetcher:
         self._settings = settings
         self._guard = guard.Guard(settings, resolve)
         self._dial = dial
-        self._context = context or httpcore.default_ssl_context()
+        self._context = context
         self._robots = robots.Robots(self._robots_txt)
         self._pages: Recent[Page] = Recent(AGE, KEPT, KEPT_BYTES, lambda page: len(page.data))
         self._rate = Rate(PER_MINUTE)
@@ -154,7 +154,7 @@ class Fetcher:
             if polite and not self._robots.allow(url, until):
                 raise BadRequest(f"{url} is not fetched: {url.origin}/robots.txt asks programs not to",
                                  code="url_blocked", param="url")
-            with connection.asked(url, addresses, until, self._context, self._dial) as response:
+            with connection.asked(url, addresses, until, self._dial, self._context) as response:
                 location = connection.header(response, "location")
                 if response.status not in REDIRECTS or not location:
                     yield url, response

@@ -86,7 +86,7 @@ def test_only_a_url_that_a_prompt_begins_with_counts(prompt, url, rest):
 
 
 PIECES = st.sampled_from(["http://", "https://", "//", "/", "\\", "@", ":", "127.0.0.1", "[::1]", "localhost", "#",
-                          "evil.com", "?", "%00", ".", "80", "\t", "\u3002", "é", "0x7f", " ", "a", "%2f", "[", "]", "xn--"])
+                          "evil.com", "?", "%00", ".", "80", "\t", "\u3002", "é", "0x7f", " ", "a", "%2f", "[", "]"])
 
 
 @given(st.one_of(st.text(max_size=60), st.lists(PIECES, max_size=8).map("".join),
