@@ -43,9 +43,8 @@ class Bases:
         self._ingester = Ingester(library, indexer, reader, limits, now)
 
     def start(self) -> None:
-        """Go on with what a server before this one began; nothing where there are no bases."""
-        if self._library.names():
-            self._ingester.start()
+        """Go on with what a server before this one began."""
+        self._ingester.start()
 
     # ------------------------------------------------------------ bases
 
@@ -223,7 +222,7 @@ class Bases:
         with ExitStack() as stack:
             if about.fingerprint not in vectors:
                 embedder = stack.enter_context(self._indexer.embedder(ref, about, owner, beat))
-                vectors[about.fingerprint], = embedder.embed([query])
+                vectors[about.fingerprint] = embedder.query(query)
         return Searched(ref, collection, vectors[about.fingerprint])
 
     def context(self, owner: str, refs: Sequence[str], query: str, budget: int,

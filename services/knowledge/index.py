@@ -29,6 +29,8 @@ class Model:
     profile: str
     spec: RunnerSpec
     keep: float = 0.0       # seconds that it stays loaded without use
+    document_prefix: str = ""       # what the model wants before a text to be found, and before one to find it with
+    query_prefix: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,16 +54,23 @@ class About:
 class Embedder:
     """A leased model."""
 
-    def __init__(self, lease: Lease, owner: str, charge: Callable[[str, int], None]) -> None:
-        self._lease, self._owner, self._charge = lease, owner, charge
+    def __init__(self, model: Model, lease: Lease, owner: str, charge: Callable[[str, int], None]) -> None:
+        self._model, self._lease, self._owner, self._charge = model, lease, owner, charge
         self.model, self.dimensions, self.n_ctx = lease.ready.model, lease.ready.n_embd, lease.ready.n_ctx
 
     def count(self, texts: Sequence[str]) -> list[int]:
-        """The tokens of each text, with those around it."""
-        return self._lease.count([[text] for text in texts]) if texts else []
+        """The tokens of each text of a document, with those around it."""
+        return self._lease.count([[self._model.document_prefix + text] for text in texts]) if texts else []
 
-    def embed(self, texts: Sequence[str]) -> list[bytes]:
-        """Raises `ContextOverflow` for a text that is too long."""
+    def query(self, text: str) -> bytes:
+        """The vector to search with. Raises `ContextOverflow` for a text that is too long."""
+        return self._embed([self._model.query_prefix + text])[0]
+
+    def documents(self, texts: Sequence[str]) -> list[bytes]:
+        """The vectors of texts to be found."""
+        return self._embed([self._model.document_prefix + text for text in texts])
+
+    def _embed(self, texts: Sequence[str]) -> list[bytes]:
         vectors: list[bytes] = []
         for start in range(0, len(texts), PORTION):
             answer = self._lease.embed(Embed(id=str(uuid.uuid4()), owner=self._owner,
@@ -83,7 +92,7 @@ class Indexer:
         """The model of a profile (None: the first), and its fingerprint. Raises `NotFound`, `Forbidden`,
         `Unprocessable`."""
         model = self._models(profile, allowed)
-        return model, fingerprint(Path(model.spec.model))
+        return model, fingerprint(Path(model.spec.model), model.document_prefix)
 
     @contextmanager
     def embedder(self, name: str, about: About, owner: str,
@@ -95,9 +104,10 @@ class Indexer:
         except NotFound as error:
             raise _changed(name, about, f"there is no such profile any more ({error.message})") from None
         if known != about.fingerprint:
-            raise _changed(name, about, f"that profile's model is {Path(model.spec.model).name} now, another file")
+            raise _changed(name, about, f"that profile's model is {Path(model.spec.model).name} now, another "
+                                       "file or with another prefix")
         with self._engine.lease(model.spec, keep=model.keep, beat=beat) as lease:
-            embedder = Embedder(lease, owner, self._charge)
+            embedder = Embedder(model, lease, owner, self._charge)
             if about.dimensions not in (0, embedder.dimensions):
                 raise _changed(name, about, f"that model makes vectors of {embedder.dimensions} numbers now")
             yield embedder
@@ -114,7 +124,7 @@ def _changed(name: str, about: About, now: str) -> Conflict:
 def chunks(document: Document, embedder: Embedder, tokens: int) -> list[Chunk]:
     """A document's chunks of at most `tokens`, or of what the model takes where that is less."""
     parts = split.split(document.text, document.title, min(tokens, embedder.n_ctx), embedder.count, document.sections)
-    vectors = embedder.embed([split.told(part.title, part.text) for part in parts])
+    vectors = embedder.documents([split.told(part.title, part.text) for part in parts])
     return [Chunk(number, part.start, part.title, part.text, vector)
             for number, (part, vector) in enumerate(zip(parts, vectors, strict=True))]
 
@@ -125,19 +135,20 @@ def reindexed(about: About, model: Model, known: str, tokens: int | None) -> Abo
                    chunk_tokens=min(tokens or about.chunk_tokens, model.spec.n_ctx))
 
 
-def fingerprint(path: Path) -> str:
-    """What tells a model file from others: its size, beginning and end. `NotFound` when it is gone."""
+def fingerprint(path: Path, prefix: str = "") -> str:
+    """What tells vectors from others: the model file's size, beginning and end, and what stood before each text.
+    `NotFound` when the file is gone."""
     try:
         status = os.stat(path)
-        return _fingerprint(path, status.st_size, status.st_mtime_ns, status.st_ino)
+        return _fingerprint(path, prefix, status.st_size, status.st_mtime_ns, status.st_ino)
     except FileNotFoundError:
         raise NotFound(f"the model file {path.name} is not there", code="model_not_found") from None
 
 
 @lru_cache(maxsize=64)
-def _fingerprint(path: Path, size: int, _mtime: int, _inode: int) -> str:
+def _fingerprint(path: Path, prefix: str, size: int, _mtime: int, _inode: int) -> str:
     with path.open("rb") as file:
-        found = hashlib.sha256(f"{size} ".encode() + file.read(SAMPLE))
+        found = hashlib.sha256(f"{size} {prefix} ".encode() + file.read(SAMPLE))
         file.seek(max(0, size - SAMPLE))
         found.update(file.read(SAMPLE))
     return found.hexdigest()[:32]

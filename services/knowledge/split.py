@@ -36,14 +36,28 @@ def split(text: str, title: str, size: int, count: Count,
     for start, heading, section in _known(text, known) if known else sections(text):
         under = _shown([title, *heading], tokens, size // 2)
         room = max(8, size - tokens.of(under) - tokens.around)
+        overlap = min(size // 8, room // 2)
         splitter = RecursiveCharacterTextSplitter(
-            separators=_SEPARATORS, is_separator_regex=True, keep_separator="end", chunk_size=room,
-            chunk_overlap=min(size // 8, room // 2), length_function=tokens.of)
-        at = -1
+            separators=_SEPARATORS, is_separator_regex=True, keep_separator="end", chunk_size=room - overlap,
+            chunk_overlap=0, length_function=tokens.of)
+        before = end = 0
         for piece in splitter.split_text(section):
-            at = section.index(piece, at + 1)
-            parts.append(Part(start + at, under, piece))
+            at = section.index(piece, end)
+            end = at + len(piece)
+            first = _back(section, before, at, overlap, tokens)
+            parts.append(Part(start + first, under, section[first:end]))
+            before = at
     return list(_fitting(parts, size, count))
+
+
+def _back(text: str, before: int, at: int, overlap: int, tokens: _Tokens) -> int:
+    """Where a part begins that repeats at most `overlap` tokens of what lies from `before` to `at`, in whole words."""
+    for word in reversed(list(_WORDS.finditer(text, before, at))):
+        overlap -= tokens.of(word[0])
+        if overlap < 0:
+            break
+        at = word.start()
+    return at
 
 
 def told(title: str, text: str) -> str:

@@ -20,6 +20,7 @@ def open_store(settings: Settings, prepare: bool = True) -> FileStore:
 
     ConfigError for a wrong or missing DATA_KEY, or a sessions.json that cannot be read: never an empty store.
     """
+    _check_knowledge(settings)
     with _told(settings.data_dir):
         store = FileStore(settings.data_dir, sealing.open_cipher(settings.data_dir, settings.data_key, make=prepare))
         if prepare:
@@ -32,21 +33,25 @@ def open_library(settings: Settings) -> Library:
     """The knowledge bases: in `settings.data_dir`, or in the PostgreSQL that KNOWLEDGE_URL names."""
     if settings.knowledge_url is None:
         return SqliteLibrary(settings.data_dir, sealing.open_cipher(settings.data_dir, settings.data_key))
-    if settings.data_key is not None:
-        raise ConfigError("KNOWLEDGE_URL and DATA_KEY are both set, but PostgreSQL searches the texts and vectors as "
-                          "they are, so they cannot be encrypted there: leave KNOWLEDGE_URL out, or run with an "
-                          "encrypted disk under PostgreSQL and without DATA_KEY")
     from services.store.knowledge_postgres import PostgresLibrary
     return PostgresLibrary(settings.knowledge_url)
 
 
 def check_store(settings: Settings) -> None:
     """The ConfigError that `open_store` at a start would end with. Changes nothing, also beside a running server."""
+    _check_knowledge(settings)
     with _told(settings.data_dir):
         sealing.check_key(settings.data_dir, settings.data_key)
         if os.path.lexists(settings.data_dir / "sessions"):
             FileStore(settings.data_dir)
         takeover.check(settings.data_dir)
+
+
+def _check_knowledge(settings: Settings) -> None:
+    if settings.knowledge_url is not None and settings.data_key is not None:
+        raise ConfigError("KNOWLEDGE_URL and DATA_KEY are both set, but PostgreSQL searches the texts and vectors as "
+                          "they are, so they cannot be encrypted there: leave KNOWLEDGE_URL out, or run with an "
+                          "encrypted disk under PostgreSQL and without DATA_KEY")
 
 
 @contextmanager

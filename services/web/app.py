@@ -20,6 +20,8 @@ from services.chat.profiles import Profiles
 from services.chat.sessions import Sessions
 from services.engine.client import Engine
 from services.engine.model_jobs import Jobs, jobs_of
+from services.knowledge.bases import Bases
+from services.knowledge.fetch import Fetcher
 from services.settings import Settings
 from services.store.opening import open_store
 from services.web import (
@@ -29,6 +31,7 @@ from services.web import (
     gallery,
     health,
     keys,
+    knowledge,
     metrics,
     models,
     openapi,
@@ -72,6 +75,16 @@ ROUTES = (
     Route("/personalities", personas.Personalities, "personalities"),
     Route("/embedding/document", personas.EmbeddingDocument, "personalities"),
     Route("/embedding/query", personas.EmbeddingQuery, "personalities"),
+    Route("/knowledge", knowledge.Knowledge, "knowledge"),
+    Route("/knowledge/<string:name>", knowledge.OneKnowledge, "knowledge"),
+    Route("/knowledge/<string:name>/documents", knowledge.KnowledgeDocs, "knowledge"),
+    Route("/knowledge/<string:name>/documents/<string:document_id>", knowledge.KnowledgeDoc, "knowledge"),
+    Route("/knowledge/<string:name>/files", knowledge.KnowledgeFiles, "knowledge"),
+    Route("/knowledge/<string:name>/sources", knowledge.KnowledgeSourceList, "knowledge"),
+    Route("/knowledge/<string:name>/sources/<string:source_id>", knowledge.OneKnowledgeSource, "knowledge"),
+    Route("/knowledge/<string:name>/refresh", knowledge.RefreshKnowledge, "knowledge"),
+    Route("/knowledge/<string:name>/reindex", knowledge.ReindexKnowledge, "knowledge"),
+    Route("/knowledge/<string:name>/search", knowledge.SearchKnowledge, "knowledge"),
     Route("/models", models.Models, "models"),
     Route("/models/model", models.Switch, "models"),
     Route("/models/available", gallery.AvailableModels, "models"),
@@ -121,6 +134,14 @@ class Room:
         return openapi.document(ROUTES)
 
     @functools.cached_property
+    def fetcher(self) -> Fetcher:
+        return Fetcher(self.settings)
+
+    @functools.cached_property
+    def bases(self) -> Bases:
+        return knowledge.bases_of(self)
+
+    @functools.cached_property
     def model_jobs(self) -> Jobs:
         return jobs_of(self.settings)
 
@@ -151,4 +172,5 @@ def create_app(settings: Settings, parts: Parts, drain: Drain | None = None) -> 
     metrics.install(app, parts.tally)
     app.before_request(lambda: None if request.endpoint == "healthz" else room.drain.refuse_new())
     register(PlainApi(app), Gate(app, parts.keys, parts.admissions), room, ROUTES)
+    knowledge.go_on(room)
     return app

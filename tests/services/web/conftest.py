@@ -69,6 +69,9 @@ class FakeAdmissions:
     def usage(self, key_id: str) -> wire.Usage:
         return wire.Usage(requests=len(self.tickets))
 
+    def tell(self, charge: wire.Charge) -> None:
+        self.charges.append(charge)
+
     def admit_source(self, address: str) -> None:
         self.wrong += 1
         if self.wrong > 100_000:

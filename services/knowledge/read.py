@@ -1,0 +1,120 @@
+"""Sources to documents: texts, files, zips, addresses, and pages that lead to each other."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import PurePosixPath
+
+from services.errors import BadRequest, Forbidden, ParleyError, TooManyRequests, Unavailable
+from services.knowledge import documents, urls
+from services.knowledge.archives import members
+from services.knowledge.documents import clean, one_line
+from services.knowledge.extract import extract
+from services.knowledge.fetch import Fetcher, Trip
+from services.knowledge.ingest import Problem
+from services.store.knowledge import Document, Source
+
+DEPTH, PAGES = 2, 50            # of a crawl that does not say
+PATIENCE = 20                   # times that a crawl waits for its owner's rate
+LONGEST_WAIT = 60.0             # seconds of each
+
+
+class SourceReader:
+    """Any thread may ask."""
+
+    def __init__(self, fetcher: Fetcher) -> None:
+        self._fetcher = fetcher
+
+    def read(self, source: Source, payload: bytes | None, owner: str,
+             going: Callable[[], None]) -> Iterator[Document | Problem]:
+        """The documents of a source of `owner`. Raises a ParleyError when there is none to be had; `going` is called
+        now and then and may raise to end it."""
+        if source.kind == "crawl":
+            return self._crawl(source, owner, going)
+        if source.kind == "url":
+            return iter([_stored(self._get(source.name, owner, Trip(), going))])
+        assert payload is not None, "what was sent is kept until it was read"
+        if source.kind == "zip":
+            return _zip(payload, going)
+        if source.kind == "file":
+            return iter([_stored(extract(payload, str(source.options.get("media_type", "")), source.name))])
+        assert source.kind == "text"
+        return iter([Document(title=source.name, name=source.name, text=clean(payload.decode()),
+                              media_type="text/plain")])
+
+    def _crawl(self, source: Source, owner: str, going: Callable[[], None]) -> Iterator[Document | Problem]:
+        """The page of the source, then those of the same host that pages lead to, the nearest first."""
+        start = urls.parse(source.name)
+        most, depth = int(source.options.get("max_pages", PAGES)), int(source.options.get("max_depth", DEPTH))
+        seen, waiting = {str(start)}, deque([(str(start), 0)])
+        trip, known = Trip(left=most), set[str]()
+        for number in range(most):
+            if not waiting:
+                return
+            url, level = waiting.popleft()
+            try:
+                page = self._get(url, owner, trip, going)
+            except (Unavailable, Forbidden):
+                raise
+            except ParleyError as error:
+                if number == 0:
+                    raise
+                yield Problem(url, error.message)
+                continue
+            if page.source not in known and _host(page.source) == start.host:     # else: it was led elsewhere
+                known.add(page.source)
+                yield _stored(page)
+                for link in page.links if level < depth else ():
+                    if (found := _same_host(link.url, start.host)) and found not in seen:
+                        seen.add(found)
+                        waiting.append((found, level + 1))
+
+    def _get(self, url: str, owner: str, trip: Trip, going: Callable[[], None]) -> documents.Document:
+        """The document at `url`; waits while its owner has asked for too many."""
+        for last in (*[False] * PATIENCE, True):
+            going()
+            try:
+                return self._fetcher.read(url, owner=owner, trip=trip, fresh=True)
+            except TooManyRequests as error:
+                if last or error.code == "too_many_urls":
+                    raise
+                time.sleep(min(error.retry_after or 1.0, LONGEST_WAIT))
+        raise AssertionError("the last time was raised")
+
+
+def kind_of(name: str, media_type: str) -> str:
+    """`zip` or `file`: Office files are zips too, but one document each."""
+    is_zip = media_type in ("application/zip", "application/x-zip-compressed") or name.lower().endswith(".zip")
+    return "zip" if is_zip else "file"
+
+
+def _zip(payload: bytes, going: Callable[[], None]) -> Iterator[Document | Problem]:
+    for member in list(members(payload)):        # all or none, where the archive is damaged
+        going()
+        try:
+            yield _stored(extract(member.data, "", member.name))
+        except Unavailable:
+            raise
+        except ParleyError as error:
+            yield Problem(member.name, error.message)
+
+
+def _stored(found: documents.Document) -> Document:
+    return Document(title=one_line(found.title) or PurePosixPath(found.source).name or found.source, name=found.source,
+                    text=found.text, media_type=found.media_type,
+                    sections=tuple((one_line(part.title), part.start, part.end) for part in found.sections))
+
+
+def _host(url: str) -> str:
+    return urls.parse(url).host
+
+
+def _same_host(url: str, host: str) -> str | None:
+    """A link as it is asked for; None for one to elsewhere, or that cannot be fetched."""
+    try:
+        found = urls.parse(url)
+    except BadRequest:
+        return None
+    return str(found) if found.host == host else None

@@ -1,0 +1,364 @@
+"""`/knowledge`: bases of texts that answers can be grounded in. What a key may not read is absent for it."""
+
+from __future__ import annotations
+
+import io
+import logging
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from flask import Response, g, request
+from pydantic import BaseModel, Discriminator, Field, Tag
+from werkzeug.formparser import FormDataParser
+
+from services.chat import embed
+from services.errors import BadRequest, ParleyError
+from services.knowledge.bases import Bases
+from services.knowledge.index import Indexer, Model
+from services.knowledge.ingest import Limits
+from services.knowledge.read import SourceReader, kind_of
+from services.knowledge.search import Weights
+from services.knowledge.urls import parse
+from services.store.opening import open_library
+from services.web import watch
+from services.web.bodies import Body, Name, Text
+from services.web.frame import empty, json_response
+from services.web.json_body import read_raw
+from services.web.routes import Endpoint, op, taken
+from services.wire import Charge, WireError
+
+if TYPE_CHECKING:
+    from services.web.app import Room
+
+log = logging.getLogger("parley.web")
+MOST_FILES = 100                # of one upload
+_CHANGES = (403, 409, 410, 507)
+
+
+class CrawlBody(Body):
+    """Where to begin, and how far to go. Only pages of the same host are read."""
+
+    url: str = Field(min_length=1, max_length=2048)
+    max_depth: int | None = Field(None, ge=0, le=10, description="links from the first page; default: 2")
+    max_pages: int | None = Field(None, ge=1, le=100_000, description="default: 50; at most KNOWLEDGE_MAX_PAGES")
+
+
+class SourceBody(Body):
+    """What to add: `text`, `url` or `crawl`, one of them. Files go to `/knowledge/<name>/files`."""
+
+    text: Text | None = None
+    title: Name | None = Field(None, description="of the text")
+    url: str | None = Field(None, min_length=1, max_length=2048)
+    crawl: CrawlBody | None = None
+
+
+Shared = Annotated[Annotated[bool, Tag("bool[]")] | Annotated[list[Name], Field(max_length=1000), Tag("list[str]")],
+                   Discriminator(lambda value: "list[str]" if isinstance(value, list) else "bool[]")]
+
+
+class KnowledgeBody(Body):
+    """A new base."""
+
+    name: str = Field(min_length=1, max_length=64, description="letters, digits, '-' and '_'")
+    profile: Name | None = Field(None, description="an embedding profile; default: the first")
+    chunk_tokens: int | None = Field(None, ge=16, le=1 << 16, description="of a chunk; default: 256, or what the "
+                                                                          "model takes")
+    shared: Shared | None = Field(None, description="true: with every key; or the ids of keys. For reading")
+    refresh_seconds: int | None = Field(None, ge=60, le=366 * 86400, description="addresses are read again after so "
+                                                                                 "long; default: never")
+
+
+class KnowledgeChange(Body):
+    """What is to be different."""
+
+    shared: Shared | None = None
+    refresh_seconds: int | None = Field(None, ge=0, le=366 * 86400, description="60 or more; 0: never")
+
+
+class ReindexBody(Body):
+    """With what to make the vectors anew."""
+
+    profile: Name | None = Field(None, description="default: the one so far, with the model that it has now")
+    chunk_tokens: int | None = Field(None, ge=16, le=1 << 16)
+
+
+class FileQuery(Body):
+    """Of a file that is sent as the body."""
+
+    name: str | None = Field(None, max_length=500, description="the file's, for its kind and for citations")
+
+
+class WeightsBody(Body):
+    """How much each half of the search counts."""
+
+    vector: float | None = Field(None, ge=0, le=100, description="default: 1; 0 leaves it out")
+    words: float | None = Field(None, ge=0, le=100, description="default: 1; 0 leaves it out")
+
+
+class SearchBody(Body):
+    """What to look for."""
+
+    query: Text
+    top_k: int | None = Field(None, ge=1, le=50, description="default: 5")
+    weights: WeightsBody | None = None
+
+
+class KnowledgeBase(BaseModel):
+    name: str = Field(description="`name@owner` for who is not its owner")
+    owner: str
+    created: str
+    profile: str
+    model: str = Field(description="the file of its embedding model")
+    dimensions: int | None
+    chunk_tokens: int
+    shared: bool | list[str]
+    refresh_seconds: int | None
+    sources: int
+    documents: int
+    chunks: int
+    characters: int
+    pending: int = Field(description="sources that are queued or running")
+
+
+class KnowledgeBases(BaseModel):
+    bases: list[KnowledgeBase]
+
+
+class KnowledgeSource(BaseModel):
+    id: str
+    kind: Literal["text", "file", "zip", "url", "crawl"]
+    name: str
+    state: Literal["queued", "running", "done", "error"]
+    error: str | None = Field(description="why it failed, or what it waits for")
+    problems: list[str] = Field(description="parts that were left out, and why")
+    added: str
+    updated: str
+    documents: int
+    indexed: int = Field(description="documents whose chunks are all there")
+    chunks: int
+
+
+class KnowledgeSources(BaseModel):
+    sources: list[KnowledgeSource]
+
+
+class KnowledgeDocument(BaseModel):
+    id: int
+    source: str
+    title: str
+    name: str = Field(description="its address, or the file's name")
+    media_type: str
+    chunks: int
+    indexed: bool
+    added: str
+
+
+class KnowledgeDocuments(BaseModel):
+    documents: list[KnowledgeDocument]
+
+
+class WholeDocument(KnowledgeDocument):
+    text: str
+
+
+class Position(BaseModel):
+    chunk: int = Field(description="from 0, in the document")
+    start: int = Field(description="its first character in the document's text")
+
+
+class KnowledgeHit(BaseModel):
+    base: str
+    document: int
+    source: str
+    title: str
+    section: str = Field(description="the title and the headings that it stands under")
+    name: str
+    url: str | None
+    position: Position
+    score: float = Field(description="0 to 1; 1: the first by vectors and by words")
+    similarity: float | None = Field(description="cosine to the query; null: found by words only")
+    text: str
+
+
+class KnowledgeHits(BaseModel):
+    results: list[KnowledgeHit]
+
+
+def bases_of(room: Room) -> Bases:
+    """The knowledge bases of a room."""
+    settings, parts = room.settings, room.parts
+
+    def model(profile: str | None, allowed: Any) -> Model:
+        config = parts.profiles.current()
+        name, found = embed.chosen(config, settings.models_dir, profile, allowed)
+        return Model(name, parts.profiles.spec(found, settings.models_dir), config.keep(found),
+                     embed.prefix(found, "document"), embed.prefix(found, "query"))
+
+    def charge(owner: str, tokens: int) -> None:
+        try:
+            parts.admissions.tell(Charge(key=owner, prompt_tokens=tokens))
+        except (WireError, ParleyError) as error:
+            log.warning("%d tokens of key %s were not counted: %s", tokens, owner, error)
+
+    limits = Limits(documents=settings.knowledge_documents, characters=settings.knowledge_bytes,
+                    pages=settings.knowledge_pages)
+    return Bases(open_library(settings), Indexer(parts.engine, model, charge), SourceReader(room.fetcher), limits)
+
+
+def go_on(room: Room) -> None:
+    """Have the bases' work that a server before this one left go on, where there may be any."""
+    if room.settings.knowledge_url or (room.settings.data_dir / "knowledge").is_dir():
+        room.bases.start()
+
+
+class Knowledge(Endpoint):
+    @op("The knowledge bases that the key may read", scope="answer", reply=KnowledgeBases)
+    def get(self) -> Response:
+        return json_response({"bases": self.room.bases.all(g.key.id)})
+
+    @op("Make a knowledge base", scope="answer", body=KnowledgeBody, reply=KnowledgeBase, status=201,
+        errors=(404, *_CHANGES, 422))
+    def post(self, body: KnowledgeBody) -> Response:
+        made = self.room.bases.create(g.key.id, body.name, profile=body.profile, allowed=g.key.profiles,
+                                      chunk_tokens=body.chunk_tokens, shared=body.shared or False,
+                                      refresh_seconds=body.refresh_seconds)
+        return json_response(made, 201)
+
+
+class OneKnowledge(Endpoint):
+    @op("A knowledge base", scope="answer", reply=KnowledgeBase, errors=(409, 410))
+    def get(self, name: str) -> Response:
+        return json_response(self.room.bases.get(g.key.id, name))
+
+    @op("Share a knowledge base, or have its addresses read again", scope="answer", body=KnowledgeChange,
+        reply=KnowledgeBase, errors=_CHANGES)
+    def patch(self, name: str, body: KnowledgeChange) -> Response:
+        changes = body.model_dump(exclude_none=True)
+        if "refresh_seconds" in changes and not changes["refresh_seconds"]:
+            changes["refresh_seconds"] = None
+        elif changes.get("refresh_seconds", 60) < 60:
+            raise BadRequest("refresh_seconds: should be 60 or more, or 0 for never", param="refresh_seconds")
+        return json_response(self.room.bases.change(g.key.id, name, changes))
+
+    @op("Delete a knowledge base with all that is in it", scope="answer", status=204, errors=_CHANGES)
+    def delete(self, name: str) -> Response:
+        self.room.bases.delete(g.key.id, name)
+        return empty()
+
+
+class KnowledgeDocs(Endpoint):
+    @op("The documents of a knowledge base", scope="answer", reply=KnowledgeDocuments, errors=(409, 410))
+    def get(self, name: str) -> Response:
+        return json_response({"documents": self.room.bases.documents(g.key.id, name)})
+
+    @op("Add a text, an address, or pages that lead to each other; indexed in the background", scope="answer",
+        body=SourceBody, reply=KnowledgeSource, status=202, errors=(*_CHANGES, 422), answer=True)
+    def post(self, name: str, body: SourceBody) -> Response:
+        given = [what for what in (body.text, body.url, body.crawl) if what is not None]
+        if len(given) != 1:
+            raise BadRequest("give one of text, url and crawl", param="text")
+        with taken(self.room.places):
+            return json_response(self._add(name, body), 202)
+
+    def _add(self, name: str, body: SourceBody) -> dict[str, Any]:
+        bases, owner = self.room.bases, g.key.id
+        if body.text is not None:
+            return bases.add(owner, name, "text", body.title or "text", body.text.encode())
+        if body.url is not None:
+            return bases.add(owner, name, "url", str(parse(body.url)))
+        assert body.crawl is not None
+        options = body.crawl.model_dump(exclude={"url"}, exclude_none=True)
+        return bases.add(owner, name, "crawl", str(parse(body.crawl.url)), **options)
+
+
+class KnowledgeDoc(Endpoint):
+    @op("A document with its text", scope="answer", reply=WholeDocument, errors=(409, 410))
+    def get(self, name: str, document_id: str) -> Response:
+        return json_response(self.room.bases.document(g.key.id, name, _number(document_id)))
+
+    @op("Delete a document", scope="answer", status=204, errors=_CHANGES)
+    def delete(self, name: str, document_id: str) -> Response:
+        self.room.bases.delete_document(g.key.id, name, _number(document_id))
+        return empty()
+
+
+def _number(id: str) -> int:
+    """0, which no document has, for what is no number that a store could hold."""
+    return int(id) if id.isascii() and id.isdigit() and len(id) <= 18 else 0
+
+
+class KnowledgeFiles(Endpoint):
+    @op("Add files: a multipart form, or one file as the body with its Content-Type and ?name=; a zip is taken apart",
+        scope="answer", query=FileQuery, reply=KnowledgeSources, status=202, errors=(*_CHANGES, 415, 422), answer=True)
+    def post(self, name: str, query: FileQuery) -> Response:
+        files = _files(read_raw(request, self.room.settings.max_body_bytes), query.name)
+        with taken(self.room.places):
+            added = [self.room.bases.add(g.key.id, name, kind_of(called, media), called, data, media_type=media)
+                     for called, media, data in files]
+        return json_response({"sources": added}, 202)
+
+
+def _files(raw: bytes, name: str | None) -> list[tuple[str, str, bytes]]:
+    """(name, media type, content) of what was sent."""
+    if request.mimetype == "multipart/form-data":
+        _, _, parts = FormDataParser(max_form_parts=MOST_FILES).parse(
+            io.BytesIO(raw), request.mimetype, len(raw), request.mimetype_params)
+        files = [(_called(one.filename), one.mimetype or "", one.read()) for _, one in parts.items(multi=True)]
+        if not files:
+            raise BadRequest("the form has no file: send each as a part with a filename")
+    else:
+        files = [(_called(name), request.mimetype, raw)]
+    for called, _, data in files:
+        if not data:
+            raise BadRequest(f"{called}: the file is empty")
+    return files
+
+
+def _called(name: str | None) -> str:
+    """A file's name without folders, however its sender writes them."""
+    name = (name or "").replace("\\", "/").rpartition("/")[2].strip()
+    return "".join(sign for sign in name if sign.isprintable())[:200] or "file"
+
+
+class KnowledgeSourceList(Endpoint):
+    @op("What was added to a knowledge base, and how far it is", scope="answer", reply=KnowledgeSources,
+        errors=(409, 410))
+    def get(self, name: str) -> Response:
+        return json_response({"sources": self.room.bases.sources(g.key.id, name)})
+
+
+class OneKnowledgeSource(Endpoint):
+    @op("One source", scope="answer", reply=KnowledgeSource, errors=(409, 410))
+    def get(self, name: str, source_id: str) -> Response:
+        return json_response(self.room.bases.source(g.key.id, name, source_id))
+
+    @op("Delete a source with its documents", scope="answer", status=204, errors=_CHANGES)
+    def delete(self, name: str, source_id: str) -> Response:
+        self.room.bases.delete_source(g.key.id, name, source_id)
+        return empty()
+
+
+class RefreshKnowledge(Endpoint):
+    @op("Read all addresses again", scope="answer", reply=KnowledgeSources, status=202, errors=_CHANGES, answer=True)
+    def post(self, name: str) -> Response:
+        return json_response({"sources": self.room.bases.refresh(g.key.id, name)}, 202)
+
+
+class ReindexKnowledge(Endpoint):
+    @op("Make all vectors anew from the stored texts, with the model of now or another one", scope="answer",
+        body=ReindexBody, body_optional=True, reply=KnowledgeBase, status=202, errors=(*_CHANGES, 422), answer=True)
+    def post(self, name: str, body: ReindexBody | None) -> Response:
+        given = body.model_dump() if body else {}
+        return json_response(self.room.bases.reindex(g.key.id, name, allowed=g.key.profiles, **given), 202)
+
+
+class SearchKnowledge(Endpoint):
+    @op("Search a knowledge base by meaning and by words", scope="answer", body=SearchBody, reply=KnowledgeHits,
+        errors=(409, 410, 422, 504), answer=True)
+    def post(self, name: str, body: SearchBody) -> Response:
+        weights = Weights(**body.weights.model_dump(exclude_none=True)) if body.weights else Weights()
+        if not weights.vector and not weights.words:
+            raise BadRequest("weights: both are 0, so nothing would be found", param="weights")
+        check = embed.within(self.room.settings, watch.of_request(self.room.drain).check)
+        with taken(self.room.places):
+            hits = self.room.bases.search(g.key.id, [name], body.query, body.top_k or 5, weights, check)
+        return json_response({"results": [hit.shown() for hit in hits]})

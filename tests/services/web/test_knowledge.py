@@ -1,0 +1,275 @@
+"""`/knowledge` on a started server: what is added is found, by whom it may be, and also after a restart."""
+
+from __future__ import annotations
+
+import io
+import json
+import sqlite3
+import zipfile
+
+import pytest
+
+from services.web import knowledge
+from tests.conftest import MASTER, Server, make_home
+from tests.services.web.conftest import wait_until
+from tests.tiny_wheel import write_bert
+
+CONFIG = {"SelectedModel": "one", "one": {"model": "tiny.gguf", "n_ctx": 512},
+          "small": {"model": "first.gguf", "embedding": True, "n_ctx": 64},
+          "large": {"model": "second.gguf", "embedding": True, "n_ctx": 128},
+          "changing": {"model": "first.gguf", "embedding": True, "n_ctx": 64}}
+HANDBOOK = "# Leave\n\nWho falls ill calls the office before nine.\n\n# Expenses\n\nForm ZX-81 is sent to accounting."
+
+
+def furnished(folder):
+    home = make_home(folder / "home", CONFIG)
+    for number, name in enumerate(("first", "second", "third")):
+        write_bert(home / "models" / f"{name}.gguf", seed=number)
+    return home
+
+
+@pytest.fixture
+def home(tmp_path):
+    return furnished(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = Server(furnished(tmp_path_factory.mktemp("knowledge"))).start()
+    yield server
+    server.end()
+
+
+@pytest.fixture
+def own(server):
+    """A key of the test's own, whose bases nobody else sees."""
+    return server.make_key()
+
+
+def make(server, key=MASTER, name="facts", **body):
+    response = server.call("POST", "/knowledge", key, json={"name": name, **body})
+    assert response.status_code == 201, response.text
+    return knowledge.KnowledgeBase.model_validate(response.json())
+
+
+def add(server, key=MASTER, name="facts", **body):
+    response = server.call("POST", f"/knowledge/{name}/documents", key, json=body)
+    assert response.status_code == 202, response.text
+    return done(server, key, response.json()["id"], name)
+
+
+def done(server, key, id, name="facts"):
+    wait_until(lambda: source(server, key, id, name).state in ("done", "error"), 60)
+    return source(server, key, id, name)
+
+
+def source(server, key, id, name="facts"):
+    return knowledge.KnowledgeSource.model_validate(server.call("GET", f"/knowledge/{name}/sources/{id}", key).json())
+
+
+def search(server, query, key=MASTER, name="facts", **body):
+    response = server.call("POST", f"/knowledge/{name}/search", key, json={"query": query, **body})
+    assert response.status_code == 200, response.text
+    return knowledge.KnowledgeHits.model_validate(response.json()).results
+
+
+def refused(server, method, path, key, **body):
+    response = server.call(method, path, key, **({"json": body} if method in ("POST", "PATCH") else {}))
+    assert response.status_code >= 400, response.text
+    return response.status_code, response.json()["error"]["code"]
+
+
+def test_what_is_added_is_found_with_where_it_stands(server, own):
+    made = make(server, own)
+    assert (made.profile, made.model, made.chunk_tokens, made.shared) == ("small", "first.gguf", 64, False)
+    added = add(server, own, text=HANDBOOK, title="Handbook")
+    assert (added.state, added.documents, added.indexed, added.chunks) == ("done", 1, 1, 2)
+    add(server, own, text="The river rises in spring. " * 40, title="River")
+    first, *others = search(server, "sent form zx-81", own, top_k=3)
+    assert first.text == "Form ZX-81 is sent to accounting." and first.title == "Handbook"
+    assert (first.section, first.position.chunk) == ("Handbook > Expenses", 1)
+    assert HANDBOOK[first.position.start:].startswith("Form") and first.url is None
+    assert first.score == 1.0 >= max(other.score for other in others) and first.similarity > 0.3
+    assert len({(hit.document, hit.position.chunk) for hit in others}) == len(others) == 2
+    documents = server.call("GET", "/knowledge/facts/documents", own).json()["documents"]
+    assert [document["title"] for document in documents] == ["Handbook", "River"]
+    whole = server.call("GET", f"/knowledge/facts/documents/{documents[0]['id']}", own).json()
+    assert whole["text"] == HANDBOOK
+    base = make(server, own, "other", chunk_tokens=20)
+    assert base.chunk_tokens == 20 and search(server, "anything", own, "other") == []
+    listed = server.call("GET", "/knowledge", own).json()["bases"]
+    assert [(one["name"], one["documents"], one["pending"]) for one in listed] == [("facts", 2, 0), ("other", 0, 0)]
+    assert listed[0]["dimensions"] == 32 and listed[1]["dimensions"] is None
+
+
+def test_each_half_of_the_search_can_be_left_out(server, own):
+    make(server, own)
+    add(server, own, text="alpha beta", title="one")
+    add(server, own, text="gamma delta", title="two")
+    assert [hit.title for hit in search(server, "alpha", own, weights={"vector": 0})] == ["one"]
+    by_meaning = search(server, "alpha", own, weights={"words": 0})
+    assert by_meaning[0].title == "one" and len(by_meaning) == 2
+    assert all(hit.similarity is not None for hit in by_meaning)
+    nothing = {"vector": 0, "words": 0}
+    assert refused(server, "POST", "/knowledge/facts/search", own, query="a", weights=nothing)[0] == 400
+
+
+def test_documents_sources_and_bases_are_deleted(server, own):
+    make(server, own)
+    one, two = (add(server, own, text=f"the word {name}", title=name) for name in ("kept", "gone"))
+    documents = {document["title"]: document["id"]
+                 for document in server.call("GET", "/knowledge/facts/documents", own).json()["documents"]}
+    assert server.call("DELETE", f"/knowledge/facts/documents/{documents['gone']}", own).status_code == 204
+    assert [hit.title for hit in search(server, "gone", own)] == ["kept"]
+    assert refused(server, "GET", f"/knowledge/facts/documents/{documents['gone']}", own) == (404, "document_not_found")
+    assert refused(server, "GET", "/knowledge/facts/documents/" + "9" * 40, own) == (404, "document_not_found")
+    assert server.call("DELETE", f"/knowledge/facts/sources/{one.id}", own).status_code == 204
+    assert search(server, "kept", own) == [] and source(server, own, two.id).documents == 0
+    assert server.call("DELETE", "/knowledge/facts", own).status_code == 204
+    for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/sources")):
+        assert refused(server, method, f"/knowledge/facts{path}", own) == (404, "knowledge_not_found")
+    make(server, own)
+    assert search(server, "kept", own) == []
+
+
+def test_bases_are_their_keys_own_until_they_are_shared(server):
+    ann, bob = server.make_key(name="ann"), server.make_key(name="bob")
+    ids = {name: server.call("GET", "/auth", key).json()["id"] for name, key in (("ann", ann), ("bob", bob))}
+    make(server, key=ann)
+    add(server, key=ann, text="the secret of ann")
+    assert server.call("GET", "/knowledge", bob).json() == {"bases": []}
+    for path in ("/knowledge/facts", f"/knowledge/facts@{ids['ann']}", "/knowledge/nothing"):
+        assert refused(server, "GET", path, bob) == (404, "knowledge_not_found")
+        assert refused(server, "POST", f"{path}/search", bob, query="secret") == (404, "knowledge_not_found")
+    master = server.call("GET", "/knowledge").json()["bases"]
+    assert f"facts@{ids['ann']}" in [one["name"] for one in master]
+    assert search(server, "secret", MASTER, f"facts@{ids['ann']}")
+
+    changed = server.call("PATCH", "/knowledge/facts", ann, json={"shared": [ids["bob"]]}).json()
+    assert changed["shared"] == [ids["bob"]]
+    hit, = search(server, "secret", bob)
+    assert (hit.base, hit.text) == (f"facts@{ids['ann']}", "the secret of ann")
+    for method, path, body in (("DELETE", "", {}), ("PATCH", "", {"shared": True}), ("POST", "/reindex", {}),
+                               ("POST", "/documents", {"text": "x"}), ("POST", "/refresh", {})):
+        assert refused(server, method, "/knowledge/facts" + path, bob, **body) == (403, "not_owner")
+    make(server, key=bob)           # one's own comes first, the other keeps its long name
+    assert search(server, "secret", bob) == [] and search(server, "secret", bob, f"facts@{ids['ann']}")
+    server.call("PATCH", "/knowledge/facts", ann, json={"shared": False})
+    assert refused(server, "GET", f"/knowledge/facts@{ids['ann']}", bob) == (404, "knowledge_not_found")
+
+
+def test_another_model_is_refused_until_the_base_is_reindexed(server, own):
+    make(server, own, profile="changing")
+    add(server, own, text="alpha beta")
+    config = json.loads((server.data / "config.json").read_text())
+    config["changing"]["model"] = "third.gguf"
+    (server.data / "config.json").write_text(json.dumps(config))
+    response = server.call("POST", "/knowledge/facts/search", own, json={"query": "alpha"})
+    assert (response.status_code, response.json()["error"]["code"]) == (409, "embedding_model_changed")
+    assert "first.gguf" in response.text and "POST /knowledge/facts/reindex" in response.text
+    failed = add(server, own, text="gamma")
+    assert failed.state == "error" and "reindex" in failed.error
+    assert server.call("POST", "/knowledge/facts/reindex", own).json()["model"] == "third.gguf"
+    wait_until(lambda: not server.call("GET", "/knowledge/facts", own).json()["pending"])
+    assert [hit.text for hit in search(server, "gamma", own)] == ["gamma", "alpha beta"]
+    large = {"profile": "large", "chunk_tokens": 99}
+    assert server.call("POST", "/knowledge/facts/reindex", own, json=large).json()["profile"] == "large"
+    wait_until(lambda: not server.call("GET", "/knowledge/facts", own).json()["pending"])
+    assert search(server, "gamma", own)[0].text == "gamma"
+    assert server.call("GET", "/knowledge/facts", own).json()["chunk_tokens"] == 99
+
+
+def test_what_was_not_done_goes_on_after_a_restart(start):
+    server = start()
+    make(server)
+    add(server, text="first text")
+    server.stop()
+    path = server.data / "knowledge" / "0" / "facts.sqlite3"
+    with sqlite3.connect(path) as db:           # as if it had ended in the middle
+        body = json.loads(db.execute("SELECT body FROM sources").fetchone()[0])
+        body.update(state="running", task="index")
+        db.execute("UPDATE sources SET state = 'running', body = ?", (json.dumps(body),))
+        db.execute("UPDATE documents SET indexed = 0, chunks = 0")
+        db.execute("DELETE FROM chunks")
+    server.start()
+    wait_until(lambda: not server.call("GET", "/knowledge/facts").json()["pending"], 60)
+    assert [hit.text for hit in search(server, "first")] == ["first text"]
+
+
+def test_files_come_as_forms_as_bodies_and_in_zips(server, own):
+    make(server, own)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("deep/one.txt", "text of number one")
+        archive.writestr("two.md", "# Two\n\ntext of number two")
+        archive.writestr("three.bin", b"\0\1\2" * 500)
+    files = [("a", ("folder/plain.txt", b"plain words", "text/plain")), ("b", ("all.zip", packed.getvalue(),
+                                                                          "application/zip"))]
+    response = server.call("POST", "/knowledge/facts/files", own, files=files)
+    assert response.status_code == 202, response.text
+    plain, zipped = (done(server, own, one["id"]) for one in response.json()["sources"])
+    assert (plain.kind, plain.name, plain.state, plain.documents) == ("file", "plain.txt", "done", 1)
+    assert (zipped.kind, zipped.state, zipped.documents) == ("zip", "done", 2)
+    assert len(zipped.problems) == 1 and zipped.problems[0].startswith("three.bin: ")
+    response = server.call("POST", "/knowledge/facts/files?name=page.html", own, headers={"Content-Type": "text/html"},
+                           data=b"<html><title>Page</title><body><main><h1>Head</h1><p>html words</p></main></html>")
+    page = done(server, own, response.json()["sources"][0]["id"])
+    assert page.state == "done", page
+    assert {hit.name for hit in search(server, "number one", own)} >= {"deep/one.txt"}
+    assert search(server, "html words", own)[0].title == "Page"
+    bad = server.call("POST", "/knowledge/facts/files?name=x.zip", own, data=b"no zip",
+                      headers={"Content-Type": "application/zip"})
+    assert "cannot be read" in done(server, own, bad.json()["sources"][0]["id"]).error
+
+
+def test_what_is_wrong_is_told(server, own):
+    make(server, own)
+    for body, code in [({}, "invalid_request"), ({"name": "a b"}, "bad_name"), ({"name": "a@b"}, "bad_name"),
+                       ({"name": "x", "profile": "none"}, "model_not_found"), ({"name": "facts"}, "knowledge_exists"),
+                       ({"name": "x", "profile": "one"}, "no_embedding_profile"),
+                       ({"name": "x", "chunk_tokens": 65}, "invalid_request"),
+                       ({"name": "x", "shared": ["a b"]}, "invalid_request"),
+                       ({"name": "x", "shared": "yes"}, "invalid_request"),
+                       ({"name": "x", "refresh_seconds": 1}, "invalid_request")]:
+        assert refused(server, "POST", "/knowledge", own, **body)[1] == code, body
+    path = "/knowledge/facts/documents"
+    for body in ({"title": "x"}, {"text": "x", "url": "http://example.org/"}, {"text": " "}, {"url": "ftp://x/"},
+                 {"url": "http://a b/"}, {"crawl": {}}, {"crawl": {"url": "http://example.org/", "max_pages": 501}}):
+        assert refused(server, "POST", path, own, **body)[0] == 400, body
+    assert server.call("POST", "/knowledge/facts/files", own, data=b"").status_code == 400
+    assert server.call("POST", "/knowledge/facts/files", own, files={"a": ("x.txt", b"")}).status_code == 400
+    assert refused(server, "PATCH", "/knowledge/facts", own, refresh_seconds=5)[0] == 400
+    assert refused(server, "GET", "/knowledge/facts/sources/none", own) == (404, "source_not_found")
+    weak = server.make_key(scopes=["models:read"])
+    assert refused(server, "GET", "/knowledge", weak) == (403, "missing_scope")
+
+
+def test_with_a_data_key_nothing_of_a_base_is_on_disk_in_the_clear_and_it_has_limits(start):
+    server = start(DATA_KEY="0123456789abcdef0123456789abcdef-data-key", KNOWLEDGE_MAX_DOCUMENTS="2",
+                   KNOWLEDGE_MAX_BYTES="1024")
+    make(server)
+    assert "KNOWLEDGE_MAX_BYTES" in add(server, text="x" * 2000).error
+    add(server, text="an unmistakable sentence", title="unmistakable title")
+    sent = server.call("POST", "/knowledge/facts/files?name=unmistakable.txt", data=b"another unmistakable text",
+                       headers={"Content-Type": "text/plain"})
+    assert done(server, MASTER, sent.json()["sources"][0]["id"]).state == "done"
+    assert "KNOWLEDGE_MAX_DOCUMENTS" in add(server, text="text 3").error
+    server.stop()
+    stored = b"".join(path.read_bytes() for path in server.data.rglob("*") if path.is_file())
+    assert b"unmistakable" not in stored
+    server.start()
+    assert search(server, "unmistakable sentence")[0].text == "an unmistakable sentence"
+
+
+def test_postgres_and_a_data_key_do_not_go_together(start):
+    with pytest.raises(AssertionError, match="KNOWLEDGE_URL and DATA_KEY"):
+        start(KNOWLEDGE_URL="postgresql://x@127.0.0.1:1/y", DATA_KEY="0123456789abcdef0123456789abcdef-data-key")
+
+
+def test_tokens_are_counted_for_who_asks(server):
+    key = server.make_key()
+    make(server, key=key)
+    before = server.call("GET", "/auth", key).json()["usage"]["prompt_tokens"]
+    add(server, key=key, text="one two three four")
+    search(server, "one two", key)
+    wait_until(lambda: server.call("GET", "/auth", key).json()["usage"]["prompt_tokens"] >= before + 6)
