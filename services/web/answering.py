@@ -48,8 +48,7 @@ class Answering(Endpoint):
     def _shared(self, make: Make, render: Render, key: str) -> Generator[Payload, None, None]:
         """The events of the first request with this key. They come from a thread of their own, without a client to
         watch, and count as one answer in parallel; each request that follows them takes a place."""
-        session = [request.headers[SESSION_HEADER]] if SESSION_HEADER in request.headers else []
-        digest = digest_of(request.method, request.path.rstrip("/"), g.raw_body, *session)
+        digest = request_digest()
         asks = make(digest_of(g.key.id, key, digest))
         counted = replace(g.key, requests_per_minute=None)      # as a request the gate has counted it already
         unwatched, mine = Watch(None, self.room.drain), watch.of_request(self.room.drain)
@@ -69,6 +68,12 @@ class Answering(Endpoint):
         answers = [measured(self.parts.chat.answer(ask), ticket, ask.spent) for ask in asks]
         with taken(places), closing(merged(answers)) as events:
             yield from render(_watched(events, over))
+
+
+def request_digest() -> str:
+    """What binds an Idempotency-Key to the request in hand."""
+    session = [request.headers[SESSION_HEADER]] if SESSION_HEADER in request.headers else []
+    return digest_of(request.method, request.path.rstrip("/"), g.raw_body, *session)
 
 
 def _watched(events: Iterator[Indexed], over: Watch) -> Iterator[Indexed]:

@@ -14,6 +14,7 @@ from services.chat.messages import Call, Message, Role
 from services.errors import BadRequest
 
 Item = dict[str, Any]
+MAX_ID = 200
 _ROLES: dict[str, Role] = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 _TEXT_PARTS = {"input_text": "text", "output_text": "text", "refusal": "refusal", "text": "text"}   # type -> its text
 _PREFIX = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
@@ -67,6 +68,9 @@ def _kind(item: Any, index: int) -> str:
     param = f"input.{index}"
     if not isinstance(item, dict):
         raise BadRequest(f"{param}: expected an item, which is an object", param=param)
+    given = item.get("id")
+    if given is not None and not (isinstance(given, str) and len(given) <= MAX_ID):
+        raise BadRequest(f"{param}.id: expected a string of at most {MAX_ID} characters", param=f"{param}.id")
     kind = item.get("type", "message" if "role" in item else None)
     if not isinstance(kind, str) or kind not in _READERS:
         shown = repr(kind)[:80] if kind is not None else "nothing"

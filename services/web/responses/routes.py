@@ -17,9 +17,9 @@ from services.chat.background import Background
 from services.chat.events import Ask
 from services.chat.idempotency import BEAT, digest_of
 from services.chat.responses import Kept
-from services.errors import BadRequest, NotFound
+from services.errors import BadRequest, NotFound, Unavailable
 from services.web import sse, watch
-from services.web.answering import Answering
+from services.web.answering import Answering, request_digest
 from services.web.drain import Drain
 from services.web.frame import json_response
 from services.web.openai.shaping import shaped_as
@@ -102,7 +102,7 @@ class Responses(_Stored, Answering):
         if not asking.store:
             raise BadRequest("background: a response that runs in the background is asked for by its id, so it is "
                              "stored: leave store out, or set it to true", param="background")
-        ask, = asking.make(_digest())
+        ask, = asking.make(self._digest())
         name = asking.response["id"]
         if not self._begun(name):
             self._start(ask, asking)
@@ -110,6 +110,18 @@ class Responses(_Stored, Answering):
         if asking.body.stream:
             return sse.response(self.follow(kept, status), sse.NAMED)
         return json_response(stored.fold(kept, status))
+
+    def _digest(self) -> str | None:
+        """What a request with an Idempotency-Key is known by when it is sent again. Conflict where the key came with
+        another one."""
+        key = request.headers.get("Idempotency-Key")
+        if key is None:
+            return None
+        digest, mine = request_digest(), watch.of_request(self.room.drain)
+        with taken(self.room.places):
+            for _ in self.parts.idempotency.run(g.key.id, key, digest, lambda: [{"done": True}]):
+                mine.check()
+        return digest_of(g.key.id, key, digest)
 
     def _begun(self, name: str) -> bool:
         """Whether the same request has begun the response before."""
@@ -125,12 +137,23 @@ class Responses(_Stored, Answering):
         with ExitStack() as held:
             held.enter_context(self.room.drain.work())
             held.enter_context(taken(self.room.runs))
+            if not self._claimed(held, ask.owner, name):
+                return
             g.ticket.close()
             ticket = held.enter_context(self.parts.admissions.admit(key, cost=0, place=True))
-            held.enter_context(self.background.running(ask.owner, name))
             self.parts.chat.keep_question(ask)
             rest = held.pop_all()
         self.parts.idempotency.run(ask.owner, name, name, partial(self._answer, rest, ask, asking, ticket))
+
+    def _claimed(self, held: ExitStack, owner: str, name: str) -> bool:
+        """Whether this request is to answer; False: the same one, sent at the same time, has begun it."""
+        try:
+            held.enter_context(self.background.running(owner, name))
+        except TimeoutError:
+            if not self._begun(name):
+                raise Unavailable("the first request with this Idempotency-Key has not begun its response yet",
+                                  code="idempotency_busy", retry_after=1) from None
+        return not self._begun(name)
 
     def _answer(self, held: ExitStack, ask: Ask, asking: Asking, ticket: Ticket) -> Iterator[Payload]:
         """Runs in a thread of its own, to the answer's end."""
@@ -194,9 +217,3 @@ class _Until(Watch):
     def check(self) -> None:
         super().check()
         self._check()
-
-
-def _digest() -> str | None:
-    """What a request with an Idempotency-Key is known by when it is sent again."""
-    key = request.headers.get("Idempotency-Key")
-    return None if key is None else digest_of(g.key.id, key, request.path.rstrip("/"), g.raw_body)

@@ -45,6 +45,7 @@ def test_what_is_said(given, expected):
     ({"role": "user"}, "input.0.content"), ({"role": "user", "content": {}}, "input.0.content"),
     ({"role": "user", "content": ["x"]}, "input.0.content.0.type"), ({"role": [], "content": "x"}, "input.0.role"),
     ({"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}, "input.0.content.0.type"),
+    ({"role": "user", "content": "x", "id": 5}, "input.0.id"), ({**THOUGHT, "id": "x" * 201}, "input.0.id"),
     ({**CALL, "call_id": ""}, "input.0.call_id"), ({**CALL, "name": None}, "input.0.name"),
     ({**OUTPUT, "output": 5}, "input.0.output"), ({**THOUGHT, "content": "hm"}, "input.0.content"),
     ({**THOUGHT, "content": [{"type": "reasoning_text"}]}, "input.0.content")])

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from services import wire
+from services.chat import background
 from services.chat.background import Background
 from services.chat.events import Called, Delta, Reasoned
 from services.errors import ParleyError, StorageFull
@@ -250,6 +251,33 @@ def test_in_the_background(world, gate):
     wait_until(lambda: get(world, response).json["status"] == "completed")
     wait_until(lambda: not run.open)
     assert world.parts.admissions.charged == [(2, 3)]
+
+
+def test_the_same_request_twice_at_once_is_one_response(world, gate, monkeypatch):
+    keep, keeping = world.parts.chat.keep_question, threading.Event()
+
+    def slowly(ask):
+        keeping.set()
+        assert wait.wait(20)
+        keep(ask)
+    wait, told = threading.Event(), []
+    monkeypatch.setattr(world.parts.chat, "keep_question", slowly)
+    monkeypatch.setattr(background, "PATIENCE", 0.2)
+    first = threading.Thread(target=lambda: told.append(post(world, key="k", background=True)))
+    first.start()
+    assert keeping.wait(20)
+    assert post(world, key="k", background=True, status=503)["error"]["code"] == "idempotency_busy"
+    wait.set()
+    first.join(20)
+    assert post(world, key="k", background=True)["id"] == told[0]["id"]
+    assert len(sessions(world)) == 1 and world.parts.admissions.tickets[-1].open is False
+
+
+def test_a_key_is_of_one_request(world):
+    post(world, key="k", background=True, input="a")
+    for more in ({"input": "b", "background": True}, {"input": "a"}):
+        assert post(world, key="k", status=409, **more)["error"]["code"] == "idempotency_mismatch"
+    assert world.parts.idempotency.drain(20)
 
 
 def test_cancelled(world, gate):
