@@ -21,11 +21,10 @@ from pydantic import ValidationError
 
 from auth.records import MASTER_ID
 from services import paths
-from services.chat import config
 from services.chat.persona import WITHOUT_EFFECT, Persona
 from services.chat.shipped_personas import SHIPPED
 from services.errors import ConfigError, Forbidden, NotFound, ParleyError
-from services.store import disk
+from services.store import config, disk
 
 log = logging.getLogger("parley.chat")
 FOLDER = "personalities.d"

@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from services.chat import config, localai
+from services.chat import localai
 from services.chat.profile import Profile, validated
 from services.chat.template import SEED_TEMPLATE
 from services.engine import catalog
 from services.errors import ConfigError, Conflict, NotFound, ParleyError, Unavailable, Unprocessable
 from services.settings import Settings
-from services.store import disk
+from services.store import config, disk
 from services.wire import RunnerSpec
 
 __all__ = ["DEFAULT", "SELECTED", "Brought", "Config", "Profile", "Profiles", "brought", "ensure_default", "parse"]

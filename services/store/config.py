@@ -1,7 +1,7 @@
-"""Reading `config.json`: bytes to values with the line of every key, or one `ConfigError` with file and line (row C1).
+"""Reading what people configure: bytes to values with the line of every key, or one `ConfigError` with file and line.
 
-The file is a person's: a link to it is followed, but nothing that is no regular file is opened to be read, and nothing
-is read that is longer than a configuration can be. Writing is `services.store.disk`'s.
+Row C1. The file is a person's: a link to it is followed, but nothing that is no regular file is opened to be read, and
+nothing is read that is longer than a configuration can be. Writing is `services.store.disk`'s.
 """
 
 from __future__ import annotations
