@@ -18,6 +18,7 @@ class Spent:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     profile: str = ""           # "" until it is known
+    shares_prompt: bool = False     # with another answer of its request, which the prompt is charged to
 
 
 @dataclass(frozen=True)

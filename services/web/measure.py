@@ -21,7 +21,7 @@ def measured(events: Generator[Event, None, None], ticket: Ticket, spent: Spent)
             for event in events:
                 if isinstance(event, Final):
                     outcome = ""
-                    ticket.charge(measure.whole(event))
+                    ticket.charge(measure.whole(event, spent))
                 elif isinstance(event, Delta | Reasoned | Called):
                     measure.piece()
                 yield event
@@ -45,12 +45,13 @@ class _Measure:
         self._last = time.monotonic()
         self._first = self._first or self._last
 
-    def whole(self, final: Final) -> Charge:
+    def whole(self, final: Final, spent: Spent) -> Charge:
         """What to charge for a complete answer. One that is only told again tells nothing of times."""
         done, told_again = final.done, not final.done.id
         first = None if told_again else (self._first or time.monotonic()) - self._began
         steps = 0 if told_again or self._first is None else done.completion_tokens - 1
-        return Charge(key="", outcome=done.finish_reason, profile=final.profile, prompt_tokens=done.prompt_tokens,
+        return Charge(key="", outcome=done.finish_reason, profile=final.profile,
+                      prompt_tokens=0 if spent.shares_prompt else done.prompt_tokens,
                       completion_tokens=done.completion_tokens, cached_tokens=done.cached_tokens,
                       processed_tokens=done.processed_tokens, first_seconds=first,
                       queue_seconds=None if told_again else done.queue_ms / 1000,
@@ -59,7 +60,7 @@ class _Measure:
 
     def part(self, outcome: str, spent: Spent) -> Charge:
         """What to charge for one that broke off."""
-        return Charge(key="", outcome=outcome, profile=spent.profile, prompt_tokens=spent.prompt_tokens,
-                      completion_tokens=spent.completion_tokens,
+        return Charge(key="", outcome=outcome, profile=spent.profile, completion_tokens=spent.completion_tokens,
+                      prompt_tokens=0 if spent.shares_prompt else spent.prompt_tokens,
                       first_seconds=None if self._first is None else self._first - self._began,
                       seconds=time.monotonic() - self._began)

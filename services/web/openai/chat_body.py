@@ -188,7 +188,7 @@ def several(ask: Ask, n: int) -> list[Ask]:
     """`ask`, `n` times. With a seed each one after the first has another, so that the answers differ."""
     def seed(index: int) -> int | None:
         return None if ask.seed is None else (ask.seed + index) & MAX_SEED
-    return [ask, *(replace(ask, seed=seed(index), spent=Spent()) for index in range(1, n))]
+    return [ask, *(replace(ask, seed=seed(index), spent=Spent(shares_prompt=True)) for index in range(1, n))]
 
 
 def _tools(body: ChatBody) -> Toolbox | None:
