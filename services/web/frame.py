@@ -99,6 +99,8 @@ def error_response(error: ParleyError) -> Response:
     response = json_response(envelope(error), error.status)
     if error.retry_after is not None or error.status in (429, 503):
         response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after or 1)))
+    if isinstance(error, errors.QuotaSpent) or (error.status in (409, 504, 507) and error.retry_after is None):
+        response.headers["X-Should-Retry"] = "false"        # OpenAI's and Anthropic's clients would try twice more
     if error.status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
     return response

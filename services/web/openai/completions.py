@@ -21,7 +21,7 @@ from services.web.openai import common, shapes
 from services.web.openai.chat_body import Streaming, several
 from services.web.openai.shaping import Shaper, shaped_as
 from services.web.openai.tokens import TEXT_OR_TOKENS, TokenList, each
-from services.web.routes import op
+from services.web.routes import op, taken
 from services.web.sse import Payload
 from services.wire import Logprob
 
@@ -64,14 +64,15 @@ class Completions(Answering):
         return self.respond(partial(asks, body), shaper.payloads, stream, sse.OPENAI)
 
     def _echoed(self, body: CompletionBody) -> list[str]:
-        """The texts of the prompts."""
+        """The texts of the prompts. Takes a place: the model may have to be loaded for it."""
         def text(prompt: str | tuple[int, ...]) -> str:
             if isinstance(prompt, str):
                 return prompt
             over = watch.of_request(self.room.drain)
             return Tokenizer(self.room.settings, self.parts.profiles, self.parts.engine, body.model, g.key.profiles,
                              over.check).detokenize(prompt).text
-        return [text(prompt) for prompt in body.prompts]
+        with taken(self.room.places):
+            return [text(prompt) for prompt in body.prompts]
 
 
 def check(body: CompletionBody) -> None:

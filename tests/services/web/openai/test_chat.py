@@ -10,7 +10,16 @@ from msgspec.structs import replace as replace_struct
 
 from services.chat.events import Beat, Called, Delta, Reasoned, Waiting
 from services.chat.messages import Call
-from services.errors import BadRequest, RunnerCrashed
+from services.errors import (
+    BadRequest,
+    Conflict,
+    DeadlineExceeded,
+    QuotaSpent,
+    RunnerCrashed,
+    SessionBusy,
+    StorageFull,
+    TooManyRequests,
+)
 from services.web.openai import shapes
 from services.wire import Done, Logprob, Piece
 from tests.services.web.conftest import READY, FakeLease, final
@@ -130,8 +139,9 @@ def test_logprobs(scripted, whole, chunks):
     assert whole()["choices"][0]["logprobs"] is None
 
 
-def test_several_answers(whole, chunks):
+def test_several_answers(scripted, whole, chunks):
     answer = whole(n=3)
+    assert sorted(scripted.parts.admissions.charged) == [(0, 2), (0, 2), (7, 2)]      # as the usage tells
     assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2]
     assert answer["usage"] == {"prompt_tokens": 7, "completion_tokens": 6, "total_tokens": 13,
                                "prompt_tokens_details": {"cached_tokens": 3}}
@@ -160,6 +170,16 @@ def test_an_error_is_a_status_before_the_first_word_and_an_event_after_it(script
     text = scripted.call("POST", "/v1/chat/completions", json=body).text
     last = json.loads(text.strip().split("\n\n")[-1].removeprefix("data: "))
     assert last["error"]["code"] == "runner_crashed" and "[DONE]" not in text
+
+
+@pytest.mark.parametrize("error, told", [
+    (QuotaSpent("spent", retry_after=86400), "false"), (Conflict("mismatch"), "false"), (StorageFull("x"), "false"),
+    (DeadlineExceeded("x"), "false"), (TooManyRequests("x", retry_after=1), None), (SessionBusy("x", retry_after=1), None),
+    (RunnerCrashed("x"), None), (BadRequest("x"), None)])
+def test_clients_are_told_when_another_try_is_in_vain(scripted, error, told):
+    scripted.parts.chat.events = [error]
+    response = scripted.call("POST", "/v1/chat/completions", json={"messages": USER})
+    assert response.headers.get("X-Should-Retry") == told
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -85,6 +85,14 @@ def test_tokens_are_echoed_as_text(whole):
     assert whole(prompt=[104, 105], echo=True)["choices"][0]["text"] == "hiyes"
 
 
+def test_who_waits_for_the_text_of_an_echo_takes_a_place(scripted):
+    places = scripted.app.extensions["parley"].places
+    while places.acquire(blocking=False):
+        pass
+    response = scripted.call("POST", "/v1/completions", json={"prompt": [104], "echo": True})
+    assert (response.status_code, response.json["error"]["code"], scripted.parts.engine.loaded[1:]) == (503, "busy", [])
+
+
 @pytest.mark.parametrize("begins", [(), (BOS,)])
 def test_logprobs_with_the_prompts(scripted, whole, chunks, begins):
     """What an echo begins with follows nothing, unless the model has a mark of its own before it."""
