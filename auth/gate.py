@@ -18,6 +18,7 @@ from services.errors import Forbidden, Unauthorized
 
 ANY_KEY = "any key"
 PUBLIC = "public"
+NO_KEY = "no_key"
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class _Rule:
     scope: str
     answer: bool
     retryable: bool
+    late: bool
 
 
 class Gate:
@@ -39,16 +41,19 @@ class Gate:
         app.after_request(self._leave)
         app.teardown_request(self._end)
 
-    def allow(self, endpoint: str, method: str, scope: str, *, answer: bool = False, retryable: bool = False) -> None:
+    def allow(self, endpoint: str, method: str, scope: str, *, answer: bool = False, retryable: bool = False,
+              late: bool = False) -> None:
         """Opens `method` of `endpoint` to keys with `scope`: one of SCOPES, ANY_KEY, or PUBLIC for everybody.
 
         HEAD follows GET. `answer` marks requests that count as answers in parallel; a `retryable` one that comes with
-        an Idempotency-Key does not: the route counts the answer itself, which retries share.
+        an Idempotency-Key does not: the route counts the answer itself, which retries share. To a `late` one nobody's
+        request comes in too, with no `flask.g.key`: the route asks for the key itself (`identify`) before it does
+        anything.
         """
         assert scope in (*SCOPES, ANY_KEY, PUBLIC), f"no scope: {scope}"
         assert method in ("GET", "POST", "PUT", "PATCH", "DELETE"), f"not a method to open by itself: {method}"
         assert (endpoint, method) not in self._rules, f"{method} {endpoint} is open already"
-        self._rules[endpoint, method] = _Rule(scope, answer, retryable)
+        self._rules[endpoint, method] = _Rule(scope, answer, retryable, late)
 
     def closed(self) -> list[tuple[str, str]]:
         """(path rule, method) of all routes that nobody opened: for the test that there is none by mistake."""
@@ -57,21 +62,11 @@ class Gate:
                 if (rule.endpoint, method) not in self._rules]
 
     def identify(self) -> Key:
-        """The key of the current request. Unauthorized, or TooManyRequests for many wrong ones from one address."""
+        """The key of the current request. Raises as `identify` does, and BadRequest for one in the address."""
         credentials.refuse_in_query(request.query_string)
-        try:
-            secret = credentials.credential(request.environ.get("HTTP_AUTHORIZATION"),
-                                            request.environ.get("HTTP_X_API_KEY"))
-            if secret is None:
-                raise Unauthorized("Unauthorized", code="no_key", hint=credentials.HOW)
-            key = self._keys.authenticate(secret)
-            if key is None:
-                raise Unauthorized("Unauthorized", hint=credentials.UNKNOWN)
-        except Unauthorized as error:
-            if error.code != "no_key":      # a request without any key guesses nothing
-                self._admissions.admit_source(request.environ.get("REMOTE_ADDR") or "local")
-            raise
-        return key
+        environ = request.environ
+        return identify(self._keys, self._admissions, environ.get("HTTP_AUTHORIZATION"), environ.get("HTTP_X_API_KEY"),
+                        environ.get("REMOTE_ADDR") or "local")
 
     # ------------------------------------------------------------ Flask's hooks
 
@@ -80,10 +75,15 @@ class Gate:
         rule = self._rule()
         if rule is not None and rule.scope == PUBLIC:
             return
-        g.key = key = self.identify()
+        try:
+            g.key = key = self.identify()
+        except Unauthorized as error:
+            if error.code == NO_KEY and rule is not None and rule.late:
+                return
+            raise
         known = request.routing_exception is None       # else Flask answers 404, 405 or a redirect after us
         if known and request.method != "OPTIONS":
-            _check_scope(key, rule)
+            _check_open(key, rule)
         shared = rule is not None and rule.retryable and "Idempotency-Key" in request.headers
         g.ticket = self._admissions.admit(key, place=known and rule is not None and rule.answer and not shared)
 
@@ -108,9 +108,33 @@ class Gate:
             ticket.close()
 
 
-def _check_scope(key: Key, rule: _Rule | None) -> None:
+def identify(keys: Keys, admissions: Admissions, authorization: str | None, x_api_key: str | None,
+             address: str) -> Key:
+    """The key that the two headers carry. Unauthorized (`no_key` when there is none), or TooManyRequests for many wrong
+    ones from one address."""
+    try:
+        secret = credentials.credential(authorization, x_api_key)
+        if secret is None:
+            raise Unauthorized("Unauthorized", code=NO_KEY, hint=credentials.HOW)
+        key = keys.authenticate(secret)
+        if key is None:
+            raise Unauthorized("Unauthorized", hint=credentials.UNKNOWN)
+    except Unauthorized as error:
+        if error.code != NO_KEY:        # a request without any key guesses nothing
+            admissions.admit_source(address)
+        raise
+    return key
+
+
+def check_scope(key: Key, scope: str) -> None:
+    """Forbidden unless `key` has `scope`."""
+    if scope not in key.scopes:
+        raise Forbidden(f"this key lacks the scope {scope!r} that this needs; the master key can make one that has it",
+                        code="missing_scope", scope=scope)
+
+
+def _check_open(key: Key, rule: _Rule | None) -> None:
     if rule is None:
         raise Forbidden("this route is not open to any key", code="route_closed")
-    if rule.scope != ANY_KEY and rule.scope not in key.scopes:
-        raise Forbidden(f"this key lacks the scope {rule.scope!r} that this needs; the master key can make one that "
-                        "has it", code="missing_scope", scope=rule.scope)
+    if rule.scope != ANY_KEY:
+        check_scope(key, rule.scope)

@@ -52,6 +52,10 @@ class Settings:
     request_timeout: float = 600.0          # seconds one answer may take before 504
     stall_timeout: float = 30.0             # seconds a working runner may go without progress before it is restarted
     metrics_keys: int = 100                 # keys that /metrics tells apart; the others are counted together
+    max_sockets: int = 1000                 # websockets of one web worker
+    max_sockets_per_key: int = 100
+    socket_idle: float = 600.0              # seconds that a websocket may go without a question
+    allowed_origins: tuple[str, ...] = ()   # of pages from elsewhere that may open one
     prepare: bool = True                    # after an answer, compute the session's next prompt while nobody waits
     drain_timeout: float = 30.0             # seconds that running answers get on SIGTERM
     hub_url: str = "https://huggingface.co"
@@ -164,6 +168,13 @@ def _galleries(text: str) -> tuple[tuple[str, str], ...]:
     return tuple(found.items())
 
 
+def _origins(text: str) -> tuple[str, ...]:
+    found = tuple(one.strip().lower().rstrip("/") for one in text.split(",") if one.strip())
+    if not all(re.fullmatch(r"https?://[^/?#@\s]+", one) for one in found):
+        raise ValueError("expected addresses such as https://chat.example.org, with commas between them")
+    return found
+
+
 def _bodies(text: str) -> tuple[dict[str, Any], ...]:
     return _objects(text, 'expected a JSON array of what POST /models/apply takes, such as [{"id": "gallery@name"}]')
 
@@ -229,6 +240,10 @@ _VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "SESSION_WAIT": ("session_wait", _seconds),
     "REQUEST_TIMEOUT": ("request_timeout", _seconds),
     "STALL_TIMEOUT": ("stall_timeout", _seconds),
+    "MAX_SOCKETS": ("max_sockets", _int(0, 100_000)),
+    "MAX_SOCKETS_PER_KEY": ("max_sockets_per_key", _int(0, 100_000)),
+    "SOCKET_IDLE": ("socket_idle", _seconds),
+    "ALLOWED_ORIGINS": ("allowed_origins", _origins),
     "PREPARE": ("prepare", _bool),
     "DRAIN_TIMEOUT": ("drain_timeout", _seconds),
     "METRICS_KEYS": ("metrics_keys", _int(0, 10_000)),

@@ -44,6 +44,7 @@ DOORS = {                                                   # library -> where i
     "langchain_text_splitters": {"services.knowledge.split"},
     "prometheus_client": {"services.metrics"},
     "dotenv": {"services.settings"},
+    "websockets": {"services.web.sockets"},
 }
 NEVER = {"pickle", "marshal", "shelve", "dill", "diskcache", "joblib", "cloudpickle"}
 

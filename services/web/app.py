@@ -44,6 +44,8 @@ from services.web.drain import Drain
 from services.web.openai import chat, completions, embeddings, listing, tokens
 from services.web.responses import routes as responses
 from services.web.routes import PlainApi, Route, register
+from services.web.sockets import routes as sockets
+from services.web.sockets.switchboard import Switchboard
 
 SPARE_THREADS = 8       # never taken by what may wait for long, so that a full house can still say so
 
@@ -70,6 +72,7 @@ ROUTES = (
     Route("/v1/responses/<string:response_id>/input_items", responses.ResponseInput, "openai",
           alias="/responses/<string:response_id>/input_items"),
     Route("/gpt/<string:personality>", personas.Gpt, "personalities"),
+    Route("/gpt-socket/<string:personality>", sockets.GptSocket, "personalities", websocket=True),
     Route("/toil/<string:personality>", personas.Toil, "personalities"),
     Route("/describe/<string:personality>", personas.Describe, "personalities"),
     Route("/personalities", personas.Personalities, "personalities"),
@@ -128,6 +131,7 @@ class Room:
     places: threading.Semaphore                 # of requests that may wait for long: answers, changes, switches
     runs: threading.Semaphore                   # of answers that belong to an Idempotency-Key, beside its requests
     drain: Drain
+    sockets: Switchboard
 
     @functools.cached_property
     def openapi(self) -> dict[str, Any]:
@@ -166,7 +170,9 @@ def create_app(settings: Settings, parts: Parts, drain: Drain | None = None) -> 
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     places = max(1, settings.threads - SPARE_THREADS)
-    room = Room(settings, parts, threading.Semaphore(places), threading.Semaphore(places), drain or Drain())
+    drain = drain or Drain()
+    room = Room(settings, parts, threading.Semaphore(places), threading.Semaphore(places), drain,
+                Switchboard(settings, drain))
     app.extensions["parley"] = room
     frame.install(app)
     metrics.install(app, parts.tally)

@@ -47,6 +47,7 @@ class Op:
     stream: type[BaseModel] | None = None   # one event, where the reply may be text/event-stream
     retryable: bool = False                 # takes Idempotency-Key
     answer: bool = False                    # counts as one of the key's answers in parallel
+    late: bool = False                      # the key may come later, and the route sees to it
 
 
 class Endpoint(Resource):
@@ -112,6 +113,7 @@ class Route:
     resource: type[Endpoint]
     tag: str
     alias: str = ""             # another path to the same, for clients that leave the version out
+    websocket: bool = False     # its GET opens a websocket
 
     @property
     def endpoint(self) -> str:
@@ -140,6 +142,8 @@ def register(api: Api, gate: Any, room: Room, routes: tuple[Route, ...]) -> None
     for route in routes:
         paths = filter(None, (route.path, route.alias))
         api.add_resource(route.resource, *paths, endpoint=route.endpoint, resource_class_args=(room,))
+        if route.websocket:         # Werkzeug keeps handshakes from all other routes
+            api.app.add_url_rule(route.path, endpoint=route.endpoint, methods=["GET"], websocket=True)
         for method, declared in route.ops().items():
             gate.allow(route.endpoint, method.upper(), declared.scope, answer=declared.answer,
-                       retryable=declared.retryable)
+                       retryable=declared.retryable, late=declared.late)

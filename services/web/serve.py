@@ -54,8 +54,8 @@ class Application(BaseApplication):
         settings = self.settings
         options: dict[str, Any] = {
             "bind": f"fd://{self._fd}", "workers": settings.web_workers, "threads": settings.threads,
-            "worker_class": Worker, "worker_connections": settings.threads + 1000, "backlog": 1024,
-            "keepalive": 15, "timeout": int(settings.request_timeout) + 60,
+            "worker_class": Worker, "worker_connections": settings.threads + 1000 + settings.max_sockets,
+            "backlog": 1024, "keepalive": 15, "timeout": int(settings.request_timeout) + 60,
             "graceful_timeout": int(settings.drain_timeout) + _MARGIN,
             "limit_request_line": 8190, "limit_request_fields": 100, "limit_request_field_size": 8190,
             "forwarded_allow_ips": "", "control_socket_disable": True, "logger_class": Logger,

@@ -28,6 +28,7 @@ from gunicorn.http import errors as http_errors
 from gunicorn.workers import gthread
 
 from services.errors import BadRequest, ParleyError
+from services.web.sockets.switchboard import Switchboard
 
 log = logging.getLogger("parley.web")
 IDLE_SECONDS = 30           # a client may leave a half-sent request, or an unread answer, for this long
@@ -114,6 +115,18 @@ class Worker(gthread.ThreadWorker):
             with self._busy_lock:
                 self._busy -= 1
 
+    def finish_request(self, conn: Any, fs: Any) -> None:
+        """A connection that has become a websocket is the switchboard's from now on."""
+        def gone() -> None:
+            self.nr_conns -= 1
+        if not self._sockets.adopt(conn.sock, lambda: conn.parser.unreader.take_buffered(),
+                                   lambda: self.method_queue.defer(gone)):
+            super().finish_request(conn, fs)
+
+    @property
+    def _sockets(self) -> Switchboard:
+        return self.wsgi.extensions["parley"].sockets
+
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
         """Bad HTTP gets the one envelope too. The connection is closed: what follows on it cannot be told apart."""
         error = refusal(exc)
@@ -135,6 +148,7 @@ class Worker(gthread.ThreadWorker):
             sys.exit(0)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._let_sockets_go()
         if not self.app.stopping:
             super().handle_exit(sig, frame)
         elif not self._waiting:
@@ -153,11 +167,16 @@ class Worker(gthread.ThreadWorker):
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
         """End at once: running answers are cut at their next event, what still hangs then is left behind."""
         self.app.drain.begin(0)
+        self._let_sockets_go()
         self._close_listeners()
         hard = threading.Timer(HARD_STOP, os._exit, (0,))
         hard.daemon = True
         hard.start()
         super().handle_quit(sig, frame)
+
+    def _let_sockets_go(self) -> None:
+        if hasattr(self, "wsgi"):           # signals may come before it is loaded
+            self._sockets.leave()
 
     def is_parent_alive(self) -> bool:
         if super().is_parent_alive():
