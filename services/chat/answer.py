@@ -104,6 +104,7 @@ class _Answer:
                 yield from replayed(Final.replayed(known, self.ask.session_id or "", name, profile.model))
                 return
             asked = asking.asked(self.ask, follows=bool(history))
+            self._tell_what_is_left_out(history, asked)
             spec = self.chat.profiles.spec(profile, self.chat.settings.models_dir)
             lease = yield from self._lease(held, spec)
             chosen = self._window(profile, lease, history, asked)
@@ -130,6 +131,12 @@ class _Answer:
         self.selected = name == config.selected and profile.needs == config.profiles[name].needs
         self.keep = config.keep(profile)
         return name, profile
+
+    def _tell_what_is_left_out(self, history: list[Interaction], asked: Asked) -> None:
+        sent = sum(message.role != "system" for message in self.ask.messages)
+        if history and sent > len(asked.new):
+            self.warnings.append(f"{sent - len(asked.new)} of the messages were left out: in a session only what comes "
+                                 "after the last answer is new")
 
     # ------------------------------------------------------------ what is waited for
 

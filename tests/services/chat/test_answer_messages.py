@@ -179,7 +179,9 @@ def test_results_that_the_user_says_are_one_turn(house: House) -> None:
 def test_what_a_client_repeats_of_a_session_is_left_out(house: House) -> None:
     house.engine.script = lambda request: iter(["Hey"])
     chat(house, USER, session_id="1")
-    chat(house, USER, Message("assistant", "Hey"), Message("user", "Again"), session_id="1")
+    final = last(chat(house, USER, Message("assistant", "Hey"), Message("user", "Again"), session_id="1"))
+    assert final.warnings == ("2 of the messages were left out: in a session only what comes after the last answer is "
+                              "new",)
     assert said(house).count("Hi") == 1 and len(house.sessions.get("k1", "1")["turns"]) == 4
     with pytest.raises(BadRequest, match="nothing is asked"):
         chat(house, USER, Message("assistant", "Hey"), session_id="1")
