@@ -185,7 +185,7 @@ def _places(text: str) -> tuple[str, ...]:
     for entry in entries:
         if re.fullmatch(r"[0-9.]+|.*[:/].*", entry):
             ipaddress.ip_network(entry)         # its ValueError says what is wrong
-        elif not re.fullmatch(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", entry):
+        elif not re.fullmatch(r"(\*\.)?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*", entry):
             raise ValueError(f"{entry[:80]!r} is neither a host, nor *. and a host, nor a network such as 10.1.0.0/16")
     return entries
 

@@ -55,7 +55,7 @@ def asked(url: Url, addresses: Sequence[Address], until: float, dial: Dial,
 
 def header(response: httpcore.Response, name: str) -> str:
     """The first header `name` (lower case) of `response`; "" without one."""
-    return next((value.decode("latin-1").strip() for key, value in response.headers
+    return next((value.decode("utf-8", "replace").strip() for key, value in response.headers
                  if key.lower() == name.encode()), "")
 
 

@@ -83,7 +83,7 @@ def quoted(documents: Sequence[Document], limit: int, measure: Callable[[str], i
     heads = [f"[{number}] {one_line(document.title)}" +
              (f" ({one_line(document.source, 2048)})" if document.source != document.title else "")
              for number, document in enumerate(documents, 1)]
-    left = limit - sum(measure(head) + 2 for head in heads)
+    left = limit - sum(measure(f"{head}\n{PARAGRAPH}") for head in heads)
     bodies = [""] * len(documents)
     short_first = sorted(range(len(documents)), key=lambda at: len(documents[at].text))
     for place, at in enumerate(short_first):
@@ -95,6 +95,8 @@ def quoted(documents: Sequence[Document], limit: int, measure: Callable[[str], i
 def _cut(text: str, limit: int, measure: Callable[[str], int]) -> str:
     """As many of the paragraphs of `text`, marked as quoted, as `limit` allows; of the first one as many words."""
     within = text[:max(limit, 0) * LONGEST_WORD]        # so that what is far too long is not measured
+    if not text:
+        return ""
     if within == text and measure(_marked(text)) <= limit:
         return _marked(text)
     return _first(within, PARAGRAPH, limit, measure) or _first(within, " ", limit, measure)

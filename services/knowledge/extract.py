@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import msgspec
 
-from services.errors import Unprocessable
+from services.errors import Unavailable, Unprocessable
 from services.knowledge import kinds
 from services.knowledge.documents import Document
 from services.knowledge.reading import SECONDS, Answer, Job
@@ -30,13 +30,17 @@ def extract(data: bytes, media_type: str, url_or_name: str, charset: str | None 
     it. `cut`: this is only the beginning of it.
 
     Raises `UnsupportedMedia` (415) for kinds that have no text, `Unprocessable` (`unreadable_document`, 422) for
-    damaged, locked or hostile ones.
+    damaged, locked or hostile ones, `Unavailable` where too many are being read.
     """
     kind = kinds.kind(data, media_type, url_or_name)
     if cut and kind in (kinds.PDF, *kinds.ZIPPED):
         raise _unreadable(url_or_name, "it is longer than is fetched (FETCH_MAX_BYTES), and of no use without its end")
-    with _seats:
+    if not _seats.acquire(timeout=WAIT):
+        raise Unavailable(f"{AT_ONCE} documents are being read, which is as many as are at once, and others wait")
+    try:
         answer = _asked(Job(kind, url_or_name, charset, data))
+    finally:
+        _seats.release()
     if answer.document is None:
         raise _unreadable(url_or_name, answer.problem)
     return replace(answer.document, truncated=True) if cut else answer.document

@@ -103,11 +103,11 @@ class Fetcher:
         with self._lock:
             going = self._going.get(str(url))
             if going is None:
+                self._rate.step(owner)
                 mine = self._going[str(url)] = Future()
         if going is not None:
             return going.result()
         try:
-            self._rate.step(owner)
             page = self._fetched(url)
             self._pages.put(str(url), page)
             mine.set_result(page)

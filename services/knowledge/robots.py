@@ -12,14 +12,14 @@ from services.knowledge.recent import Recent
 from services.knowledge.urls import Url
 
 MAX_BYTES = 256 << 10       # of a robots.txt; what is beyond does not count
-AGE, ORIGINS = 3600.0, 256  # seconds, and how many are remembered
+AGE, ORIGINS, ROOM = 3600.0, 256, 2 << 20       # seconds; how many are remembered, of so many bytes together
 Ask = Callable[[Url, float], tuple[int, bytes]]     # URL and deadline -> HTTP status and body
 
 
 class Robots:
     def __init__(self, ask: Ask, now: Callable[[], float] = time.monotonic) -> None:
         self._ask = ask
-        self._known: Recent[RobotFileParser] = Recent(AGE, ORIGINS, now=now)
+        self._known: Recent[tuple[RobotFileParser, int]] = Recent(AGE, ORIGINS, ROOM, lambda known: known[1], now)
 
     def allow(self, url: Url, until: float) -> bool:
         """Whether `url` may be fetched. Raises `FetchFailed` when its host cannot say."""
@@ -30,17 +30,18 @@ class Robots:
         return float(self._of(url, until).crawl_delay(AGENT) or 0)
 
     def _of(self, url: Url, until: float) -> RobotFileParser:
-        rules = self._known.get(url.origin)
-        if rules is None:
-            rules = self._read(Url(url.scheme, url.host, url.port, "/robots.txt"), until)
-            self._known.put(url.origin, rules)
-        return rules
+        known = self._known.get(url.origin)
+        if known is None:
+            known = self._read(Url(url.scheme, url.host, url.port, "/robots.txt"), until)
+            self._known.put(url.origin, known)
+        return known[0]
 
-    def _read(self, url: Url, until: float) -> RobotFileParser:
+    def _read(self, url: Url, until: float) -> tuple[RobotFileParser, int]:
+        """The rules, and the bytes that they are written in."""
         status, text = self._ask(url, until)
         if status == 429 or status >= 500:
             raise FetchFailed(f"{url} answers with HTTP {status}, so nobody knows what may be fetched there; "
                               "try again later", param="url")
         rules = RobotFileParser()
         rules.parse(text.decode("utf-8", "replace").splitlines() if status == 200 else [])
-        return rules
+        return rules, len(text)

@@ -34,6 +34,22 @@ def test_booleans(text: str, value: bool) -> None:
     assert load({"DEBUG": text}, None).debug is value
 
 
+def test_where_pages_are_fetched_from() -> None:
+    settings = load({"FETCH": "off", "FETCH_ALLOW": "wiki.example, *.intranet,10.1.0.0/16,::1",
+                     "FETCH_PORTS": "8080, 9"}, None)
+    assert (settings.fetch, settings.fetch_ports) == (False, (8080, 9))
+    assert settings.fetch_allow == ("wiki.example", "*.intranet", "10.1.0.0/16", "::1")
+
+
+@pytest.mark.parametrize(("variable", "text"), [
+    ("FETCH_ALLOW", "http://wiki.example/"), ("FETCH_ALLOW", "10.1.0.1/16"), ("FETCH_ALLOW", "10.1"),
+    ("FETCH_ALLOW", "a b"), ("FETCH_DENY", "*"), ("FETCH_PORTS", "0"),
+    ("FETCH_PORTS", "http"), ("FETCH_MAX_BYTES", "10"), ("FETCH_TIMEOUT", "x")])
+def test_places_that_are_none_are_named(variable: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=variable):
+        load({variable: text}, None)
+
+
 def test_relative_folders_lie_beside_main(tmp_path: Path) -> None:
     assert load({"DATA_DIR": "elsewhere", "MODELS_DIR": str(tmp_path)}, None).data_dir == ROOT / "elsewhere"
 

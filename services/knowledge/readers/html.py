@@ -19,7 +19,7 @@ _AROUND = _NEVER | {"header", "footer", "aside"}
 _HEADINGS = {"h1": 1, "h2": 2, "h3": 3, "h4": 4, "h5": 5, "h6": 6}
 _BLOCKS = {"p", "div", "section", "article", "main", "ul", "ol", "dl", "table", "blockquote", "pre", "figure", "hr",
            "form", "fieldset", "address", "details", "summary", "figcaption", "body", "header", "footer", "aside"}
-_LINES = {"br", "li", "tr", "dt", "dd", "caption", "option", "legend"}
+_LINES = {"li", "tr", "dt", "dd", "caption", "option", "legend"}
 
 
 def read(data: bytes, charset: str | None, name: str, kind: str) -> Document:
@@ -106,6 +106,8 @@ class _Text:
             self._builder.heading(node.text(), _HEADINGS[tag])
             return False
         self._break(tag)
+        if tag == "br":
+            self._pieces.append("\n")
         if tag == "li":
             self._pieces.append("- ")
         self._as_it_is += tag == "pre"
@@ -121,7 +123,7 @@ class _Text:
     def _break(self, tag: str | None) -> None:
         if tag in _BLOCKS:
             self._pieces.append("\n\n")
-        elif tag == "br" or (tag in _LINES and self._pieces and not self._pieces[-1].endswith("\n")):
+        elif tag in _LINES and self._pieces and not self._pieces[-1].endswith("\n"):
             self._pieces.append("\n")
 
     def _say(self, text: str) -> None:

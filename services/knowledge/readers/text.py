@@ -14,6 +14,8 @@ from services.knowledge.documents import Document
 from services.knowledge.readers.building import Builder
 
 SAMPLE = 64 << 10           # bytes that a guess of the encoding is made of
+FEW = 32                    # bytes beyond ASCII that are too few for a guess
+LONG = 1024                 # bytes of what may be the beginning of a page (the least FETCH_MAX_BYTES)
 WESTERN = 0.25              # of the bytes of a text with Latin letters have at most an accent
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 _NO_CHARSETS = {"utf-7", "idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined"}
@@ -36,17 +38,17 @@ def decoded(data: bytes, charset: str | None) -> str:
             return text
     sample = data[:SAMPLE]
     letters = sum(byte > 127 for byte in sample)
-    guess = from_bytes(sample).best() if letters > len(sample) * WESTERN else None
+    guess = from_bytes(sample).best() if letters > max(len(sample) * WESTERN, FEW) else None
     return data.decode(guess.encoding if guess else "cp1252", "replace")
 
 
 def _strictly(data: bytes, name: str) -> str | None:
-    """`data` by the encoding `name`, which may be cut within its last character; None when it is not in it."""
+    """`data` by the encoding `name`; None when it is not in it. A long one may be cut within its last character."""
     name = name.lower().replace("_", "-")
     if name in _NO_CHARSETS:
         return None
     try:
-        return codecs.getincrementaldecoder(_AS_BROWSERS_DO.get(name, name))("strict").decode(data)
+        return codecs.getincrementaldecoder(_AS_BROWSERS_DO.get(name, name))("strict").decode(data, len(data) < LONG)
     except (LookupError, ValueError, TypeError):
         return None
 

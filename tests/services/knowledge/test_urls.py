@@ -17,7 +17,7 @@ GOOD = {
     "https://fr.wikipedia.org/wiki/Québec": "https://fr.wikipedia.org/wiki/Qu%C3%A9bec",
     "http://93.184.216.34/": "http://93.184.216.34/",
     "http://[2606:2800:0220:1::1]/": "http://[2606:2800:220:1::1]/",
-    "http://a_b.example/%7Ex/{y}|z": "http://a_b.example/%7Ex/%7By%7D%7Cz",
+    "http://a-b.example/%7Ex/{y}|z": "http://a-b.example/%7Ex/%7By%7D%7Cz",
     "http://example.com/a%0d%0ab": "http://example.com/a%0d%0ab",
 }
 BAD = {
@@ -37,7 +37,7 @@ BAD = {
         "http://127.1/", "http://2130706433/", "http://0x7f000001/", "http://0177.0.0.1/", "http://0/",
         "http://127.0.0.1.0x7f/", "http://0x7f.1/", "http://１２７.0.0.1/", "http://ⓛocalhost/", "http://127。0。0。1/",
         "http://еxample.com/", "http://bücher.example/", "http://ex%61mple.com/", "http://127.0.0.1%00.example/",
-        "http://exa mple.com/".replace(" ", "!"), "http://-a.example/", "http://a..example/", "http://256.1.1.1/",
+        "http://exa mple.com/".replace(" ", "!"), "http://-a.example/", "http://a_b.example/", "http://a..example/", "http://256.1.1.1/",
         "http://1.2.3.4.5/", "http://example.0x/", "http://" + "a" * 64 + ".example/",
     ],
 }
