@@ -89,7 +89,7 @@ def profile_of(ask: Ask, profiles: Profiles) -> tuple[str, Profile]:
     """The profile's name, and the profile as this request wants it. Raises `NotFound`, `Forbidden`, `Unprocessable`,
     `BadRequest`."""
     if ask.model is not None:
-        name, profile = profiles.named(ask.model)
+        name, profile = profiles.named(ask.model, ask.allowed_profiles)
     else:
         name = ask.profile or profiles.current().selected
         _check_allowed(ask, name, "profile")

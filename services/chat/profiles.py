@@ -13,6 +13,7 @@ import logging
 import math
 import re
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -194,11 +195,12 @@ class Profiles:
             log.info("%s, or a model file of LocalAI's, was changed and is in use", config.shown(self.path))
             return self._config
 
-    def named(self, model: str) -> tuple[str, Profile]:
+    def named(self, model: str, allowed: Collection[str] | None = None) -> tuple[str, Profile]:
         """What `model` names: a profile, or a file of MODELS_DIR, which is served with the selected profile if that
         is its model, else with the first that has it, else with a profile of nothing but defaults, called as the file.
 
-        Raises `NotFound` naming what there is, `Unprocessable` for what makes embeddings.
+        Raises `NotFound` naming what there is, or the profiles `allowed` to a key; `Unprocessable` for what makes
+        embeddings.
         """
         current = self.current()
         if model in current.profiles:
@@ -209,8 +211,9 @@ class Profiles:
             return current.for_text(users[0])
         files = catalog.list_models(self._settings.models_dir)
         if model not in files:
-            raise NotFound(f"no model {model[:80]!r}; there are: {', '.join([*current.profiles, *files])}",
-                           code="model_not_found", param="model")
+            known = [*current.profiles, *files] if allowed is None else filter(current.profiles.__contains__, allowed)
+            raise NotFound(f"no model {model[:80]!r}; there are: {', '.join(known)}", code="model_not_found",
+                           param="model")
         return model, Profile(model=model, **_defaults(self._settings))
 
     def candidate(self, name: str, model: str | None = None) -> Profile:

@@ -42,10 +42,11 @@ class Tokenizer:
     def _lease(self) -> Iterator[Lease]:
         config = self.profiles.current()
         name = self.model or config.selected
-        name, profile = config.get(name) if name in config.profiles else self.profiles.named(name)
-        if self.allowed_profiles is not None and name not in self.allowed_profiles:
-            raise Forbidden(f"this key may not use the profile {name[:80]!r}; it may use: "
-                            f"{', '.join(self.allowed_profiles)}", code="profile_forbidden", param="model")
+        allowed = self.allowed_profiles
+        name, profile = config.get(name) if name in config.profiles else self.profiles.named(name, allowed)
+        if allowed is not None and name not in allowed:
+            raise Forbidden(f"this key may not use the profile {name[:80]!r}; it may use: {', '.join(allowed)}",
+                            code="profile_forbidden", param="model")
         spec = self.profiles.spec(profile, self.settings.models_dir)
         with self.engine.lease(spec, keep=config.keep(profile), beat=self.beat) as lease:
             yield lease

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from flask import g
+
 from services.chat.events import Beat, Called, Delta, Event, Final, Reasoned, Waiting
 from services.chat.profiles import Profiles
 from services.chat.several import Indexed
@@ -127,5 +129,5 @@ def _call_piece(event: Called) -> Payload:
 def shaped_as(profiles: Profiles, wanted: str | None) -> tuple[str, str]:
     """What an answer by the model `wanted` says of itself: the profile's name, and a `system_fingerprint` that is the
     same as long as the profile is."""
-    name, profile = profiles.current().for_text() if wanted is None else profiles.named(wanted)
+    name, profile = profiles.current().for_text() if wanted is None else profiles.named(wanted, g.key.profiles)
     return name, "fp_" + hashlib.sha256(profile.model_dump_json().encode()).hexdigest()[:10]

@@ -174,8 +174,8 @@ def test_an_error_is_a_status_before_the_first_word_and_an_event_after_it(script
 
 @pytest.mark.parametrize("error, told", [
     (QuotaSpent("spent", retry_after=86400), "false"), (Conflict("mismatch"), "false"), (StorageFull("x"), "false"),
-    (DeadlineExceeded("x"), "false"), (TooManyRequests("x", retry_after=1), None), (SessionBusy("x", retry_after=1), None),
-    (RunnerCrashed("x"), None), (BadRequest("x"), None)])
+    (DeadlineExceeded("x"), "false"), (TooManyRequests("x", retry_after=1), None), (RunnerCrashed("x"), None),
+    (SessionBusy("x", retry_after=1), None), (BadRequest("x"), None)])
 def test_clients_are_told_when_another_try_is_in_vain(scripted, error, told):
     scripted.parts.chat.events = [error]
     response = scripted.call("POST", "/v1/chat/completions", json={"messages": USER})

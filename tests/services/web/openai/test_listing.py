@@ -59,3 +59,12 @@ def test_none_of_them(world):
         reply = world.call("GET", f"/v1/models/{name}")
         assert (reply.status_code, reply.json["error"]["code"]) == (404, "model_not_found")
         assert name in reply.json["message"] and "one, two, three.gguf" in reply.json["message"]
+
+
+@pytest.mark.parametrize("path, body", [
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}), ("/v1/completions", {"prompt": "x"}),
+    ("/v1/responses", {"input": "x"}), ("/tokenize", {"content": "x"}),
+    ("/v1/messages", {"max_tokens": 1, "messages": [{"role": "user", "content": "x"}]})])
+def test_a_key_learns_no_names_of_models_that_it_may_not_use(world, path, body):
+    response = world.call("POST", path, key=world.make_key(profiles=["one"]), json={**body, "model": "none"})
+    assert response.status_code == 404 and response.json["message"].endswith("; there are: one")
