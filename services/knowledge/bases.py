@@ -159,9 +159,8 @@ class Bases:
 
     def source(self, owner: str, ref: str, id: str) -> dict[str, Any]:
         collection = self.find(owner, ref)
-        for source in collection.sources():
-            if source.id == id:
-                return _source_shown(source, collection.documents(id))
+        for source in collection.sources(id):
+            return _source_shown(source, collection.documents(id))
         raise no_source(id)
 
     def delete_source(self, owner: str, ref: str, id: str) -> None:

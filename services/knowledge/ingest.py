@@ -105,16 +105,15 @@ class Ingester:
     def _due(self, collection: Collection, only: str | None) -> list[Source]:
         """Sources that have something to be done. A running one counts: whoever holds the base finds its own done."""
         every = About.of(collection.about()).refresh_seconds
+        unindexed = collection.unindexed()
         found = []
-        for source in collection.sources():
+        for source in collection.sources(only):
             old = every is not None and source.kind in ("url", "crawl") and source.checked + every <= self._now()
-            if only not in (None, source.id):
-                continue
             if source.state in (QUEUED, RUNNING):
                 found.append(source)
             elif old:
                 found.append(replace(source, task="read"))
-            elif source.state == DONE and collection.to_index(source.id):       # another model was chosen meanwhile
+            elif source.state == DONE and source.id in unindexed:       # another model was chosen meanwhile
                 found.append(replace(source, task="index"))
         return found
 
@@ -148,6 +147,17 @@ class Ingester:
             raise Gone
         return source
 
+    def _teller(self, collection: Collection, source: Source) -> Callable[[], None]:
+        """Tells about every second that the work goes on, and ends it when the source was deleted."""
+        told = time.monotonic()
+
+        def tell() -> None:
+            nonlocal told
+            if time.monotonic() - told >= 1.0:
+                self._tell(collection, source)
+                told = time.monotonic()
+        return tell
+
     def _end(self, collection: Collection, source: Source) -> None:
         done = source.state in (DONE, ERROR)
         checked = self._now() if done else source.checked
@@ -161,8 +171,7 @@ class Ingester:
         problems: list[Problem] = []
         seen: set[str] = set()
 
-        def going() -> None:
-            self._tell(collection, source)
+        going = self._teller(collection, source)
         for found in self._reader.read(source, collection.payload(source.id), collection.owner, going):
             if isinstance(found, Problem):
                 problems.append(found)
@@ -192,8 +201,7 @@ class Ingester:
             return
         about = About.of(collection.about())
 
-        def beat() -> None:
-            self._tell(collection, source)
+        beat = self._teller(collection, source)
         with self._indexer.embedder(collection.name, about, collection.owner, beat) as embedder:
             for id in ids:
                 beat()

@@ -1,7 +1,8 @@
 """Hybrid search: the nearest vectors and the best matching words, fused by their ranks.
 
 Reciprocal rank fusion (Cormack, Clarke, Büttcher 2009): a chunk scores the sum of weight / (60 + rank) over both lists,
-so neither list's own numbers, which cannot be compared, count.
+whose own numbers cannot be compared. A chunk that was found by words counts as much as it has of the query's: some word
+of a question is in almost any text. `tests/bench/bench_retrieval.py` measures what comes of it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,16 @@ K = 60                      # of the fusion: how little the first ranks stand ou
 DEPTH = 60                  # chunks that each half brings, at least
 MOST_WORDS = 64             # of a query that are matched
 Place = tuple[int, int]     # a base's and a chunk's number
+# Words by which questions are put, in English and French.
+_ASKING = """
+a about all also am an and any are as at be been but by can could did do does for from had has have he her him his how i
+if in into is it its may me might must my no not of on or our shall she should so some such than that the their them
+then there these they this those to us was we were what when where which who whom whose why will with would you your
+à au aux avec c'est ce ces cette comment d'un d'une dans de des du elle en est et être il ils je la le les leur ma mais
+me mes mon ne nos notre nous on ou où par pas pour pourquoi qu'est-ce quand que quel quelle quelles quels qui quoi sa se
+ses son sont sur ta te tes ton tu un une vos votre vous y
+"""
+_COMMON = frozenset(_ASKING.split())
 _STRIP = "\"'`.,;:!?()[]{}<>«»„“”‚‘’…"
 
 
@@ -64,8 +75,10 @@ def hybrid(bases: Sequence[Searched], query: str, top_k: int, weights: Weights =
             for id, score in base.collection.near(base.vector, depth)]
     matching = [(score, (at, id)) for at, base in enumerate(bases) for id, score in base.collection.matching(words,
                                                                                                              depth)]
-    scores = fused((weight, [place for _, place in sorted(found, key=lambda one: (-one[0], one[1]))])
-                   for weight, found in ((weights.vector, near), (weights.words, matching)))
+    near.sort(key=lambda one: (-one[0], one[1]))
+    matching.sort(key=lambda one: (-one[0], one[1]))
+    scores = fused([(weights.vector, [(place, 1.0) for _, place in near]),
+                    (weights.words, [(place, share) for share, place in matching])])
     similar = {place: score for score, place in near}
     best = sorted(scores, key=lambda place: (-scores[place], place))[:depth]
     passages = {(at, passage.id): passage for at, base in enumerate(bases)
@@ -75,15 +88,16 @@ def hybrid(bases: Sequence[Searched], query: str, top_k: int, weights: Weights =
     return without_neighbours(hits, top_k)
 
 
-def fused(lists: Iterable[tuple[float, list[Place]]]) -> dict[Place, float]:
-    """Scores by reciprocal rank, as parts of what the first in all lists would have."""
+def fused(lists: Iterable[tuple[float, list[tuple[Place, float]]]]) -> dict[Place, float]:
+    """Scores of what is in some lists (each with its weight, and a weight for each entry) by reciprocal rank, as parts
+    of what the first in all lists would have."""
     scores: dict[Place, float] = {}
     most = 0.0
-    for weight, ids in lists:
+    for weight, places in lists:
         most += weight / (K + 1)
-        for rank, id in enumerate(ids if weight else [], 1):
-            scores[id] = scores.get(id, 0.0) + weight / (K + rank)
-    return {id: score / most for id, score in scores.items()}
+        for rank, (place, share) in enumerate(places if weight else [], 1):
+            scores[place] = scores.get(place, 0.0) + weight * share / (K + rank)
+    return {place: score / most for place, score in scores.items()}
 
 
 def without_neighbours(hits: Iterable[Hit], most: int) -> list[Hit]:
@@ -99,6 +113,8 @@ def without_neighbours(hits: Iterable[Hit], most: int) -> list[Hit]:
 
 
 def words_of(query: str) -> list[str]:
-    """The words to match, each once. What is written together (`AB-12/3`) stays together, as a phrase."""
-    words = (word.strip(_STRIP) for word in re.split(r"\s+", query))
-    return list(dict.fromkeys(word for word in words if re.search(r"\w", word)))[:MOST_WORDS]
+    """The words to match, each once, without those that every text has, unless there are no others. What is written
+    together (`AB-12/3`) stays together, as a phrase."""
+    found = (word.strip(_STRIP) for word in re.split(r"\s+", query))
+    words = list(dict.fromkeys(word for word in found if re.search(r"\w", word)))
+    return ([word for word in words if word.lower() not in _COMMON] or words)[:MOST_WORDS]

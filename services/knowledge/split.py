@@ -109,7 +109,8 @@ class _Tokens:
 
     def __init__(self, text: str, count: Count) -> None:
         self._count = count
-        self.around, = count([""])
+        once, twice = count(["a", "a a"])       # a model may refuse to count nothing
+        self.around = max(0, 2 * once - twice)
         self._known: dict[str, int] = {}
         self._learn(set(_WORDS.findall(text)))
 

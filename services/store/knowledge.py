@@ -123,8 +123,8 @@ class Collection(ABC):
         """Replace the source of this id; False when it is gone. `keep_payload` False: its bytes are not needed."""
 
     @abstractmethod
-    def sources(self) -> list[Source]:
-        """All, in the order in which they were added."""
+    def sources(self, id: str | None = None) -> list[Source]:
+        """All, or the one, in the order in which they were added."""
 
     @abstractmethod
     def payload(self, source: str) -> bytes | None: ...
@@ -157,6 +157,10 @@ class Collection(ABC):
         """The documents whose chunks are not all there."""
 
     @abstractmethod
+    def unindexed(self) -> set[str]:
+        """The sources that have such documents."""
+
+    @abstractmethod
     def put_chunks(self, document: int, chunks: Sequence[Chunk], expected: dict[str, Any] | None = None) -> bool:
         """The document's chunks: it is indexed now. False when it is gone, or `about` does not say what is `expected`
         any more."""
@@ -173,8 +177,8 @@ class Collection(ABC):
 
     @abstractmethod
     def matching(self, words: Sequence[str], k: int) -> list[tuple[int, float]]:
-        """(chunk, score) of the k that match the words best, the best first. A word with several parts (`AB-12`) is a
-        phrase."""
+        """(chunk, share) of the k that match the words best, the best first: how much of the words a chunk has, 0 to 1,
+        the rare ones counting more. A word with several parts (`AB-12`) is a phrase."""
 
     @abstractmethod
     def passages(self, ids: Iterable[int]) -> list[Passage]:

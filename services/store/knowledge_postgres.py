@@ -49,10 +49,14 @@ _TABLES = (
 )
 _MATCHING = """
 WITH asked AS (SELECT DISTINCT phraseto_tsquery('english', word) AS query FROM unnest(?::text[]) AS word),
-     met AS (SELECT query, count(*)::float AS hits FROM asked JOIN chunks ON words @@ query GROUP BY query),
-     everything AS (SELECT count(*)::float AS n FROM chunks)
-SELECT id, sum(ln(1 + (n - hits + 0.5) / (hits + 0.5)) * ts_rank(words, query, 1)) AS score
-FROM met CROSS JOIN everything JOIN chunks ON words @@ query GROUP BY id ORDER BY score DESC, id LIMIT ?
+     met AS (SELECT query, count(id)::float AS hits FROM asked LEFT JOIN chunks ON words @@ query
+             WHERE numnode(query) > 0 GROUP BY query),
+     weighed AS (SELECT query, ln(1 + (n - hits + 0.5) / (hits + 0.5)) AS rarity
+                 FROM met CROSS JOIN (SELECT count(*)::float AS n FROM chunks) AS everything),
+     whole AS (SELECT sum(rarity) AS rarity FROM weighed)
+SELECT id, sum(weighed.rarity) / whole.rarity AS share, sum(weighed.rarity * ts_rank(words, query, 1)) AS score
+FROM weighed CROSS JOIN whole JOIN chunks ON words @@ query GROUP BY id, whole.rarity
+ORDER BY share DESC, score DESC, id LIMIT ?
 """
 
 
@@ -226,7 +230,7 @@ class PostgresCollection(SqlCollection):
         if not asked:
             return []
         with self._reading() as db:
-            return [(id, float(score)) for id, score in db.execute(_MATCHING, (asked, k)).fetchall()]
+            return [(id, float(share)) for id, share, _ in db.execute(_MATCHING, (asked, k)).fetchall()]
 
     @contextmanager
     def held(self) -> Iterator[bool]:

@@ -124,9 +124,10 @@ class SqlCollection(Collection):
                               (source.state, self._source_body(source), source.id))
             return done.rowcount == 1
 
-    def sources(self) -> list[Source]:
+    def sources(self, id: str | None = None) -> list[Source]:
+        where, values = ("", ()) if id is None else (" WHERE id = ?", (id,))
         with self._reading() as db:
-            rows = db.execute("SELECT body FROM sources ORDER BY number").fetchall()
+            rows = db.execute(f"SELECT body FROM sources{where} ORDER BY number", values).fetchall()
         return [self._source(body) for body, in rows]
 
     def payload(self, source: str) -> bytes | None:
@@ -201,6 +202,10 @@ class SqlCollection(Collection):
         with self._reading() as db:
             rows = db.execute("SELECT id FROM documents WHERE source = ? AND indexed = 0 ORDER BY id", (source,))
             return [id for id, in rows.fetchall()]
+
+    def unindexed(self) -> set[str]:
+        with self._reading() as db:
+            return {id for id, in db.execute("SELECT DISTINCT source FROM documents WHERE indexed = 0").fetchall()}
 
     def _drop(self, db: Connection, document: int) -> bool:
         self._drop_chunks(db, document)

@@ -7,13 +7,14 @@ the sealed chunks at the first search. The vectors are in memory in any case, fo
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import sqlite3
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from services.store.knowledge_sql import Codec, Connection, SqlCollection
 
 SUFFIX = ".sqlite3"
 MEMORY = 512 << 20          # bytes of vectors held for all bases
+IDLE = 2                    # connections of a base that are kept open
 WAIT = 10.0                 # seconds that a writer waits for another
 _BESIDE = ("-wal", "-shm", ".lock")
 _WORD = re.compile(r"\w")
@@ -61,6 +63,7 @@ class SqliteLibrary(Library):
         self._folder = data_dir / "knowledge"
         self._cipher = cipher
         self._loaded: OrderedDict[Path, _Loaded] = OrderedDict()    # least recently used first; under _lock
+        self._idle: dict[Path, list[tuple[int, sqlite3.Connection]]] = {}   # open files by inode; under _lock
         self._lock = threading.Lock()
 
     def create(self, owner: str, name: str, about: dict[str, object]) -> SqliteCollection:
@@ -71,8 +74,10 @@ class SqliteLibrary(Library):
         try:
             with disk.told(fresh):
                 os.close(disk.open_file(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL))
-            collection = self._collection(fresh, owner, name)
-            collection.make(about)
+            self._collection(fresh, owner, name).make(about)
+            with self._lock:
+                for _, db in self._idle.pop(fresh, []):
+                    db.close()              # all is in the file now
             with disk.told(path):
                 try:
                     os.link(fresh, path)
@@ -100,6 +105,33 @@ class SqliteLibrary(Library):
         _remove(path)
         with self._lock:
             self._loaded.pop(path, None)
+            for _, db in self._idle.pop(path, []):
+                db.close()
+
+    @contextmanager
+    def connection(self, path: Path) -> Iterator[sqlite3.Connection]:
+        """A connection to the file, which must be there, for one thread. One is kept open while nobody uses it: the
+        last one that closes writes all of SQLite's log into the file. sqlite3.Error."""
+        inode = path.stat().st_ino if path.is_file() else 0
+        db = None
+        with self._lock:
+            known = self._idle.get(path, [])
+            while known and db is None:
+                of, db = known.pop()
+                if of != inode:             # that file was deleted, perhaps by another process
+                    db.close()
+                    db = None
+        db = db or _connected(path)
+        try:
+            yield db
+        except BaseException:
+            db.close()
+            raise
+        with self._lock:
+            if len(self._idle.setdefault(path, [])) < IDLE and path.is_file():
+                self._idle[path].append((inode, db))
+                return
+        db.close()
 
     def names(self) -> list[tuple[str, str]]:
         found = [(path.parent.name, path.name[:-len(SUFFIX)]) for path in self._folder.glob(f"*/*{SUFFIX}")
@@ -141,6 +173,7 @@ class SqliteCollection(SqlCollection):
         with self._database() as db:
             db.execute("BEGIN")
             yield db
+            db.execute("COMMIT")
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
@@ -157,9 +190,7 @@ class SqliteCollection(SqlCollection):
     def _database(self) -> Iterator[sqlite3.Connection]:
         """A connection of this thread's own; the file must be there."""
         try:
-            with closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=rw", uri=True, timeout=WAIT,
-                                         isolation_level=None)) as db:
-                db.execute("PRAGMA synchronous = FULL")
+            with self._library.connection(self._path) as db:
                 yield db
         except sqlite3.Error as error:
             raise self._told(error) from error
@@ -202,15 +233,16 @@ class SqliteCollection(SqlCollection):
         return [(int(ids[at]), float(scores[at])) for at in order]
 
     def matching(self, words: Sequence[str], k: int) -> list[tuple[int, float]]:
-        query = " OR ".join('"' + word.replace('"', '""') + '"' for word in words if _WORD.search(word))
-        if not query:
+        phrases = ['"' + word.replace('"', '""') + '"' for word in words if _WORD.search(word)]
+        if not phrases:
             return []
         if self._codec.sealed:
             loaded = self._load()
             with loaded.lock:
-                return _matching(loaded.words, query, k)
+                return _matching(loaded.words, phrases, loaded.ids.size, k)
         with self._reading() as db:
-            return _matching(db, query, k)
+            count, = db.execute("SELECT coalesce(sum(chunks), 0) FROM documents").fetchone()
+            return _matching(db, phrases, count, k)
 
     def _load(self) -> _Loaded:
         """The base's part in memory, brought up to what the file holds."""
@@ -270,10 +302,25 @@ class _Loaded:
         self.ids = np.concatenate([self.ids, np.array(ids, np.int64)])
 
 
-def _matching(db: sqlite3.Connection, query: str, k: int) -> list[tuple[int, float]]:
-    """FTS5's bm25 is the smaller the better."""
-    return [(id, -score) for id, score in db.execute(
-        "SELECT rowid, bm25(words) AS score FROM words WHERE words MATCH ? ORDER BY score, rowid LIMIT ?", (query, k))]
+def _matching(db: sqlite3.Connection, phrases: list[str], count: int, k: int) -> list[tuple[int, float]]:
+    """By BM25, as parts of what a chunk of common length with all the phrases has. FTS5's bm25 is below zero."""
+    whole = sum(_rarity(count, *db.execute("SELECT count(*) FROM words WHERE words MATCH ?", (phrase,)).fetchone())
+                for phrase in phrases)
+    return [(id, min(1.0, -score / whole)) for id, score in db.execute(
+        "SELECT rowid, bm25(words) AS score FROM words WHERE words MATCH ? ORDER BY score, rowid LIMIT ?",
+        (" OR ".join(phrases), k))]
+
+
+def _rarity(count: int, hits: int) -> float:
+    """FTS5's idf of a phrase that `hits` of `count` chunks have."""
+    return max(math.log((count - hits + 0.5) / (hits + 0.5)), 1e-6)
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=WAIT, isolation_level=None,
+                         check_same_thread=False)
+    db.execute("PRAGMA synchronous = FULL")
+    return db
 
 
 def _remove(path: Path) -> None:

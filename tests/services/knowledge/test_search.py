@@ -11,14 +11,15 @@ from tests.services.store.knowledge_contract import vector
 
 
 def test_who_is_first_in_both_lists_has_score_one():
-    scores = fused([(1.0, [(0, 7), (0, 8)]), (1.0, [(0, 7), (0, 9)])])
-    assert scores[0, 7] == 1.0 and scores[0, 8] == scores[0, 9] == pytest.approx(61 / 62 / 2)
-    assert fused([(0.0, [(0, 1)]), (2.0, [(0, 2)])]) == {(0, 2): 1.0}
+    scores = fused([(1.0, [((0, 7), 1.0), ((0, 8), 1.0)]), (1.0, [((0, 7), 1.0), ((0, 9), 0.5)])])
+    assert scores[0, 7] == 1.0 and scores[0, 8] == 2 * scores[0, 9] == pytest.approx(61 / 62 / 2)
+    assert fused([(0.0, [((0, 1), 1.0)]), (2.0, [((0, 2), 1.0)])]) == {(0, 2): 1.0}
     assert fused([(1.0, []), (1.0, [])]) == {}
 
 
 def test_words_keep_what_is_written_together():
-    assert words_of('What is "AB-12/3", really? (AB-12/3) … !!') == ["What", "is", "AB-12/3", "really"]
+    assert words_of('What is "AB-12/3", really? (AB-12/3) … !!') == ["AB-12/3", "really"]
+    assert words_of("What is it? Qu'est-ce que c'est") == ["What", "is", "it", "Qu'est-ce", "que", "c'est"]
     assert len(words_of(" ".join(map(str, range(500))))) == 64
 
 

@@ -76,6 +76,7 @@ class KnowledgeContract:
         one = Source(id="one", kind="file", name="a.txt", options={"x": 1}, added="then")
         base.add_source(one, b"\0\xffbytes")
         base.add_source(Source(id="two", kind="url", name="https://example.org/"))
+        assert base.sources("one") == [one] and base.sources("none") == []
         assert base.sources()[0] == one and [source.id for source in base.sources()] == ["one", "two"]
         assert (base.payload("one"), base.payload("two"), base.payload("three")) == (b"\0\xffbytes", None, None)
         done = replace(one, state=DONE, task="", problems=("b.bin: not text",))
@@ -95,7 +96,7 @@ class KnowledgeContract:
         assert base.put_document(same) == ids["one"] and base.to_index("s") == []
         assert base.document(ids["one"]).text == "first text"
         new = base.put_document(replace(same, text="other words"))
-        assert new not in (0, *ids.values()) and base.to_index("s") == [new]
+        assert new not in (0, *ids.values()) and base.to_index("s") == [new] and base.unindexed() == {"s"}
         assert [(document.id, document.chunks, document.indexed, document.text) for document in base.documents()] == [
             (ids["two"], 1, True, ""), (new, 0, False, "")]
         assert base.matching(["first"], 5) == [] and names(base, base.near(vector(1, 0), 5)) == ["two"]
@@ -133,6 +134,9 @@ class KnowledgeContract:
         assert found("observes") == ["stars"] and found("floods") == ["river"]
         assert found("CAFE") == ["café"] and found("AB-12") == ["code"]
         assert found("was", "rivers")[0] == "river"
+        (_, whole), = base.matching(["stars", "observing"], 5)
+        (_, half), = base.matching(["stars", "zebras"], 5)
+        assert 0.8 < whole <= 1.0 and 0.2 < half < 0.6
         assert found("nothing") == found() == found("!?", '"', "--") == []
         for hostile in ('"', 'x" OR "the', "NEAR(", "a*", "title:x", "(", "' ; DROP TABLE chunks", "%s", "?", ":*",
                         "&|!"):
