@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from services.errors import ParleyError
+from services.errors import BadRequest, ParleyError
 
 if TYPE_CHECKING:
     from auth.keys import Key, Keys
 
 MASTER = "0"
+_OPTIONS = {"name": "--name", "scopes": "--scope", "profiles": "--profile", "expires_in": "--expires-in",
+            "requests_per_minute": "--rpm", "max_parallel": "--parallel", "tokens_per_minute": "--tpm",
+            "token_budget": "--budget", "weight": "--weight"}       # by the fields of a key
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
@@ -62,9 +65,15 @@ def create(name: str, scopes: tuple[str, ...], profiles: tuple[str, ...], expire
     """Make a key and print it: this is the only time it can be seen."""
     chosen: dict[str, Any] = {"scopes": scopes} if scopes else {}
     _warn_of_unknown(profiles)
-    secret, key = _keys().create(name=name, profiles=profiles or None, expires_in=expires_in,
-                                 requests_per_minute=rpm, max_parallel=parallel, weight=weight,
-                                 tokens_per_minute=tpm, token_budget=budget, **chosen)
+    try:
+        secret, key = _keys().create(name=name, profiles=profiles or None, expires_in=expires_in,
+                                     requests_per_minute=rpm, max_parallel=parallel, weight=weight,
+                                     tokens_per_minute=tpm, token_budget=budget, **chosen)
+    except BadRequest as error:
+        field, _, wrong = error.message.partition(": ")
+        if (option := _OPTIONS.get(field.partition(".")[0])) is None:
+            raise
+        raise click.BadParameter(wrong, param_hint=f"'{option}'") from None
     click.echo(f"made key {key.id} ({', '.join(key.scopes)}); it is shown this once:", err=True)
     click.echo(secret)
 
@@ -77,8 +86,8 @@ def list_keys(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([key.public() for key in found], indent=2))
         return
-    rows: list[tuple[str, ...]] = [("ID", "STATE", "BEGINS", "CREATED", "EXPIRES", "RPM", "PARALLEL", "WEIGHT",
-                                     "SCOPES", "NAME")]
+    rows: list[tuple[str, ...]] = [("ID", "STATE", "BEGINS", "CREATED", "EXPIRES", "RPM", "TPM", "BUDGET",
+                                     "PARALLEL", "WEIGHT", "SCOPES", "NAME")]
     rows += [_row(key) for key in found]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
@@ -150,9 +159,10 @@ def _warn_of_unknown(profiles: tuple[str, ...]) -> None:
 
 
 def _row(key: Key) -> tuple[str, ...]:
+    budget = f"{key.token_budget.tokens}/{key.token_budget.per}" if key.token_budget else "-"
     return (key.id, _state(key), key.prefix, key.created, key.expires_at or "never",
-            str(key.requests_per_minute or "-"), str(key.max_parallel or "-"), f"{key.weight:g}", ",".join(key.scopes),
-            key.name)
+            str(key.requests_per_minute or "-"), str(key.tokens_per_minute or "-"), budget,
+            str(key.max_parallel or "-"), f"{key.weight:g}", ",".join(key.scopes), key.name)
 
 
 def _state(key: Key) -> str:

@@ -60,6 +60,24 @@ def test_list_is_a_table_without_secrets(run: Run, settings: Settings) -> None:
     assert CliRunner().invoke(keys, ["list"], obj=Settings(data_dir=settings.data_dir / "none")).exit_code == 0
 
 
+def test_list_shows_what_bounds_a_key(run: Run) -> None:
+    run("create", "--rpm", "60", "--tpm", "20000", "--budget", "1000000/month", "--parallel", "2", "--weight", "4")
+    run("create")
+    head, *rows = (line.split() for line in run("list").stdout.splitlines())
+    start = head.index("RPM")
+    assert head[start:start + 5] == ["RPM", "TPM", "BUDGET", "PARALLEL", "WEIGHT"]
+    assert [row[start:start + 5] for row in rows] == [["60", "20000", "1000000/month", "2", "4"],
+                                                      ["-", "-", "-", "-", "1"]]
+
+
+@pytest.mark.parametrize("option, value", [
+    ("--rpm", "0"), ("--tpm", "0"), ("--budget", "0/day"), ("--budget", "x"), ("--parallel", "0"), ("--weight", "1000"),
+    ("--expires-in", "0d"), ("--scope", "x"), ("--profile", ""), ("--name", "x" * 81)])
+def test_what_cannot_be_names_its_option(run: Run, option: str, value: str) -> None:
+    result = run("create", option, value)
+    assert result.exit_code == 2 and f"Invalid value for '{option}': " in result.output and "expected" in result.output
+
+
 def test_revoke_and_rotate(run: Run, settings: Settings) -> None:
     first = run("create").stdout
     key_id = who(settings, first)
