@@ -18,7 +18,8 @@ RAG_LENGTH = 4096               # characters of a page that go into a prompt, as
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
           "December")
-_INTERNAL = {"imperative", "intro_dialogue", "keys", "clock", "gpu_layers", "cpu_threads"}  # not for /describe (S4.23)
+# Not for /describe (S4.23).
+_INTERNAL = {"imperative", "intro_dialogue", "keys", "clock", "feeds", "gpu_layers", "cpu_threads"}
 # csps-llm's fields that change nothing here. Voices and pictures are no part of this server.
 WITHOUT_EFFECT = ("flash_attention", "voice", "voice_param", "ui_style", "ui_features", "persona", "persona_seed",
                   "persona_cfg", "persona_steps")
@@ -56,6 +57,7 @@ class Persona(BaseModel):
     agent_rag_source: str | None = None                             # a file beside this one, told with the imperative
     keys: list[str] | None = None                                   # ids of the keys that may use it; none: all
     clock: bool = True                                              # whether questions tell date and time
+    feeds: bool = True                                              # whether words of a question bring in feeds
     local_file: str | None = None                                   # csps-llm's from here on: a file of MODELS_DIR
     hf_repo: str | None = None
     hf_filename: str | None = None                                  # a file of MODELS_DIR, or a pattern of its name

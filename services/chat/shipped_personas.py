@@ -25,6 +25,7 @@ SHIPPED: dict[str, dict[str, Any]] = {
                       "important first, in the language of the text. Keep names, numbers, dates and decisions exactly "
                       "as they are. Add nothing that the text does not say, no opinion and no preamble.",
         "clock": False,
+        "feeds": False,
     },
     "extractor": {
         "description": "Finds facts in a text, for /toil with a schema.",
@@ -32,6 +33,7 @@ SHIPPED: dict[str, dict[str, Any]] = {
         "imperative": "You extract facts from texts. Give exactly what is asked for, word for word as the text has it, "
                       "and nothing else. Leave empty what the text does not say; never guess.",
         "clock": False,
+        "feeds": False,
     },
     "editor": {
         "description": "Corrects and tightens a text without changing what it says.",
@@ -40,6 +42,7 @@ SHIPPED: dict[str, dict[str, Any]] = {
                       "in the language and the tone of the text. Keep its meaning, its order and its form. Answer "
                       "with the corrected text alone.",
         "clock": False,
+        "feeds": False,
     },
     "translator": {
         "description": "Translates into the language that is asked for; else between English and French.",
@@ -48,5 +51,6 @@ SHIPPED: dict[str, dict[str, Any]] = {
                       "English into French and everything else into English. Keep meaning, tone, names, numbers and "
                       "layout. Answer with the translation alone.",
         "clock": False,
+        "feeds": False,
     },
 }

@@ -21,6 +21,7 @@ from services.chat.sessions import Sessions
 from services.engine.client import Engine
 from services.engine.model_jobs import Jobs, jobs_of
 from services.knowledge.bases import Bases
+from services.knowledge.feeds import Feeds
 from services.knowledge.fetch import Fetcher
 from services.settings import Settings
 from services.store.opening import open_store
@@ -140,6 +141,10 @@ class Room:
     @functools.cached_property
     def fetcher(self) -> Fetcher:
         return Fetcher(self.settings)
+
+    @functools.cached_property
+    def feeds(self) -> Feeds:
+        return Feeds(self.settings.data_dir / "feeds.json")
 
     @functools.cached_property
     def bases(self) -> Bases:

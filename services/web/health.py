@@ -34,8 +34,8 @@ class Readyz(Endpoint):
         reasons = [*self._model(), *_store(self.room.settings.data_dir)]
         if self.room.drain.begun:
             reasons.append("the server is stopping")
-        warnings = [problem for problem in (self.parts.profiles.problem, self.parts.personas.problem,
-                                            self.parts.keys.problem) if problem]
+        told = (self.parts.profiles, self.parts.personas, self.room.feeds, self.parts.keys)
+        warnings = [problem for one in told if (problem := one.problem)]
         if reasons:
             raise Unavailable("not ready: " + "; ".join(reasons), code="not_ready", retry_after=2,
                               reasons=reasons, warnings=warnings)

@@ -11,17 +11,18 @@ from pydantic import Field, RootModel
 
 from services.chat.embed import EmbedAsk, Embeddings
 from services.chat.events import Ask
-from services.chat.persona import Given, Persona
+from services.chat.messages import Message
+from services.chat.persona import Persona
 from services.chat.sessions import parse_id
 from services.errors import BadRequest, ParleyError
-from services.web import answer, replies, watch
+from services.web import answer, replies, sources, watch
 from services.web.answering import SESSION_HEADER, Answering, folded
 from services.web.bodies import Body, SessionId, Text
 from services.web.frame import json_response
 from services.web.routes import Endpoint, op, taken
 from services.wire import Charge
 
-_ERRORS = (404, 409, 410, 422, 504, 507)
+_ERRORS = (404, 409, 410, 415, 422, 502, 504, 507)
 SessionName = Annotated[str, Field(description="the conversation; without one nothing is kept")]
 
 
@@ -50,7 +51,7 @@ class ToilBody(Body):
     prompt: Text
     schema_: dict[str, Any] | None = Field(
         None, alias="schema", description="a JSON Schema that the result complies with; without one it is any JSON")
-    text: Text | None = Field(None, description="what the task is about")
+    text: Text | None = Field(None, description="what the task is about, or an http(s) address where that is")
     session: SessionId | None = Field(None, description="the conversation; without one nothing is kept")
 
 
@@ -79,8 +80,10 @@ class Gpt(Answering):
             raise BadRequest("prompt is missing: give it in the address (?prompt=…), in a form, or in a JSON body",
                              code="missing_field", param="prompt")
         persona, session_id = self.parts.personas.get(personality, g.key.id), _session(session)
+        with taken(self.room.places):
+            asked = persona.asked(*sources.of_question(self.room, persona, prompt, g.key.id))
         payload = folded(self.payloads(
-            lambda digest: [_ask(self, persona, prompt, session_id, digest)], answer.payloads))
+            lambda digest: [_ask(self, persona, prompt, asked, session_id, digest)], answer.payloads))
         if _wants_json():
             return json_response(payload)
         return Response(payload["result"].encode("utf-8", "backslashreplace"), mimetype="text/plain")
@@ -92,10 +95,12 @@ class Toil(Answering):
     def post(self, personality: str, query: ToilQuery, body: ToilBody) -> Response:
         """The result is the answer as the model wrote it: digits and the order of keys stay."""
         persona, session_id = self.parts.personas.get(personality, g.key.id), _session(_either("session", query, body))
-        given = None if body.text is None else Given.of_text(body.text)
+        with taken(self.room.places):
+            given = body.text and sources.of_text(self.room, persona, body.text, g.key.id)
+        asked = persona.asked(body.prompt, given or None)
         schema = {} if body.schema_ is None else body.schema_
         result = folded(self.payloads(lambda digest: [
-            _ask(self, persona, body.prompt, session_id, digest, given, schema=schema)], answer.payloads))["result"]
+            _ask(self, persona, body.prompt, asked, session_id, digest, schema=schema)], answer.payloads))["result"]
         try:
             json.loads(result)
         except ValueError:
@@ -175,9 +180,9 @@ class EmbeddingQuery(EmbeddingBase):
         return self.answer(query, body)
 
 
-def _ask(endpoint: Endpoint, persona: Persona, prompt: str, session_id: str | None, digest: str | None,
-         given: Given | None = None, **more: Any) -> Ask:
-    return Ask(owner=g.key.id, prompt=prompt, messages=persona.asked(prompt, given), session_id=session_id,
+def _ask(endpoint: Endpoint, persona: Persona, prompt: str, asked: tuple[Message, ...], session_id: str | None,
+         digest: str | None, **more: Any) -> Ask:
+    return Ask(owner=g.key.id, prompt=prompt, messages=asked, session_id=session_id,
                allowed_profiles=g.key.profiles, weight=g.key.weight, request_id=g.trace.id, idempotency=digest,
                stream=False, **persona.fields(endpoint.room.settings.models_dir), **more)
 

@@ -24,6 +24,7 @@ from services.chat.messages import Interaction, Message
 from services.chat.persona import Given, Persona
 from services.chat.sessions import parse_id
 from services.errors import BadRequest, Forbidden, NotFound, ParleyError, Unauthorized, Unprocessable
+from services.web import sources
 from services.web.frame import Trace, as_error
 from services.web.measure import measured
 from services.web.routes import taken
@@ -190,8 +191,7 @@ class Talk:
         self._room.drain.refuse_new()
         if asked.session is not None:
             self._session = parse_id(asked.session)
-        given = self._given(asked)
-        messages = persona.asked(asked.prompt, given)
+        messages = persona.asked(*self._given(key, persona, asked))
         ask = Ask(owner=key.id, prompt=asked.prompt, messages=messages, session_id=self._session,
                   earlier=() if self._session else tuple(self._earlier), allowed_profiles=key.profiles,
                   weight=key.weight, request_id=self._trace.id, spent=Spent(),
@@ -201,17 +201,18 @@ class Talk:
         self._turns += 1
         self._end()
 
-    def _given(self, asked: frames.Asked) -> Given | None:
-        """What the frame gives to answer from."""
+    def _given(self, key: Key, persona: Persona, asked: frames.Asked) -> tuple[str, Given | None]:
+        """The question, and what it is to be answered from: what the frame gives, else what it names."""
         if not asked.prompt:
             raise BadRequest("Question not provided in the frame", code="missing_field")
         if asked.rag is not None:
             raise Unprocessable("this server cannot look for pages here: leave |RAG| out", code="no_rag")
         if asked.context is None and asked.content is None:
-            return None
+            with taken(self._room.places):
+                return sources.of_question(self._room, persona, asked.prompt, key.id, self._status)
         self._status(READING)
         text = "\n\n".join(text.strip() for text in (asked.context, asked.content) if text)
-        return Given.content(text) if asked.content is None else Given.of_text(text)
+        return asked.prompt, Given.content(text) if asked.content is None else Given.of_text(text)
 
     @contextmanager
     def _events(self, key: Key, ask: Ask) -> Iterator[Iterator[Event]]:

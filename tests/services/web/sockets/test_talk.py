@@ -8,6 +8,7 @@ import time
 import pytest
 
 from services.chat.events import Delta, Waiting
+from services.knowledge.documents import Document
 from services.web.frame import Trace
 from services.web.sockets.line import NO_KEY, POLICY
 from services.web.sockets.talk import KEY_SECONDS, MOST_WAITING, Talk, Wish
@@ -141,3 +142,19 @@ def test_stopping_server_takes_no_more_questions(talk, scripted):
     talk.heard("hi")
     text, end = settled(talk)
     assert text.startswith("Error: the server is stopping") and end == "<END>" and not scripted.parts.chat.asked
+
+
+def test_what_is_fetched_is_told_before_the_answer(talk, scripted):
+    class FakeFetcher:
+        def read(self, url, *, owner):
+            return Document("A title", f"text of {url}", url, "text/html")
+
+    talk._room.__dict__["fetcher"] = FakeFetcher()
+    for text in ("https://a.example/ what is it?", "what is in the news?"):
+        talk.heard(text)
+        settled(talk)
+    assert talk.line.said == ["Fetching the page at https://a.example/", "yes", "<END>",
+                              "Checking the news...\n", "yes", "<END>"]
+    first, second = (ask.messages[-1].content for ask in scripted.parts.chat.asked)
+    assert "> text of https://a.example/" in first and first.endswith("Given the preceding content, what is it?")
+    assert "> text of https://" in second
