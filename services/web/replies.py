@@ -145,6 +145,11 @@ class Switched(BaseModel):
     profile: str
 
 
+class TokenBudget(BaseModel):
+    tokens: int
+    per: Literal["day", "month", "total"]
+
+
 class KeyRecord(BaseModel):
     """A key without its secret."""
 
@@ -156,6 +161,8 @@ class KeyRecord(BaseModel):
     expires_at: str | None
     requests_per_minute: int | None
     max_parallel: int | None
+    tokens_per_minute: int | None
+    token_budget: TokenBudget | None
     weight: float = Field(description="the key's share of a busy model beside those of other keys")
 
 
@@ -170,6 +177,8 @@ class KeyList(BaseModel):
 class Limits(BaseModel):
     requests_per_minute: int | None
     max_parallel: int | None
+    tokens_per_minute: int | None
+    token_budget: TokenBudget | None
 
 
 class KeyUsage(BaseModel):
