@@ -11,7 +11,7 @@ from tests.bench.bench_retrieval import fill, furnished, measure, shown
 from tests.bench.retrieval import make
 from tests.conftest import Server
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,266 @@
+"""Sources on their way into a base: crawls, refreshing, failures that pass, limits; and passages for a prompt."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from services import wire
+from services.engine.fake_words import DIMENSIONS, vector
+from services.errors import BadRequest, Forbidden, NotFound, TooManyRequests, Unavailable
+from services.knowledge import read
+from services.knowledge.bases import Bases, cited
+from services.knowledge.documents import Document, Link, Section
+from services.knowledge.index import Indexer, Model
+from services.knowledge.ingest import Limits
+from services.knowledge.read import SourceReader, kind_of
+from services.store.knowledge_sqlite import SqliteLibrary
+from tests.services.web.conftest import wait_until
+
+READY = wire.Ready(model="m.gguf", architecture="fake", n_ctx=64, n_ctx_train=64, n_slots=1, n_vocab=9, n_threads=1,
+                   chat_template=None, bos="", eos="", special_tokens=[], n_embd=DIMENSIONS)
+
+
+@dataclass
+class Engine:
+    """Words are tokens. `fail` is raised by each use until it is taken away."""
+
+    fail: Exception | None = None
+    ready = READY
+    embedded: list[str] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def lease(self, spec: Any, keep: float, beat: Any) -> Any:
+        beat()
+        yield self
+
+    def count(self, prompts: list[list[str]]) -> list[int]:
+        return [len("".join(prompt).split()) for prompt in prompts]
+
+    def embed(self, request: wire.Embed) -> wire.Vectors:
+        if self.fail:
+            raise self.fail
+        self.embedded += request.texts
+        return wire.Vectors(id=request.id, dimensions=DIMENSIONS, vectors=[vector(text) for text in request.texts],
+                            tokens=[1] * len(request.texts))
+
+
+@dataclass
+class Web:
+    """A few pages; those that are exceptions are raised."""
+
+    pages: dict[str, Any] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+
+    def read(self, url: str, **_: Any) -> Document:
+        self.asked.append(url)
+        page = self.pages.get(url, BadRequest(f"there is nothing at {url}"))
+        if isinstance(page, list):
+            page = page.pop(0)
+        if isinstance(page, Exception):
+            raise page
+        text, *links = page.split(" -> ")
+        return Document(title=f"Title of {url}", text=text, source=url, media_type="text/html",
+                        links=tuple(Link(link) for link in links), sections=(Section("Part", 0, len(text)),))
+
+
+class World:
+    def __init__(self, folder, **limits):
+        self.engine, self.web, self.time, self.charged = Engine(), Web(), 1000.0, []
+        (folder / "m.gguf").write_bytes(b"model")
+        spec = wire.RunnerSpec(model=str(folder / "m.gguf"), n_ctx=64, parallel=1, n_threads=1, n_gpu_layers=0,
+                               embedding=True)
+        self.library = SqliteLibrary(folder)
+        indexer = Indexer(self.engine, lambda _name, _allowed: Model("small", spec, 0, "doc: ", "query: "),
+                          lambda owner, tokens: self.charged.append((owner, tokens)))
+        self.bases = Bases(self.library, indexer, SourceReader(self.web), Limits(**limits), lambda: self.time)
+        self.work = self.bases._ingester.round
+        self.bases._ingester.start = lambda: None       # rounds are made by the test
+        self.bases.create("kAnn", "facts")
+
+    def add(self, kind, name, payload=None, **options):
+        self.bases.add("kAnn", "facts", kind, name, payload, **options)
+        self.work()
+        return self.bases.sources("kAnn", "facts")[-1]
+
+    @property
+    def names(self):
+        return [document["name"] for document in self.bases.documents("kAnn", "facts")]
+
+    def found(self, query):
+        return [hit.passage.name for hit in self.bases.search("kAnn", ["facts"], query)]
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(tmp_path)
+
+
+def site(*links_of_start):
+    return {"https://a.example/": " -> ".join(["start", *links_of_start]),
+            "https://a.example/one": "first -> https://a.example/two -> https://a.example/",
+            "https://a.example/two": "second -> https://a.example/three", "https://a.example/three": "third",
+            "https://b.example/": "elsewhere"}
+
+
+def test_a_crawl_follows_links_of_its_host_as_deep_and_as_many_as_it_may(world):
+    world.web.pages = site("https://a.example/one", "https://b.example/", "mailto:x@y", "https://a.example/none")
+    source = world.add("crawl", "https://a.example/", max_depth=1)
+    assert (source["state"], source["documents"], source["chunks"]) == ("done", 2, 2)
+    assert source["problems"] == ["https://a.example/none: there is nothing at https://a.example/none"]
+    assert world.names == ["https://a.example/", "https://a.example/one"]
+    assert "https://b.example/" not in world.web.asked
+    assert world.add("crawl", "https://a.example/", max_depth=9)["documents"] == 4
+    assert world.add("crawl", "https://a.example/", max_depth=9, max_pages=2)["documents"] == 2
+
+
+def test_a_page_that_leads_elsewhere_is_not_taken(world):
+    world.web.pages = {"https://a.example/": "start -> https://a.example/out", "https://a.example/out": "x"}
+    read_page = world.web.read
+
+    def led(url, **more):
+        found = read_page(url, **more)
+        return Document(found.title, found.text, "https://b.example/", "text/html") if url.endswith("out") else found
+    world.web.read = led
+    assert world.add("crawl", "https://a.example/")["documents"] == 1
+
+
+def test_a_first_page_that_fails_is_the_sources_error(world):
+    world.web.pages = {"https://a.example/": Forbidden("fetching is off", code="fetch_off")}
+    for kind in ("crawl", "url"):
+        source = world.add(kind, "https://a.example/")
+        assert (source["state"], source["error"], source["documents"]) == ("error", "fetching is off", 0)
+
+
+def test_a_crawl_waits_for_its_owners_rate(world, monkeypatch):
+    monkeypatch.setattr(read, "LONGEST_WAIT", 0.0)
+    busy = TooManyRequests("slowly", retry_after=9)
+    world.web.pages = {"https://a.example/": [busy, busy, "start"]}
+    assert world.add("url", "https://a.example/")["state"] == "done" and len(world.web.asked) == 3
+    world.web.pages = {"https://a.example/": busy}
+    assert world.add("url", "https://a.example/")["error"] == "slowly"
+
+
+def test_addresses_are_read_again_by_interval_and_what_is_gone_goes(world):
+    world.web.pages = site("https://a.example/one", "https://a.example/two")
+    world.bases.change("kAnn", "facts", {"refresh_seconds": 60})
+    world.add("crawl", "https://a.example/", max_depth=1)
+    world.add("text", "note", b"a note that stays")
+    embedded = len(world.engine.embedded)
+    world.time += 59
+    world.work()
+    assert len(world.web.asked) == 3
+    world.web.pages["https://a.example/"] = "start -> https://a.example/one"
+    world.web.pages["https://a.example/one"] = "rewritten"
+    world.time += 2
+    world.work()
+    assert sorted(world.names) == ["https://a.example/", "https://a.example/one", "note"]
+    assert world.engine.embedded[embedded:] == ["doc: Title of https://a.example/one > Part\nrewritten"]
+    assert world.found("rewritten")[0] == "https://a.example/one"
+    assert "https://a.example/two" not in world.found("second")
+
+    world.web.pages["https://a.example/"] = BadRequest("broken today")
+    world.time += 61
+    world.work()
+    state = world.bases.sources("kAnn", "facts")[0]
+    assert (state["state"], state["error"], state["documents"]) == ("error", "broken today", 2)
+    asked = len(world.web.asked)
+    world.work()
+    assert len(world.web.asked) == asked
+
+
+def test_refresh_at_once(world):
+    world.web.pages = {"https://a.example/": "before"}
+    world.add("url", "https://a.example/")
+    world.web.pages = {"https://a.example/": "after"}
+    assert world.bases.refresh("kAnn", "facts")[0]["state"] == "queued"
+    world.work()
+    assert world.bases.search("kAnn", ["facts"], "x")[0].passage.text == "after"
+
+
+def test_what_cannot_be_done_now_waits_and_tells_why(world):
+    world.engine.fail = Unavailable("the model is loading")
+    source = world.add("text", "note", b"a note")
+    assert source["state"] == "queued" and source["error"].endswith("the model is loading")
+    assert (source["documents"], source["indexed"]) == (1, 0)
+    world.engine.fail = None
+    world.work()
+    assert world.bases.sources("kAnn", "facts")[0]["state"] == "done" and world.found("note") == ["note"]
+    assert world.charged and all(owner == "kAnn" for owner, _ in world.charged)
+
+
+def test_a_surprise_is_told_as_little_and_logged(world, caplog):
+    world.engine.fail = ZeroDivisionError("inner workings")
+    source = world.add("text", "note", b"a note")
+    assert source["state"] == "error" and "inner workings" not in source["error"] and "inner workings" in caplog.text
+
+
+def test_a_source_that_is_deleted_while_it_is_read_leaves_nothing(world):
+    def read(url, **_):
+        world.bases.delete_source("kAnn", "facts", world.bases.sources("kAnn", "facts")[0]["id"])
+        return Document("t", "text", url, "text/html")
+    world.web.read = read
+    world.bases.add("kAnn", "facts", "url", "https://a.example/")
+    world.work()
+    assert world.bases.sources("kAnn", "facts") == world.bases.documents("kAnn", "facts") == []
+
+
+def test_a_base_that_is_deleted_while_it_is_worked_on_ends_the_work(world):
+    def read(url, **_):
+        world.bases.delete("kAnn", "facts")
+        return Document("t", "text", url, "text/html")
+    world.web.read = read
+    world.bases.add("kAnn", "facts", "url", "https://a.example/")
+    world.work()
+    with pytest.raises(NotFound):
+        world.bases.get("kAnn", "facts")
+
+
+def test_threads_take_what_comes(tmp_path):
+    world = World(tmp_path)
+    del world.bases._ingester.start
+    before = threading.active_count()
+    for number in range(3):
+        world.bases.add("kAnn", "facts", "file", f"{number}.txt", b"x" * 9000 if number else b"a word")
+    wait_until(lambda: world.bases.get("kAnn", "facts")["pending"] == 0, 60)
+    assert [one["state"] for one in world.bases.sources("kAnn", "facts")] == ["done"] * 3
+    assert threading.active_count() <= before + 2
+
+
+def test_limits_on_bases_pages_and_what_waits(tmp_path):
+    world = World(tmp_path, bases=1, pages=10, pending=1)
+    with pytest.raises(TooManyRequests):
+        world.bases.create("kAnn", "second")
+    world.bases.create("kBob", "second")
+    with pytest.raises(BadRequest, match="KNOWLEDGE_MAX_PAGES"):
+        world.bases.add("kAnn", "facts", "crawl", "https://a.example/", max_pages=11)
+    world.bases.add("kAnn", "facts", "url", "https://a.example/")
+    with pytest.raises(TooManyRequests):
+        world.bases.add("kAnn", "facts", "url", "https://a.example/")
+
+
+def test_a_context_numbers_what_it_cites_and_keeps_to_its_budget(world):
+    world.web.pages = {"https://a.example/": "alpha beta gamma"}
+    world.add("url", "https://a.example/")
+    world.add("text", "Note", b"alpha delta " * 20)
+    context = world.bases.context("kAnn", ["facts"], "alpha", 10_000)
+    assert context.text.startswith("[1] ") and "\n\n[2] " in context.text
+    assert [citation["n"] for citation in context.citations] == [1, 2]
+    page = next(citation for citation in context.citations if citation["url"])
+    assert (page["base"], page["title"], page["url"], page["position"]) == (
+        "facts", "Title of https://a.example/", "https://a.example/", {"chunk": 0, "start": 0})
+    assert 0 < page["score"] <= 1 and "text" not in page
+    short = world.bases.context("kAnn", ["facts"], "alpha", 120)
+    assert len(short.text) <= 120 and len(short.citations) == 1
+    assert cited([], 100).text == "" and world.engine.embedded[-1] == "query: alpha"
+    with pytest.raises(NotFound):
+        world.bases.context("kBob", ["facts@kAnn"], "alpha", 100)
+
+
+def test_zips_are_told_from_files():
+    assert [kind_of(*one) for one in (("a.zip", ""), ("x", "application/zip"), ("a.docx", ""), ("a.txt", "text/plain"))
+            ] == ["zip", "zip", "file", "file"]
