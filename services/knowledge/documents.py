@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -66,11 +65,6 @@ def clean(text: str) -> str:
 def one_line(text: str, longest: int = 200) -> str:
     """`clean` text on one line, for titles and names."""
     return " ".join(clean(text).split())[:longest]
-
-
-def digest(document: Document) -> str:
-    """What changes when the text does: sha256, in hex."""
-    return hashlib.sha256(document.text.encode()).hexdigest()
 
 
 def quoted(documents: Sequence[Document], limit: int, measure: Callable[[str], int] = len) -> str:
