@@ -141,7 +141,8 @@ def _bad_request(shape: type[Body], faults: list[ErrorDetails]) -> BadRequest:
     if words := _seed_words(shape, first):
         return BadRequest(words, code="missing_field", param=param)
     if first["type"] == "extra_forbidden":
-        known = ", ".join(sorted(field.alias or name for name, field in shape.model_fields.items()))
+        known = ", ".join(sorted(field.alias or name for name, field in shape.model_fields.items()
+                                 if field.annotation is not type(None)))      # which is one that is refused
         more = f"; known are: {known}" if len(first["loc"]) == 1 else ""
         return BadRequest(shape.unknown.format(param[:80]) + more, code=shape.unknown_code, param=param[:200])
     told = dict.fromkeys(_words(fault) for fault in faults if _path(fault) == param)

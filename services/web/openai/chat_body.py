@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Tag
+from pydantic import BaseModel, ConfigDict, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
 
 from services.chat.events import Ask, Spent
 from services.chat.messages import Call, Message, Role, Tool, Toolbox
@@ -20,6 +21,7 @@ from services.web.openai import common
 from services.web.openai.common import ClientBody, Content, Ignored, Refused, SamplingBody, Session, by_kind
 
 ANY_OBJECT = {"type": "object"}
+TOOL_SHAPE = '{"type": "function", "function": {"name": ..., "description": ..., "parameters": {JSON Schema}}}'
 
 
 class Sent(BaseModel):
@@ -60,6 +62,13 @@ class ChatTool(ClientBody):
     type: Literal["function"]
     function: FunctionTool
 
+    @model_validator(mode="before")
+    @classmethod
+    def _holds_a_function(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "function" not in value and value.get("type", "function") == "function":
+            raise PydanticCustomError("tool_shape", "should be " + TOOL_SHAPE)
+        return value
+
 
 class FunctionName(ClientBody):
     name: str
@@ -88,9 +97,11 @@ class ResponseFormat(ClientBody):
             return None
         if self.type == "json_object":
             return self.schema_ or ANY_OBJECT
-        if self.json_schema is None:
-            raise BadRequest("response_format.json_schema: Field required", param="response_format.json_schema")
-        return self.json_schema.schema_ or ANY_OBJECT
+        held = self.json_schema
+        if held is None or held.schema_ is None:
+            missing = "response_format.json_schema" + ("" if held is None else ".schema")
+            raise BadRequest(f"{missing}: Field required", param=missing)
+        return held.schema_ or ANY_OBJECT
 
 
 class StreamOptions(ClientBody):

@@ -23,12 +23,14 @@ STRICT = "true: refuse a schema that no grammar can hold all of; else what canno
 TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 LEAST_TOP_P = 1e-6          # what 0 is taken as: the likeliest token alone
 LEAST_LOGPROB = -9999.0     # what OpenAI says for a token that cannot be
+_INSTEAD = {"functions": "use tools", "function_call": "use tool_choice"}       # of OpenAI's first version of both
 _TOKEN = re.compile(r"[0-9]{1,9}")
 
 
 def _refuse(value: Any, info: ValidationInfo) -> None:
     if value is not None:
-        raise BadRequest(f"{info.field_name} is not supported by this server: leave it out",
+        advice = _INSTEAD.get(info.field_name or "", "leave it out")
+        raise BadRequest(f"{info.field_name} is not supported by this server: {advice}",
                          code="unsupported_parameter", param=info.field_name)
 
 
@@ -167,11 +169,17 @@ def only_one_form(**forms: Any) -> None:
 
 
 def session_id(metadata: dict[str, Any] | None = None) -> str | None:
-    """The session that a request is part of: the header's, else that of its `metadata`; None: nothing is kept."""
-    if SESSION_HEADER in request.headers:
-        return parse_id(request.headers[SESSION_HEADER])
+    """The session that a request is part of: the header's or that of its `metadata`; None: nothing is kept.
+    `BadRequest` when these differ."""
     given = (metadata or {}).get("session_id")
-    return None if given is None else parse_id(given)
+    inner = None if given is None else parse_id(given)
+    if SESSION_HEADER not in request.headers:
+        return inner
+    session = parse_id(request.headers[SESSION_HEADER])
+    if inner not in (None, session):
+        raise BadRequest(f"{SESSION_HEADER} names the session {session!r}, and metadata.session_id {inner!r}: give one "
+                         "of them", param="metadata.session_id")
+    return session
 
 
 def make_ask(digest: str | None, **fields: Any) -> Ask:

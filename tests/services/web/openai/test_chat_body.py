@@ -69,7 +69,7 @@ def refused(scripted):
      {"tools": None, "schema": {"type": "object"}}),
     ({"metadata": {"session_id": "talk"}}, {"session_id": "talk"}), ({"metadata": {"a": "x"}}, {"session_id": None}),
     ({"headers": {"X-Session-Id": "7"}}, {"session_id": "7"}),
-    ({"headers": {"X-Session-Id": "7"}, "metadata": {"session_id": 8}}, {"session_id": "7"}),
+    ({"headers": {"X-Session-Id": "7"}, "metadata": {"session_id": 7}}, {"session_id": "7"}),
     ({}, {"thinking": True}), ({"reasoning_effort": "none"}, {"thinking": False}),
     ({"chat_template_kwargs": {"enable_thinking": False}}, {"thinking": False}),
     ({"chat_template_kwargs": {"enable_thinking": True}, "reasoning_effort": "high"}, {"thinking": True}),
@@ -128,6 +128,7 @@ def part(kind, **more):
     ({"top_p": -0.1}, "top_p", "0"), ({"n": 0}, "n", "1"), ({"n": 17}, "n", "16"), ({"n": 1.5}, "n", "integer"),
     ({"n": 2, "headers": {"X-Session-Id": "7"}}, "n", "session"),
     ({"metadata": {"session_id": "a b"}}, "session_id", "no session id"),
+    ({"headers": {"X-Session-Id": "7"}, "metadata": {"session_id": 8}}, "metadata.session_id", "X-Session-Id names"),
     ({"stop": ["a"] * 17}, "stop", "16"), ({"stop": ["a", ""]}, "stop.1", "at least 1"), ({"seed": 2**63}, "seed", ""),
     ({"presence_penalty": 3}, "presence_penalty", "2"), ({"logit_bias": {"a": 1}}, "logit_bias", "no token"),
     ({"logit_bias": {"5": 101}}, "logit_bias.5", "100"), ({"logit_bias": {"5": "x"}}, "logit_bias.5", "number"),
@@ -139,6 +140,10 @@ def part(kind, **more):
     ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x", "Unrecognized"),
     ({"response_format": {"type": "yaml"}}, "response_format.type", "json_schema"),
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "required"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}, "response_format.json_schema.schema",
+     "required"),
+    ({"tools": [{"name": "a", "parameters": {}}]}, "tools.0", '{"type": "function", "function": {"name": ...'),
+    ({"tools": [{"type": "function", "name": "a"}]}, "tools.0", '{"type": "function", "function": {"name": ...'),
     ({"tools": [{"type": "web_search"}]}, "tools.0.type", "function"),
     ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools.0.function.name", "letters"),
     ({"tools": [{"type": "function", "function": {"name": "a", "parameters": {"type": "null"}}}]}, "tools.0", "object"),
@@ -172,3 +177,10 @@ def test_what_cannot_be_done_has_a_code_of_its_own(refused, given, param, code):
     error = refused(**given)
     assert (error["param"], error["code"]) == (param, code)
     assert param.split(".")[0] in error["message"]
+
+
+@pytest.mark.parametrize("field, instead", [("functions", "use tools"), ("function_call", "use tool_choice")])
+def test_what_is_refused_is_not_among_what_is_known(refused, field, instead):
+    assert refused(**{field: []})["message"] == f"{field} is not supported by this server: {instead}"
+    known = refused(function_calls=[])["message"].partition("known are: ")[2].split(", ")
+    assert {"tools", "tool_choice", "messages"} < set(known) and field not in known and "audio" not in known
