@@ -283,3 +283,13 @@ def test_a_revoked_key_is_out_with_its_next_request(small: SimpleNamespace, keys
 
 def test_patience_is_short() -> None:
     assert limits.PATIENCE <= 0.2       # a key at its limit must not hold the server's threads
+
+
+def test_key_may_come_late_where_the_route_sees_to_it(small: SimpleNamespace, secret: str) -> None:
+    """Nobody comes in as nobody; a wrong key does not come in at all."""
+    small.app.add_url_rule("/late", "late", lambda: str(g.key and g.key.id))
+    small.gate.allow("late", "GET", "answer", late=True)
+    assert call(small.client, "GET", "/late").text == "None"
+    assert call(small.client, "GET", "/late", secret).status_code == 200
+    assert call(small.client, "GET", "/late", "wrong").status_code == 401
+    assert call(small.client, "POST", "/late").status_code == 401

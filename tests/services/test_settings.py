@@ -114,3 +114,11 @@ def test_localais_galleries_and_preloads() -> None:
                        ("PRELOAD_MODELS", "{}"), ("PRELOAD_MODELS", "[" * 100_000)):
         with pytest.raises(ConfigError, match=f"{name}=.*expected a JSON array"):
             load({name: text}, None)
+
+
+def test_origins_are_addresses_without_a_path():
+    assert load({"ALLOWED_ORIGINS": "https://A.example/, http://b.example:81"}, None).allowed_origins == \
+        ("https://a.example", "http://b.example:81")
+    for text in ("a.example", "*", "https://a.example/x", "null", "https://"):
+        with pytest.raises(ConfigError, match="ALLOWED_ORIGINS"):
+            load({"ALLOWED_ORIGINS": text}, None)
