@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import Any
 
 from services.errors import BadSchema
+from services.runner.apart import told_apart
 from services.runner.gbnf import (
     BASIC,
     CHAR,
@@ -31,6 +32,7 @@ from services.runner.gbnf import (
     row,
     size,
 )
+from services.runner.numbers import BOUNDS, Unheld, span
 from services.runner.pattern import FORMATS, MOST_REPEATS, Pattern
 
 MOST_BYTES = 64 * 1024      # of a schema as JSON
@@ -45,7 +47,7 @@ NOTES = {"title", "description", "default", "examples", "example", "$schema", "$
 TYPES = {"object": {"properties", "required", "additionalProperties"},
          "array": {"items", "prefixItems", "minItems", "maxItems"},
          "string": {"pattern", "minLength", "maxLength", "format"},
-         "integer": set[str](), "number": set[str](), "boolean": set[str](), "null": set[str]()}
+         "number": set(BOUNDS), "integer": set(BOUNDS), "boolean": set[str](), "null": set[str]()}
 
 
 def grammar_of(schema: Schema) -> Grammar:
@@ -143,7 +145,7 @@ class _Reader:
         return self._refs[ref]
 
     def _any(self, node: Schema, where: str, depth: int) -> Call:
-        _only(node, {"anyOf"}, where)
+        _only(node, {"anyOf", "discriminator"}, where)
         parts = _listed(node["anyOf"], f"{where}.anyOf")
         if len(parts) > MOST_OPTIONS:
             raise bad(where, f"has anyOf of more than {MOST_OPTIONS} parts")
@@ -151,12 +153,20 @@ class _Reader:
                                         for i, part in enumerate(parts)])))
 
     def _one(self, node: Schema, where: str, depth: int) -> Call:
-        """`oneOf` demands that no value fits two: taken only where the types already tell them apart."""
+        """`oneOf` demands that no value fits two: taken only where something already tells them apart."""
         parts = _listed(node["oneOf"], f"{where}.oneOf")
-        kinds = [_kind(part) for part in parts]
-        if None in kinds or len(set(kinds)) < len(kinds):
-            raise bad(where, "has oneOf with parts that are not told apart by type; use anyOf")
+        if len(parts) <= MOST_OPTIONS and not told_apart([self._meant(part, where) for part in parts]):
+            raise bad(where, "has oneOf with parts that are not told apart by type, nor by a required property with "
+                      "different const or enum; use anyOf")
         return self._any({("anyOf" if key == "oneOf" else key): value for key, value in node.items()}, where, depth)
+
+    def _meant(self, node: Any, where: str) -> Any:
+        """What a `$ref` leads to, unless that goes on and on."""
+        for _ in range(MOST_DEPTH):
+            if not isinstance(node, dict) or "$ref" not in node:
+                break
+            node = target_of(self._schema, node["$ref"], where)
+        return node
 
     def _all(self, node: Schema, where: str, depth: int) -> Call:
         _only(node, {"allOf"}, where)
@@ -179,13 +189,30 @@ class _Reader:
 
     def _typed(self, node: Schema, where: str, depth: int) -> Call:
         names = names_of(node["type"] if "type" in node else _guess(node, where), where)
+        if "integer" in names and "number" not in names and node.get("multipleOf") == 1:
+            node = {key: value for key, value in node.items() if key != "multipleOf"}
         _only(node, {"type"}.union(*(TYPES[name] for name in names)), where)
         parts = [self._one_type(name, node, where, depth) for name in names]
         return parts[0] if len(parts) == 1 else self._rule(Either(tuple(parts)))
 
     def _one_type(self, name: str, node: Schema, where: str, depth: int) -> Call:
         read = {"object": self._object, "array": self._array, "string": self._string}.get(name)
-        return read(node, where, depth) if read else self._basic(name)
+        if read:
+            return read(node, where, depth)
+        return self._number(name, node, where) if TYPES[name] & node.keys() else self._basic(name)
+
+    def _number(self, name: str, node: Schema, where: str) -> Call:
+        bounds = {key: node[key] for key in BOUNDS if key in node}
+        if wrong := [key for key, value in bounds.items() if not is_of(value, "number")]:
+            raise bad(where, f"has {wrong[0]} {json.dumps(bounds[wrong[0]])[:40]}; it must be a number")
+        try:
+            within = span(name, bounds)
+        except Unheld as error:
+            raise bad(where, f"has {error.keyword} {json.dumps(bounds[error.keyword])[:40]}, which has more digits "
+                      f"than are written of a {name} with bounds; round it") from None
+        if within.high < within.low:
+            raise bad(where, f"has {' and '.join(bounds)} between which there is no {name}, so it allows no value")
+        return self._rule(within.expression())
 
     def _object(self, node: Schema, where: str, depth: int) -> Call:
         """With `properties` no others are written: allowed always, and safe where they would clash."""
@@ -219,13 +246,23 @@ class _Reader:
 
     def _array(self, node: Schema, where: str, depth: int) -> Call:
         if "prefixItems" in node:
-            _only(node, {"type", "prefixItems"}, where)
-            parts = [self._node(part, f"{where}[{i}]", depth + 1)
-                     for i, part in enumerate(_listed(node["prefixItems"], f"{where}.prefixItems"))]
-            return self._braces("[", row(parts[0], *(row(COMMA, part) for part in parts[1:])), "]")
+            return self._tuple(node, where, depth)
         least, most = _range(node, "minItems", "maxItems", where)
         item = self._node(node.get("items", True), f"{where}.items", depth + 1)
         return self._rule(Literal("[]")) if most == 0 else self._braces("[", self._list(item, least, most), "]")
+
+    def _tuple(self, node: Schema, where: str, depth: int) -> Call:
+        """All the items that it names, and no others."""
+        items = _listed(node["prefixItems"], f"{where}.prefixItems")
+        if node.get("items", False) is not False:
+            raise bad(where, "has 'items' beside prefixItems, which is not supported but for false; no more are "
+                      "written")
+        least, most = _range(node, "minItems", "maxItems", where)
+        if least > len(items) or (most is not None and most < len(items)):
+            raise bad(where, f"has {'minItems' if least > len(items) else 'maxItems'} that is not met by its "
+                      f"{len(items)} prefixItems, all of which are written")
+        parts = [self._node(part, f"{where}[{i}]", depth + 1) for i, part in enumerate(items)]
+        return self._braces("[", row(parts[0], *(row(COMMA, part) for part in parts[1:])), "]")
 
     def _list(self, item: Expression, least: int, most: int | None) -> Expression:
         more = self._rule(row(COMMA, item))
@@ -309,12 +346,6 @@ def names_of(value: Any, where: str) -> list[str]:
     if not names or not all(isinstance(name, str) and name in TYPES for name in names):
         raise bad(where, f"has type {json.dumps(value)[:60]}; the types are {', '.join(TYPES)}")
     return names
-
-
-def _kind(node: Any) -> str | None:
-    """What tells a part of `oneOf` apart: its one type, integers being numbers."""
-    name = node.get("type") if isinstance(node, dict) else None
-    return {"integer": "number"}.get(name, name) if isinstance(name, str) else None
 
 
 def is_of(value: Any, name: str) -> bool:

@@ -1,6 +1,6 @@
 """A tool's parameters as clients send them → a schema that `grammar_of` takes, for tools that do not ask to be strict.
 
-What no grammar can hold arguments to is dropped: a keyword that only narrows is passed over (`minimum`, `not`, an
+What no grammar can hold arguments to is dropped: a keyword that only narrows is passed over (`multipleOf`, `not`, an
 unanchored `pattern`, that no value may fit two parts of a `oneOf`), a part that says nothing else may be any value.
 Arguments comply with all the rest, of which `allOf`, what stands beside a `$ref`, `anyOf` or `oneOf`, and tuples are
 written in the words of the grammar. What is no schema is refused as ever.
@@ -15,6 +15,7 @@ from typing import Any
 from services.errors import BadSchema
 from services.runner.grammar import MOST_DEPTH, TYPES, Schema, bad, checked, is_of, names_of, target_of
 from services.runner.merging import HIGHEST, LOWEST, NoValue, merged
+from services.runner.numbers import BOUNDS, Unheld, span
 from services.runner.pattern import FORMATS, MOST_REPEATS, Pattern
 
 MOST_NODES = 10_000         # schemas that are read, those behind references each time that they are merged
@@ -24,6 +25,7 @@ HELD = {"$ref", "allOf", "anyOf", "oneOf", "const", "enum", "type", "patternProp
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {     # what the keywords' values are
     **dict.fromkeys(("minimum", "maximum", "multipleOf", "minProperties", "maxProperties", "minContains", "maxContains",
                      *LOWEST, *HIGHEST), ((int, float), "a number")),
+    **dict.fromkeys(("exclusiveMinimum", "exclusiveMaximum"), ((int, float, bool), "a number")),
     **dict.fromkeys(("$ref", "pattern", "format"), ((str,), "a string")),
     **dict.fromkeys(("enum", "required", "anyOf", "oneOf", "allOf", "prefixItems"), ((list,), "a list")),
     **dict.fromkeys(("properties", "patternProperties", "dependentRequired", "dependentSchemas", "$defs",
@@ -79,7 +81,7 @@ class _Loosening:
         self._count(node, where, depth)
         if node is True:
             return
-        own = {key: value for key, value in node.items() if key in HELD - {"$ref", "allOf", "const"}}
+        own = {key: value for key, value in _numbered(node).items() if key in HELD - {"$ref", "allOf", "const"}}
         if "const" in node:
             yield {"enum": [node["const"]]}
         if own:
@@ -145,7 +147,9 @@ class _Loosening:
             return self._object(node, where, depth)
         if name == "array":
             return self._array(node, where, depth)
-        return _string(node, where) if name == "string" else {"type": name}
+        if name == "string":
+            return _string(node, where)
+        return _number(name, node, where) if TYPES[name] & node.keys() else {"type": name}
 
     def _object(self, node: Schema, where: str, depth: int) -> Schema:
         required = list(dict.fromkeys(_names_in(node.get("required", []), where)))
@@ -200,6 +204,29 @@ def _string(node: Schema, where: str) -> Schema:
         return {"type": "string", "format": node["format"]}
     least, most = _range(node, "minLength", "maxLength", where)
     return {"type": "string", **_limits(minLength=least, maxLength=most)}
+
+
+def _number(name: str, node: Schema, where: str) -> Schema:
+    bounds = {key: node[key] for key in BOUNDS if key in node}
+    while bounds:
+        try:
+            within = span(name, bounds)
+        except Unheld as error:
+            del bounds[error.keyword]
+            continue
+        if within.high < within.low:
+            raise bad(where, f"allows no value: no {name} is within its bounds", NoValue)
+        break
+    return {"type": name, **bounds}
+
+
+def _numbered(node: Schema) -> Schema:
+    """`node` with bounds that are numbers: until 2016 `exclusiveMinimum` said of `minimum` whether it is exclusive."""
+    made = {key: value for key, value in node.items() if key not in BOUNDS or not isinstance(value, bool)}
+    for key, bound in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
+        if node.get(key) is True and bound in made:
+            made[key] = made.pop(bound)
+    return made
 
 
 def _is_held(pattern: str) -> bool:

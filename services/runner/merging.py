@@ -7,8 +7,9 @@ from typing import Any
 
 from services.errors import BadSchema
 from services.runner.grammar import Schema, bad, names_of
+from services.runner.numbers import HIGH, LOW
 
-LOWEST, HIGHEST = {"minLength", "minItems"}, {"maxLength", "maxItems"}
+LOWEST, HIGHEST = {"minLength", "minItems"}, {"maxLength", "maxItems"}      # counts, beside the bounds of numbers
 
 
 class NoValue(BadSchema):
@@ -43,7 +44,9 @@ def _of_both(key: str, one: Any, other: Any, where: str) -> Any:
         return _all_of(one, other)
     if key == "patternProperties":
         return {**other, **one, **{name: _all_of(one[name], other[name]) for name in one.keys() & other.keys()}}
-    return max(one, other) if key in LOWEST else min(one, other) if key in HIGHEST else one
+    if key in LOWEST or key in LOW:
+        return max(one, other)
+    return min(one, other) if key in HIGHEST or key in HIGH else one
 
 
 def _common(key: str, one: Any, other: Any, where: str) -> list[Any]:

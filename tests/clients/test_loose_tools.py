@@ -64,7 +64,7 @@ MCP = [{"name": "edit_file", "inputSchema": {
             "labels": {"type": "array", "items": {"type": "string"}, "uniqueItems": True},
             "filters": {"type": "object", "patternProperties": {"^x-": {"type": "string"}}, "minProperties": 1}},
         "required": ["q"], "anyOf": [{"required": ["page"]}, {"required": ["perPage"]}]}}]
-DROPPED = {"minimum", "maximum", "uniqueItems", "minProperties"}       # what no grammar holds
+DROPPED = {"uniqueItems", "minProperties"}       # what no grammar holds
 
 
 def tool(name: str, parameters: dict[str, Any], **more: Any) -> dict[str, Any]:

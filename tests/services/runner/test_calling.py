@@ -278,9 +278,9 @@ def test_what_is_no_call_behind_a_call_ends_the_answer(tmp_path: Path, successor
 
 
 def test_what_cannot_be_kept_to_is_refused(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    bad = Tool("set_volume", "", {"type": "object", "properties": {"level": {"type": "integer", "minimum": 0}}},
+    bad = Tool("set_volume", "", {"type": "object", "properties": {"level": {"type": "integer", "multipleOf": 5}}},
                strict=True)
-    with pytest.raises(BadSchema, match=r"the tool 'set_volume': parameters\.level has 'minimum'") as refused:
+    with pytest.raises(BadSchema, match=r"the tool 'set_volume': parameters\.level has 'multipleOf'") as refused:
         answer(model, tools.HERMES.calls(Toolbox((NOW, bad))))
     assert refused.value.param == "tools"
     for count in (0, MOST_TOOLS + 1):

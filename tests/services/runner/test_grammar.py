@@ -44,8 +44,9 @@ def test_what_is_written_complies(model: Model, schema: dict[str, Any]) -> None:
         assert end.finish_reason == "stop" and complies(text, schema)
 
 
+TAGGED: dict[str, Any] = {"type": "object", "properties": {"kind": {"const": "a"}}, "required": ["kind"]}
 REFUSED: dict[str, Any] = {
-    "unknown keyword": ({"type": "integer", "minimum": 3}, "minimum"),
+    "unknown keyword": ({"type": "integer", "multipleOf": 3}, "multipleOf"),
     "not": ({"not": {"type": "string"}}, "not"),
     "wrong type": ({"type": "strin"}, "strin"),
     "remote ref": ({"$ref": "https://example.org/schema.json"}, "nothing is fetched"),
@@ -54,6 +55,14 @@ REFUSED: dict[str, Any] = {
     "ref to itself": ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}, "."),
     "required but unknown": ({"properties": {"a": {"type": "null"}}, "required": ["b"]}, "'b'"),
     "overlapping oneOf": ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "oneOf"),
+    "oneOf with one tag twice": ({"oneOf": [TAGGED, TAGGED]}, "oneOf"),
+    "oneOf with a tag that may be left out": ({"oneOf": [TAGGED, {**TAGGED, "required": []}]}, "oneOf"),
+    "oneOf of equal numbers": ({"oneOf": [{"const": 1}, {"const": 1.0}]}, "oneOf"),
+    "oneOf round and round": ({"oneOf": [{"$ref": "#/$defs/a"}, {}], "$defs": {"a": {"$ref": "#/$defs/a"}}}, "oneOf"),
+    "discriminator alone": ({"discriminator": {"propertyName": "a"}, "type": "object"}, "discriminator"),
+    "tuple that goes on": ({"type": "array", "prefixItems": [{}], "items": {"type": "null"}}, "'items' beside"),
+    "tuple too short": ({"type": "array", "prefixItems": [{}], "minItems": 2}, "minItems that is not met"),
+    "tuple too long": ({"type": "array", "prefixItems": [{}, {}], "maxItems": 1}, "maxItems that is not met"),
     "two allOf": ({"allOf": [{"type": "object"}, {"type": "object"}]}, "allOf"),
     "anyOf beside properties": ({"anyOf": [{"type": "null"}], "properties": {}}, "properties"),
     "nothing fits": ({"type": "integer", "enum": ["a"]}, "no value"),

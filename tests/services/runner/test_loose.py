@@ -20,7 +20,7 @@ from services.runner.loose import arguments
 from services.runner.model import Model
 from services.runner.pushdown import Machine
 from services.wire import Sampling
-from tests.services.runner.schemas import RANDOM
+from tests.services.runner.schemas import RANDOM, UNION
 from tests.services.runner.test_calling import answer, check, said
 from tests.services.runner.walk import walks
 from tests.tiny_gguf import write_tiny
@@ -50,6 +50,8 @@ def sprinkled(schema: Any, chance: random.Random) -> Any:
     for key, value in schema.items():
         if key in ("properties", "$defs"):
             made[key] = some(value, chance)
+        elif key == "oneOf":
+            made[key] = [sprinkled(one, chance) for one in value]
         elif key in ("anyOf", "prefixItems"):
             made[chance.choice([key, "oneOf"]) if key == "anyOf" else key] = [sprinkled(one, chance) for one in value]
         else:
@@ -111,16 +113,22 @@ TREE = {"$ref": "#/$defs/node", "$defs": {"base": {"properties": {"v": {"type": 
 
 
 @pytest.mark.parametrize(("schema", "good", "bad"), [
-    ({"type": "integer", "minimum": 0}, [1, -1], ["a", 1.5]),
+    ({"type": "integer", "minimum": 0, "multipleOf": 5}, [0, 7], [-1, "a", 1.5]),
     ({"type": "string", "pattern": "[a-z]"}, ["", "é"], [1]), ({"type": "string", "format": "ipv6"}, ["x"], [None]),
     ({"type": "string", "maxLength": 4096, "minLength": 2}, ["ab", "x" * 600], ["a"]),
     ({"type": "string", "pattern": "^[ab]{2}$", "format": "email", "maxLength": 9}, ["ab"], ["abc"]),
     ({"type": "string", "format": "date", "minLength": 1}, ["2024-01-31"], ["today"]),
     ({"type": ["string", "null"], "minLength": 1}, ["a", None], ["", 1]),
-    ({"minimum": 3}, [1, "a", {"b": [None]}], []), ({"not": {"type": "null"}}, [1, []], []),
+    ({"minimum": 3}, [3, 4.5], [1, "a"]),
+    ({"minimum": 3, "exclusiveMinimum": True, "exclusiveMaximum": False, "maximum": 5}, [3.1, 5], [3, 5.1]),
+    ({"type": "integer", "minimum": 1e300, "maximum": 9}, [9, -5], [10]), ({"exclusiveMinimum": True}, ["a", 1], []),
+    ({"type": "integer", "minimum": 3, "allOf": [{"minimum": 5, "maximum": 9}, {"maximum": 7}]}, [5, 7], [4, 8]),
+    ({"anyOf": [{"type": "integer", "minimum": 3, "maximum": 2}, {"type": "null"}]}, [None], [2, 3]),
+    ({"not": {"type": "null"}}, [1, []], []),
     ({"type": "string", "enum": ["a", "b"], "default": "a", "minLength": 1}, ["a", "b"], ["c"]),
     ({"const": 3, "minimum": 1}, [3], [4]), ({"enum": [1, 2], "const": 2}, [2], [1]),
     ({"oneOf": [{"type": "integer"}, {"type": "integer", "minimum": 3}, {"type": "null"}]}, [1, None], ["a"]),
+    (UNION, [{"kind": "a", "n": 1}, {"kind": "b"}], [{"kind": "a"}, {"kind": "c"}, {"kind": "a", "n": 0}]),
     ({"anyOf": [{"type": "string"}, False], "type": "string"}, ["a"], [1]),
     ({"type": "array", "items": {"type": "integer"}, "uniqueItems": True, "minItems": 1}, [[1, 1]], [[], ["a"]]),
     ({"type": "array", "items": [{"type": "integer"}, {"type": "null"}], "additionalItems": False}, [[1, None]], [[1]]),
@@ -139,7 +147,7 @@ TREE = {"$ref": "#/$defs/node", "$defs": {"base": {"properties": {"v": {"type": 
     ({"type": "object", "properties": {"a": {"type": "null"}}, "required": ["a", "a"], "if": {}}, [{"a": None}], [{}]),
     ({"allOf": [BASE, NAMED]}, [{"id": 1}, {"id": 1, "name": "n"}], [{"name": "n"}, {"id": "x"}]),
     ({"allOf": [BASE, {"properties": {"id": {"enum": [1, "a"]}}}]}, [{"id": 1}], [{"id": 2}, {"id": "a"}]),
-    ({"allOf": [{"type": "number"}, {"type": ["integer", "string"]}, {"maximum": 3}]}, [4], [1.5, "a"]),
+    ({"allOf": [{"type": "number"}, {"type": ["integer", "string"]}, {"maximum": 3}]}, [3], [4, 1.5, "a"]),
     ({"allOf": [{"minLength": 2, "maxLength": 3}, {"minLength": 1, "maxLength": 2, "type": "string"}]}, ["ab"], ["a"]),
     ({"allOf": [{"enum": [1, 2]}, {"enum": [2, 3]}]}, [2], [1, 3]), ({"allOf": [True, {}]}, [1, "a"], []),
     ({"allOf": [{"items": {"type": "number"}}, {"items": {"type": "integer"}}]}, [[1]], [[1.5]]),
@@ -147,7 +155,7 @@ TREE = {"$ref": "#/$defs/node", "$defs": {"base": {"properties": {"v": {"type": 
     ({"allOf": [{**BASE, "additionalProperties": False}, NAMED]}, [{"id": 1}], [{"id": 1, "name": "n"}]),
     ({**BASE, "anyOf": [{"required": ["a"]}, {"required": ["b"]}]}, [{"id": 1, "a": 1}], [{"id": 1}]),
     (KINDS, [{"kind": "a", "x": 1}, {"kind": "b", "y": 1}], [{"kind": "b"}, {"kind": "c"}]),
-    ({"$ref": "#/$defs/a", "minimum": 3, "$defs": {"a": {"type": "integer"}}}, [1], ["a"]),
+    ({"$ref": "#/$defs/a", "minimum": 3, "$defs": {"a": {"type": "integer"}}}, [3], [1, "a"]),
     ({"$ref": "#/$defs/a", "required": ["b"], "$defs": {"a": {"type": "object"}}}, [{"b": 1}], [{}]),
     ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}, [1], []),
     (TREE, [{"v": True, "kids": [{"v": False}]}], [{"v": True, "kids": [{}]}, {"kids": []}]),
@@ -163,7 +171,9 @@ def test_what_is_held(schema: dict[str, Any], good: list[Any], bad: list[Any]) -
 
 @pytest.mark.parametrize(("schema", "words"), [
     ([], "schema is an object"), ("x", "schema is an object"), ({"type": "text"}, "the types are"),
-    ({"minimum": "3"}, "minimum \"3\"; it must be a number"), ({"maxLength": -1}, "whole number"),
+    ({"minimum": "3"}, "minimum \"3\"; it must be a number"), ({"exclusiveMinimum": []}, "must be a number"),
+    ({"type": "integer", "minimum": 3, "maximum": 2}, "no integer is within its bounds"),
+    ({"maxLength": -1}, "whole number"),
     ({"maxLength": True}, "must be a number"), ({"minItems": 1.5}, "whole number"), ({"pattern": 3}, "a string"),
     ({"required": True}, "must be a list"), ({"required": [1]}, "list of names"), ({"enum": []}, "without values"),
     ({"properties": []}, "must be an object"), ({"anyOf": []}, "not empty"), ({"allOf": {}}, "must be a list"),
@@ -201,6 +211,6 @@ def test_deep_and_growing_schemas_are_refused_soon() -> None:
 
 
 def test_strict_tools_are_refused_by_keyword(model: Model) -> None:
-    given = {"type": "object", "properties": {"level": {"type": "integer", "minimum": 0}}}
-    with pytest.raises(BadSchema, match=r"the tool 'f': parameters\.level has 'minimum'"):
+    given = {"type": "object", "properties": {"level": {"type": "integer", "multipleOf": 5}}}
+    with pytest.raises(BadSchema, match=r"the tool 'f': parameters\.level has 'multipleOf'"):
         answer(model, tools.HERMES.calls(Toolbox((Tool("f", "", given, strict=True),))))
