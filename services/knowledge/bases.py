@@ -15,6 +15,7 @@ from typing import Any
 
 from auth.records import MASTER_ID
 from services.errors import BadRequest, Conflict, Forbidden, NotFound, TooManyRequests
+from services.knowledge import documents
 from services.knowledge.index import About, Indexer, reindexed
 from services.knowledge.ingest import Ingester, Limits, Reader, stamp
 from services.knowledge.search import Hit, Searched, Weights, hybrid
@@ -23,12 +24,14 @@ from services.store.knowledge import QUEUED, Collection, Document, Library, Sour
 
 CHUNK_TOKENS = 256              # of a chunk, unless its maker or the model says otherwise
 SMALL = 8000                    # characters of a text that is indexed while its sender waits
+MOST_CITED = 8                  # passages of a context
 MOST_BASES = 16                 # searched at once
 
 
 @dataclass(frozen=True)
 class Context:
-    """Passages for a prompt. `text` numbers them [1], [2] …; `citations` say where each is from."""
+    """Passages for a prompt. `text` is a block of quotations, numbered [1], [2] …; `citations` say where each is from:
+    n, base, document, source, title, section, name, url, position, score, similarity."""
 
     text: str
     citations: list[dict[str, Any]]
@@ -225,24 +228,25 @@ class Bases:
         return Searched(ref, collection, vectors[about.fingerprint])
 
     def context(self, owner: str, refs: Sequence[str], query: str, budget: int,
-                beat: Callable[[], None] = lambda: None) -> Context:
-        """Passages for a prompt, as many of the best as have room in `budget` characters: at most 8."""
-        return cited(self.search(owner, refs, query, 8, beat=beat), budget)
+                beat: Callable[[], None] = lambda: None, measure: Callable[[str], int] = len) -> Context:
+        """Passages for a prompt: as many of the best, at most 8, as have room in `budget` of `measure` (characters, or
+        a counter of tokens)."""
+        return cited(self.search(owner, refs, query, MOST_CITED, beat=beat), budget, measure)
 
 
-def cited(hits: Iterable[Hit], budget: int) -> Context:
-    """`hits` as numbered passages, the first cut where even it is too long."""
-    blocks: list[str] = []
-    citations: list[dict[str, Any]] = []
-    for hit in hits:
-        shown = hit.shown()
-        block = f"[{len(blocks) + 1}] {shown['section'] or shown['title']} ({shown['name']})\n{shown.pop('text')}"
-        if len(block) + 2 > budget and blocks:
-            continue
-        blocks.append(block[:budget])
-        citations.append({"n": len(blocks), **shown})
-        budget -= len(block) + 2
-    return Context("\n\n".join(blocks), citations)
+def cited(hits: Sequence[Hit], budget: int, measure: Callable[[str], int] = len) -> Context:
+    """The first of `hits` as quotations, those that have room whole; the first is cut where even it has none."""
+    for count in range(len(hits), 0, -1):
+        texts = [documents.Document(hit.passage.title, hit.passage.text, hit.passage.name, "text/plain")
+                 for hit in hits[:count]]
+        whole = documents.quoted(texts, 1 << 30)
+        if measure(whole) <= budget or count == 1:
+            citations = [{"n": n, **hit.shown()} for n, hit in enumerate(hits[:count], 1)]
+            for citation in citations:
+                del citation["text"]
+            text = documents.quoted(texts, budget, measure) if count == 1 else whole
+            return Context(text, citations if text else [])
+    return Context("", [])
 
 
 def _ref(owner: str, collection: Collection) -> str:

@@ -18,6 +18,7 @@ from services.store.knowledge import Document, Source
 
 DEPTH, PAGES = 2, 50            # of a crawl that does not say
 PATIENCE = 20                   # times that a crawl waits for its owner's rate
+LONGEST_DELAY = 10.0            # seconds between two pages that a host is given, whatever its robots.txt wants
 LONGEST_WAIT = 60.0             # seconds of each
 
 
@@ -55,6 +56,8 @@ class SourceReader:
                 return
             url, level = waiting.popleft()
             try:
+                if number:
+                    time.sleep(min(self._fetcher.delay(url), LONGEST_DELAY))
                 page = self._get(url, owner, trip, going)
             except (Unavailable, Forbidden):
                 raise

@@ -52,7 +52,6 @@ class Document:
     chunks: int = 0
     indexed: bool = False           # its chunks are all there
     added: str = ""
-    digest: str = ""
 
 
 @dataclass(frozen=True)

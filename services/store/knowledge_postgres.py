@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -35,7 +36,7 @@ _SETUP = (
     "PRIMARY KEY (owner, name))",
 )
 _TABLES = (
-    "CREATE TABLE about (body text NOT NULL, deletions bigint NOT NULL)",
+    "CREATE TABLE about (body text NOT NULL, salt text NOT NULL, deletions bigint NOT NULL)",
     "CREATE TABLE sources (number bigserial PRIMARY KEY, id text NOT NULL UNIQUE, state text NOT NULL, "
     "body text NOT NULL, payload bytea)",
     "CREATE TABLE documents (id bigserial PRIMARY KEY, source text NOT NULL, named text NOT NULL, "
@@ -85,7 +86,7 @@ class PostgresLibrary(Library):
             _within(db, schema)
             for statement in _TABLES:
                 db.execute(statement)
-            db.execute("INSERT INTO about VALUES (%s, 0)", (json.dumps(about),))
+            db.execute("INSERT INTO about VALUES (%s, %s, 0)", (json.dumps(about), os.urandom(16).hex()))
         return PostgresCollection(self, owner, name, schema)
 
     def open(self, owner: str, name: str) -> PostgresCollection:

@@ -7,6 +7,7 @@ the sealed chunks at the first search. The vectors are in memory in any case, fo
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import re
@@ -25,6 +26,7 @@ from services.store.crypto import Cipher
 from services.store.knowledge import SCHEMA, Chunk, Library, check_names, exists, is_name, not_found
 from services.store.knowledge_sql import Codec, Connection, SqlCollection
 
+log = logging.getLogger("parley.store")
 SUFFIX = ".sqlite3"
 MEMORY = 512 << 20          # bytes of vectors held for all bases
 IDLE = 2                    # connections of a base that are kept open
@@ -34,7 +36,7 @@ _WORD = re.compile(r"\w")
 # tokens without case, accents and English endings
 _FTS = "USING fts5(title, text, {}tokenize = 'porter unicode61 remove_diacritics 2')"
 _TABLES = f"""
-CREATE TABLE about (body TEXT NOT NULL, deletions INTEGER NOT NULL);
+CREATE TABLE about (body TEXT NOT NULL, salt TEXT NOT NULL, deletions INTEGER NOT NULL);
 CREATE TABLE sources (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, state TEXT NOT NULL,
     body TEXT NOT NULL, payload BLOB);
 CREATE TABLE documents (id INTEGER PRIMARY KEY AUTOINCREMENT, source TEXT NOT NULL, named TEXT NOT NULL,
@@ -70,23 +72,53 @@ class SqliteLibrary(Library):
         path = self._path(owner, name)
         disk.make_dirs(self._folder, follow=False)
         disk.make_dirs(path.parent, follow=False)
+        with self._fresh(path, owner, name) as fresh:
+            fresh.make(about)
+            self._let_go(fresh.path)
+            with disk.told(path):
+                try:
+                    os.link(fresh.path, path)
+                except FileExistsError:
+                    raise exists(name) from None
+                disk.fsync_dir(path.parent)
+        return self.open(owner, name)
+
+    @contextmanager
+    def _fresh(self, path: Path, owner: str, name: str) -> Iterator[SqliteCollection]:
+        """An empty file beside `path`, for the time of the block."""
         fresh = path.with_name(f".{name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
         try:
             with disk.told(fresh):
                 os.close(disk.open_file(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL))
-            self._collection(fresh, owner, name).make(about)
-            with self._lock:
-                for _, db in self._idle.pop(fresh, []):
-                    db.close()              # all is in the file now
-            with disk.told(path):
-                try:
-                    os.link(fresh, path)
-                except FileExistsError:
-                    raise exists(name) from None
-                disk.fsync_dir(path.parent)
+            yield self._collection(fresh, owner, name)
         finally:
+            self._let_go(fresh)
             _remove(fresh)
-        return self.open(owner, name)
+
+    def _let_go(self, path: Path) -> None:
+        """Close what is kept open of a file: all of it is in the file then, and not in SQLite's log beside it."""
+        with self._lock:
+            for _, db in self._idle.pop(path, []):
+                db.close()
+
+    def seal(self) -> int:
+        """Encrypt the bases that are plain, each by an atomic replacement; returns how many. Nobody else uses them."""
+        sealed = 0
+        for owner, name in self.names():
+            path = self._path(owner, name)
+            plain = SqliteCollection(path, owner, name, Codec(None, owner, name), self)
+            if self._cipher is None or not plain.has_words():
+                continue
+            with self._fresh(path, owner, name) as fresh:
+                fresh.copy(plain)
+                self._let_go(fresh.path)
+                self._let_go(path)
+                disk.rename_durable(fresh.path, path)
+                _remove_beside(path)
+            sealed += 1
+        if sealed:
+            log.warning("%d knowledge bases that were plain are encrypted now", sealed)
+        return sealed
 
     def open(self, owner: str, name: str) -> SqliteCollection:
         path = self._path(owner, name)
@@ -103,10 +135,9 @@ class SqliteLibrary(Library):
         except FileNotFoundError:
             raise not_found(name) from None
         _remove(path)
+        self._let_go(path)
         with self._lock:
             self._loaded.pop(path, None)
-            for _, db in self._idle.pop(path, []):
-                db.close()
 
     @contextmanager
     def connection(self, path: Path) -> Iterator[sqlite3.Connection]:
@@ -158,7 +189,7 @@ class SqliteLibrary(Library):
 class SqliteCollection(SqlCollection):
     def __init__(self, path: Path, owner: str, name: str, codec: Codec, library: SqliteLibrary) -> None:
         super().__init__(owner, name, codec)
-        self._path = path
+        self.path = path
         self._library = library
 
     def make(self, about: dict[str, object]) -> None:
@@ -166,7 +197,30 @@ class SqliteCollection(SqlCollection):
         with self._database() as db:
             db.execute("PRAGMA journal_mode = WAL")
             db.executescript(_TABLES + ("" if self._codec.sealed else _WORDS))
-            db.execute("INSERT INTO about VALUES (?, 0)", (self._codec.pack(json.dumps(about)),))
+            db.execute("INSERT INTO about VALUES (?, ?, 0)", (self._codec.pack(json.dumps(about)),
+                                                              self._codec.pack(os.urandom(16).hex())))
+
+    def has_words(self) -> bool:
+        """Whether its words are in the file, as those of plain bases are."""
+        with self._reading() as db:
+            return db.execute("SELECT 1 FROM sqlite_master WHERE name = 'words'").fetchone() is not None
+
+    def copy(self, plain: SqliteCollection) -> None:
+        """Take over all that another base holds in the clear, into this one, which is an empty file."""
+        self.make(plain.about())
+        pack, pack_bytes = self._codec.pack, self._codec.pack_bytes
+        with plain._reading() as old, self._transaction() as new:
+            (salt, deletions), = old.execute("SELECT salt, deletions FROM about").fetchall()
+            new.execute("UPDATE about SET salt = ?, deletions = ?", (pack(salt), deletions))
+            for number, id, state, body, payload in old.execute("SELECT * FROM sources"):
+                new.execute("INSERT INTO sources VALUES (?, ?, ?, ?, ?)", (
+                    number, id, state, pack(body), None if payload is None else pack_bytes(payload)))
+            for *numbers, body, text in old.execute("SELECT * FROM documents"):
+                new.execute("INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (
+                    *numbers, pack(body), pack(text)))
+            for *numbers, title, text, vector in old.execute("SELECT * FROM chunks"):
+                new.execute("INSERT INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?)", (
+                    *numbers, pack(title), pack(text), pack_bytes(vector)))
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -190,7 +244,7 @@ class SqliteCollection(SqlCollection):
     def _database(self) -> Iterator[sqlite3.Connection]:
         """A connection of this thread's own; the file must be there."""
         try:
-            with self._library.connection(self._path) as db:
+            with self._library.connection(self.path) as db:
                 yield db
         except sqlite3.Error as error:
             raise self._told(error) from error
@@ -199,9 +253,9 @@ class SqliteCollection(SqlCollection):
                        code="knowledge_damaged") from error
 
     def _told(self, error: sqlite3.Error) -> ParleyError:
-        if not self._path.is_file():
+        if not self.path.is_file():
             return not_found(self.name)
-        why = f"{self._path.name}: {error}"
+        why = f"{self.path.name}: {error}"
         if "full" in str(error):
             return StorageFull(f"the data folder cannot take more ({why}); free some space, nothing that was saved is "
                                "lost")
@@ -246,7 +300,7 @@ class SqliteCollection(SqlCollection):
 
     def _load(self) -> _Loaded:
         """The base's part in memory, brought up to what the file holds."""
-        loaded = self._library.loaded(self._path, self._codec.sealed)
+        loaded = self._library.loaded(self.path, self._codec.sealed)
         with loaded.lock, self._reading() as db:
             deletions, = db.execute("SELECT deletions FROM about").fetchone()
             if deletions != loaded.deletions:
@@ -263,7 +317,7 @@ class SqliteCollection(SqlCollection):
     @contextmanager
     def held(self) -> Iterator[bool]:
         try:
-            with disk.locked(self._path, 0.0):
+            with disk.locked(self.path, 0.0):
                 yield True
         except TimeoutError:
             yield False
@@ -324,6 +378,12 @@ def _connected(path: Path) -> sqlite3.Connection:
 
 
 def _remove(path: Path) -> None:
-    for name in (path.name, *(path.name + end for end in _BESIDE)):
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+    _remove_beside(path)
+
+
+def _remove_beside(path: Path) -> None:
+    for end in _BESIDE:
         with suppress(FileNotFoundError):
-            os.unlink(path.with_name(name))
+            os.unlink(path.with_name(path.name + end))

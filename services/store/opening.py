@@ -25,6 +25,7 @@ def open_store(settings: Settings, prepare: bool = True) -> FileStore:
         store = FileStore(settings.data_dir, sealing.open_cipher(settings.data_dir, settings.data_key, make=prepare))
         if prepare:
             sealing.seal_plain(store)
+            SqliteLibrary(settings.data_dir, store.cipher).seal()
             takeover.take_over(store)
         return store
 

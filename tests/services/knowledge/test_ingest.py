@@ -56,6 +56,9 @@ class Web:
     pages: dict[str, Any] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
 
+    def delay(self, url: str) -> float:
+        return 0.0
+
     def read(self, url: str, **_: Any) -> Document:
         self.asked.append(url)
         page = self.pages.get(url, BadRequest(f"there is nothing at {url}"))
@@ -255,8 +258,9 @@ def test_a_context_numbers_what_it_cites_and_keeps_to_its_budget(world):
         "facts", "Title of https://a.example/", "https://a.example/", {"chunk": 0, "start": 0})
     assert 0 < page["score"] <= 1 and "text" not in page
     short = world.bases.context("kAnn", ["facts"], "alpha", 120)
-    assert len(short.text) <= 120 and len(short.citations) == 1
-    assert cited([], 100).text == "" and world.engine.embedded[-1] == "query: alpha"
+    assert len(short.text) <= 120 and len(short.citations) == 1 and "\n> alpha" in short.text
+    assert cited([], 100).text == cited(world.bases.search("kAnn", ["facts"], "alpha"), 3).text == ""
+    assert world.engine.embedded[-1] == "query: alpha"
     with pytest.raises(NotFound):
         world.bases.context("kBob", ["facts@kAnn"], "alpha", 100)
 

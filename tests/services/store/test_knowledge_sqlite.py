@@ -56,6 +56,23 @@ def test_nothing_of_a_sealed_base_is_in_the_clear(tmp_path):
     assert names(again, again.matching(["secretchunk"], 1)) == names(again, again.near(numbers, 1)) == ["secretfile"]
 
 
+def test_plain_bases_are_sealed_when_there_is_a_key(tmp_path):
+    plain = SqliteLibrary(tmp_path)
+    base = plain.create("0", "facts", {"profile": "small"})
+    filled(base, one=("unmistakable words", vector(1, 0)), two=("others", vector(0, 1)))
+    base.add_source(Source(id="t", kind="file", name="unmistakable.txt"), b"unmistakable payload")
+    cipher = Cipher.open(tmp_path, DATA_KEY)
+    library = SqliteLibrary(tmp_path, cipher)
+    assert (library.seal(), library.seal()) == (1, 0)
+    assert b"unmistakable" not in everything(tmp_path / "knowledge")
+    sealed = library.open("0", "facts")
+    assert sealed.about() == {"profile": "small"} and sealed.payload("t") == b"unmistakable payload"
+    assert names(sealed, sealed.matching(["unmistakable"], 5)) == names(sealed, sealed.near(vector(1, 0), 1)) == ["one"]
+    assert [document.title for document in sealed.documents()] == ["One", "Two"]
+    same = Document(title="One", name="one", text="unmistakable words", source="s")
+    assert sealed.put_document(same) == sealed.documents()[0].id and not sealed.unindexed()
+
+
 def test_a_sealed_base_that_was_moved_does_not_open(tmp_path):
     library = SqliteLibrary(tmp_path, Cipher.open(tmp_path, DATA_KEY))
     library.create("0", "one", {})
