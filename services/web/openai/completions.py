@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import accumulate
 from typing import Annotated
 
+import msgspec
 from flask import Response, g, request
 from pydantic import Field, Tag
 
-from services.chat.events import Ask, Delta, Event, Final
+from services.chat.events import Ask, Beat, Delta, Event, Final
+from services.chat.several import Indexed
 from services.chat.tokens import Tokenizer
 from services.errors import BadRequest
 from services.web import sse, watch
@@ -40,8 +42,9 @@ class CompletionBody(Streaming):
     """Text to go on with, as it is: no chat template, no session."""
 
     prompt: Prompt = Field(description="one or several, each as text or as its tokens")
-    max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS, description=f"default: {DEFAULT_TOKENS}")
-    max_token: int | None = Field(None, ge=1, le=MAX_TOKENS, description="another name of max_tokens")
+    max_tokens: int | None = Field(None, ge=0, le=MAX_TOKENS, description=f"default: {DEFAULT_TOKENS}; 0: with echo, "
+                                                                          "the prompt alone")
+    max_token: int | None = Field(None, ge=0, le=MAX_TOKENS, description="another name of max_tokens")
     best_of: int | None = Field(None, ge=1, le=16, description="only as many as n")
     logprobs: int | None = Field(None, ge=0, le=5, description="tell each token's log probability, and those of so "
                                                                "many likeliest")
@@ -52,6 +55,12 @@ class CompletionBody(Streaming):
     def prompts(self) -> list[str | tuple[int, ...]]:
         return [prompt if isinstance(prompt, str) else tuple(prompt) for prompt in each(self.prompt)]
 
+    @property
+    def most(self) -> int:
+        """Tokens of an answer. Raises `BadRequest` when two names for it differ."""
+        most = common.one_of(max_tokens=self.max_tokens, max_token=self.max_token)
+        return DEFAULT_TOKENS if most is None else int(most)
+
 
 class Completions(Answering):
     @op("Go on with a text", scope="answer", body=CompletionBody, reply=shapes.Completion,
@@ -60,7 +69,8 @@ class Completions(Answering):
         stream, (model, fingerprint) = bool(body.stream), shaped_as(self.parts.profiles, body.model)
         check(body)
         shaper = TextShaper(common.new_id("cmpl-"), model, fingerprint, stream, body.with_usage,
-                            body.logprobs is not None, body.n or 1, self._echoed(body) if body.echo else ())
+                            body.logprobs is not None, body.n or 1, self._echoed(body) if body.echo else (),
+                            alone=body.most == 0)
         return self.respond(partial(asks, body), shaper.payloads, stream, sse.OPENAI)
 
     def _echoed(self, body: CompletionBody) -> list[str]:
@@ -83,6 +93,9 @@ def check(body: CompletionBody) -> None:
     if n * len(body.prompts) > MAX_ANSWERS:
         raise BadRequest(f"{len(body.prompts)} prompts with {n} answers each are more than {MAX_ANSWERS} answers: send "
                          "them in several requests", param="prompt")
+    if body.most == 0 and not body.echo:
+        raise BadRequest("max_tokens: should be greater than or equal to 1, or echo true, for an answer that is "
+                         "the prompt alone", param="max_tokens")
     if body.suffix is not None and body.echo:
         raise BadRequest("echo and suffix cannot be combined", param="echo")
     if SESSION_HEADER in request.headers or "session_id" in (body.metadata or {}):
@@ -92,11 +105,10 @@ def check(body: CompletionBody) -> None:
 
 def asks(body: CompletionBody, digest: str | None) -> list[Ask]:
     """What `body` asks for: the answers to the first prompt, then those to the next."""
-    most = common.one_of(max_tokens=body.max_tokens, max_token=body.max_token) or DEFAULT_TOKENS
     echo = bool(body.echo) and body.logprobs is not None
     return [ask for prompt in body.prompts for ask in several(
         common.make_ask(digest, raw=prompt, suffix=body.suffix, model=body.model, stream=bool(body.stream),
-                        max_tokens=most, grammar=body.grammar, logprobs=body.logprobs, echo=echo,
+                        max_tokens=max(body.most, 1), grammar=body.grammar, logprobs=body.logprobs, echo=echo,
                         **body.sampling()), body.n or 1)]
 
 
@@ -106,13 +118,17 @@ class TextShaper(Shaper):
 
     echoed: Sequence[str] = ()                                      # prompts that answers begin with
     told: dict[int, int] = field(default_factory=dict)              # answer -> characters of the tokens so far
+    alone: bool = False             # answers are the prompts, and the token that a runner writes at least is left out
+
+    def payloads(self, events: Iterator[Indexed]) -> Iterator[Payload]:
+        return super().payloads(map(_without_answer, events) if self.alone else events)
 
     def _prompt(self, index: int) -> str:
         return self.echoed[index // self.n] if self.echoed else ""
 
     def chunks(self, index: int, event: Event, first: bool) -> Iterator[Payload]:
         if first and self.echoed and not isinstance(event, Delta):
-            yield self._piece(index, self._prompt(index))
+            yield self._piece(index, self._prompt(index), event.logprobs if isinstance(event, Final) else ())
         if isinstance(event, Delta):
             text = (self._prompt(index) if first else "") + event.text
             if text or event.logprobs:
@@ -141,6 +157,15 @@ class TextShaper(Shaper):
         offsets = list(accumulate(map(len, tokens), initial=self.told.get(index, 0)))
         self.told[index] = offsets.pop()
         return {"tokens": tokens, "text_offset": offsets, "token_logprobs": likely, "top_logprobs": top}
+
+
+def _without_answer(told: Indexed) -> Indexed:
+    """What an answer of no tokens is told by: its end, with the log probabilities of the prompt."""
+    index, event = told
+    if not isinstance(event, Final):
+        return index, Beat()
+    done = msgspec.structs.replace(event.done, completion_tokens=0, finish_reason="length")
+    return index, replace(event, result="", done=done, logprobs=event.logprobs[:done.prompt_tokens])
 
 
 def _logprob(one: Logprob) -> float:

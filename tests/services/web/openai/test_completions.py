@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from services.chat.events import Delta
@@ -104,6 +105,22 @@ def test_logprobs_with_the_prompts(scripted, whole, chunks, begins):
     assert scripted.parts.chat.asked[-1].echo
     found = [chunk["choices"][0]["logprobs"] for chunk in chunks(prompt="hi", echo=True, logprobs=1)]
     assert {name: found[0][name] + found[1][name] for name in wanted} == wanted and found[2] is None
+
+
+def test_a_text_alone_is_scored(scripted, whole, chunks):
+    done = replace(final("yes"), logprobs=(BOS, HI, YES))
+    scripted.parts.chat.events = [Delta("", (BOS, HI)), Delta("yes", (YES,)),
+                                  replace(done, done=msgspec.structs.replace(done.done, prompt_tokens=2))]
+    wanted = {"tokens": ["hi"], "text_offset": [0], "token_logprobs": [-1.0],
+              "top_logprobs": [{"ho": -0.5, "hi": -1.0}]}
+    answer = whole(prompt="hi", echo=True, logprobs=1, max_tokens=0)
+    assert scripted.parts.chat.asked[-1].max_tokens == 1
+    assert answer["choices"] == [{"text": "hi", "index": 0, "logprobs": wanted, "finish_reason": "length"}]
+    assert (answer["usage"]["prompt_tokens"], answer["usage"]["completion_tokens"]) == (2, 0)
+    first, last = chunks(prompt="hi", echo=True, logprobs=1, max_tokens=0)
+    assert (first["choices"][0]["text"], first["choices"][0]["logprobs"]) == ("hi", wanted)
+    assert last["choices"] == [{"text": "", "index": 0, "logprobs": None, "finish_reason": "length"}]
+    assert whole(prompt="hi", echo=True, max_tokens=0)["choices"][0]["text"] == "hi"
 
 
 def test_logprobs_without_an_echo(scripted, whole):
