@@ -17,6 +17,7 @@ from werkzeug.exceptions import HTTPException
 from auth.authentication import KEY_PATTERN
 from services import errors
 from services.errors import ParleyError
+from services.web.anthropic import errors as anthropic
 from services.web.watch import ClientGone
 
 log = logging.getLogger("parley.web")
@@ -30,6 +31,7 @@ _HEADERS = {
     "X-Frame-Options": "DENY",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
+_ANTHROPICS = ("/v1/messages", "/v1/messages/count_tokens")     # ends of paths that only its clients ask for
 _CLIENT_GONE = 499      # told to the log only: nobody is left to read the response
 
 
@@ -95,7 +97,8 @@ def _log_access(trace: Trace, method: str, path: str, received: int) -> None:
 def error_response(error: ParleyError) -> Response:
     """The envelope with its status; `Retry-After` in whole seconds on 429 and 503, as the contract says."""
     view = current_app.view_functions.get(request.endpoint or "")
-    envelope = getattr(getattr(view, "view_class", None), "envelope", ParleyError.envelope)
+    by_path = anthropic.envelope if request.path.endswith(_ANTHROPICS) else ParleyError.envelope
+    envelope = getattr(getattr(view, "view_class", None), "envelope", by_path)
     response = json_response(envelope(error), error.status)
     if error.retry_after is not None or error.status in (429, 503):
         response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after or 1)))
@@ -122,6 +125,9 @@ def _on_http_exception(error: HTTPException) -> Response:
 
 
 def _as_parley(error: HTTPException) -> ParleyError:
+    if error.code == 404 and request.path.startswith("/v1/v1/"):
+        return errors.NotFound("there is nothing at this path, which has /v1 twice: take one /v1 out of the base URL "
+                               "that the client is given")
     if error.code == 404:
         return errors.NotFound("there is nothing at this path; GET /docs shows what there is")
     if error.code == 405:
