@@ -10,8 +10,10 @@ from typing import Any
 import jsonschema
 import openai
 import pytest
+from pydantic import BaseModel, Field
 
 from tests.clients.conftest import openai_client
+from tests.clients.test_loose_tools import ByBill, ByCard
 from tests.services.runner.schemas import GOOD
 
 Schema = dict[str, Any]
@@ -120,3 +122,22 @@ def test_every_answer_complies_or_the_schema_is_refused_by_its_keyword(real):
         told = list(pool.map(lambda pair: outcome(client, *pair), enumerate(wanted)))
     assert told.count("") > 200, {word: told.count(word) for word in told}
     assert told.count("refused") > 10
+
+
+class Order(BaseModel):
+    count: int = Field(gt=0, le=12)
+    share: float = Field(ge=0, le=1)
+    place: tuple[int, str]
+    by: ByCard | ByBill = Field(discriminator="kind")
+
+
+@pytest.mark.model
+def test_a_model_of_pydantic_is_parsed(real):
+    schema = Order.model_json_schema()
+    form = {"type": "json_schema", "json_schema": {"name": "order", "schema": schema, "strict": True}}
+    with openai_client(real) as client:
+        for seed in range(4):
+            answer = client.chat.completions.create(
+                model="starter", messages=[{"role": "user", "content": "Hello"}], max_tokens=120, seed=seed,
+                temperature=1.5, response_format=form)      # type: ignore[call-overload]
+            Order.model_validate_json(answer.choices[0].message.content, strict=True)

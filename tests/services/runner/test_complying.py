@@ -3,13 +3,14 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jsonschema
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel, Field, conint
 
 from services.errors import BadSchema
 from services.runner.complying import Complying, Spelling
@@ -24,6 +25,27 @@ from tests.tiny_gguf import write_tiny
 ROOT = Path(__file__).resolve().parents[3]
 PERSON = {"type": "object", "required": ["name", "age"], "properties": {"name": {"type": "string"},
                                                                         "age": {"type": "integer"}}}
+
+
+class Card(BaseModel):
+    kind: Literal["card"]
+    digits: tuple[int, int]
+
+
+class Bill(BaseModel):
+    kind: Literal["bill"]
+    days: int | None = Field(ge=7, lt=90)
+
+
+class Order(BaseModel):
+    count: conint(gt=0, le=12)      # type: ignore[valid-type]
+    age: int = Field(ge=18, multiple_of=1)
+    share: float = Field(ge=0, le=1)
+    worth: float = Field(gt=-0.5)
+    place: tuple[Annotated[float, Field(ge=-90, le=90)], Annotated[float, Field(ge=-180, lt=180)]] | None
+    by: Card | Bill = Field(discriminator="kind")
+
+
 MODELS = [pytest.param("tiny", id="tiny"), pytest.param("starter", id="starter", marks=pytest.mark.model)]
 
 
@@ -66,6 +88,17 @@ def test_from_the_least_budget_on_a_value_comes_out(model: Model, schema: dict[s
 def test_any_schema_any_budget(model: Model, schema: dict[str, Any], seed: int, temperature: float, more: int) -> None:
     sampling = Sampling(temperature=temperature, top_k=0, top_p=1, seed=seed)
     check(model, schema, least(schema, model) + more, sampling)
+
+
+def test_models_of_pydantic_are_complied_with(model: Model) -> None:
+    schema = Order.model_json_schema()
+    budget = least(schema, model)
+    for seed in range(6):
+        for most in {budget, budget + seed, 300}:
+            text, end = write_value(model, schema, most, Sampling(temperature=2, top_k=0, top_p=1, seed=seed))
+            assert end.completion_tokens <= most
+            assert Order.model_validate_json(text, strict=True).count <= 12
+            jsonschema.validate(json.loads(text), schema)
 
 
 def test_a_value_that_ends_by_itself_is_not_closed_and_costs_no_end_token(model: Model) -> None:
