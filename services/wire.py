@@ -14,7 +14,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Client, Connection, Listener
 from typing import Annotated, Any, Literal
 
@@ -131,11 +131,11 @@ class Forget(Message, frozen=True, kw_only=True):
 
 
 class Embed(Message, frozen=True, kw_only=True):
-    """Ask for the vectors of texts, each plain text. Answered by `Vectors` or `Failed`."""
+    """Ask for the vectors of texts, each as plain text or as its tokens. Answered by `Vectors` or `Failed`."""
 
     id: str
     owner: str
-    texts: list[str]
+    texts: Sequence[str | list[int]]
     weight: float = 1.0
 
 

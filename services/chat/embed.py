@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from services.chat.profiles import Config, Profile, Profiles
+from services.chat.profiles import Profile, Profiles
 from services.engine import catalog
 from services.engine.client import Engine, Lease
 from services.errors import BadRequest, DeadlineExceeded, Forbidden, NotFound, ParleyError, Unprocessable
@@ -20,6 +20,7 @@ from services.wire import Embed, Ranked, Ready, Vectors
 
 PORTION_TEXTS, PORTION_CHARS = 256, 1 << 18     # that a runner is sent at once
 Reply = TypeVar("Reply", Vectors, Ranked)
+Part = TypeVar("Part", str, str | list[int])    # a text, or its tokens
 # Part of a model file's name -> what such models are trained to see before a text (from their makers' cards).
 PREFIXES = {
     "nomic-embed": {"document": "search_document: ", "query": "search_query: "},
@@ -68,7 +69,7 @@ class Embeddings:
         raises.
         """
         config = self.profiles.current()
-        name, profile = chosen(config, self.settings.models_dir, ask.model, ask.allowed_profiles)
+        name, profile = chosen(self.profiles, self.settings.models_dir, ask.model, ask.allowed_profiles)
         spec = self.profiles.spec(profile, self.settings.models_dir)
         check = within(self.settings, beat)
         with self.engine.lease(spec, keep=config.keep(profile), beat=check) as lease:
@@ -102,18 +103,18 @@ def prefix(profile: Profile, kind: str) -> str:
 
 def _vectors(lease: Lease, ask: EmbedAsk, before: str, check: Callable[[], None],
              charge: Callable[[int], None]) -> tuple[list[bytes], int]:
-    """The vectors of the texts with `before` before each, and the tokens of all."""
+    """The vectors of the texts, with `before` before each that is no tokens, and the tokens of all."""
     def one(number: int) -> str:
         return "input" if len(ask.texts) == 1 else f"input.{number}"
 
-    def send(portion: list[str]) -> Vectors:
+    def send(portion: list[str | list[int]]) -> Vectors:
         return lease.embed(Embed(id=str(uuid.uuid4()), owner=ask.owner, texts=portion, weight=ask.weight))
-    texts = [before + text for text in _texts(lease, ask.texts, one)]
+    texts = [before + text if isinstance(text, str) else list(text) for text in ask.texts]
     answers = portioned(portions(texts), send, one, check, charge)
     return [vector for answer in answers for vector in answer.vectors], sum(sum(answer.tokens) for answer in answers)
 
 
-def portioned(parts: Iterable[list[str]], send: Callable[[list[str]], Reply], name: Callable[[int], str],
+def portioned(parts: Iterable[list[Part]], send: Callable[[list[Part]], Reply], name: Callable[[int], str],
               check: Callable[[], None], charge: Callable[[int], None]) -> list[Reply]:
     """What a runner says to each of the `parts` that it is sent. `name`: the field that holds the n-th text, for errors
     about it; `check` is called before each part, `charge` with the tokens of each."""
@@ -133,23 +134,6 @@ def portioned(parts: Iterable[list[str]], send: Callable[[list[str]], Reply], na
     return answers
 
 
-def _texts(lease: Lease, texts: Sequence[str | Sequence[int]], name: Callable[[int], str]) -> list[str]:
-    """`texts` as text, which is what a model's tokenizer then makes the same tokens of."""
-    found = []
-    for number, text in enumerate(texts):
-        if isinstance(text, str):
-            found.append(text)
-            continue
-        try:
-            found.append(lease.detokenize(text).text)
-            if not found[-1].strip():
-                raise BadRequest("should not be blank, as the text of these tokens is")
-        except ParleyError as error:
-            _name(error, name(number))
-            raise
-    return found
-
-
 def shortened(vector: bytes, dimensions: int) -> bytes:
     """The first `dimensions` numbers of a vector, made one of length 1 again: what OpenAI's `dimensions` means."""
     numbers = struct.unpack(f"<{dimensions}f", vector[:4 * dimensions])
@@ -157,12 +141,16 @@ def shortened(vector: bytes, dimensions: int) -> bytes:
     return struct.pack(f"<{dimensions}f", *(number / length for number in numbers))
 
 
-def chosen(config: Config, models_dir: Path, wanted: str | None, allowed: Sequence[str] | None,
+def chosen(profiles: Profiles, models_dir: Path, wanted: str | None, allowed: Sequence[str] | None,
            ranks: bool = False) -> tuple[str, Profile]:
-    """(name, profile) that `wanted` means, as `EmbedAsk.model`: one that makes embeddings, or one that `ranks`."""
+    """(name, profile) that `wanted` means, as `EmbedAsk.model`: one that makes embeddings, or one that `ranks`. A file
+    that no profile has is one by itself, for who may use all."""
+    config = profiles.current()
     mine = {name: profile for name, profile in config.profiles.items() if allowed is None or name in allowed}
+    if wanted is not None and allowed is None and (free := profiles.of_file(wanted)):
+        mine[wanted] = free
     there = {name: profile for name, profile in mine.items()
-             if profile.embedding and catalog.ranks(models_dir, profile.model) == ranks}
+             if profile.embedding and (catalog.made_for(models_dir, profile.model) == "ranking") == ranks}
     for name, profile in there.items():
         if wanted is None or wanted == name:
             return name, profile
@@ -202,9 +190,9 @@ def _check_dimensions(wanted: int | None, ready: Ready) -> None:
                          "out, or ask for fewer", param="dimensions")
 
 
-def portions(texts: Sequence[str], beside: int = 0) -> Iterator[list[str]]:
+def portions(texts: Sequence[Part], beside: int = 0) -> Iterator[list[Part]]:
     """`texts` in parts that a runner can tokenise and answer quickly. `beside`: characters that go with each."""
-    portion: list[str] = []
+    portion: list[Part] = []
     size = 0
     for text in texts:
         if portion and (len(portion) == PORTION_TEXTS or size + len(text) + beside > PORTION_CHARS):

@@ -1,7 +1,7 @@
 """LocalAI's model files: `*.yaml` in the folder of models, with their `.tmpl`, as values for profiles (S2.11 to S2.13).
 
 A file holds one model or a list of them. What it says that means something here becomes a profile's values; the rest is
-named once in the log. A file that is wrong is left out and told of in `Found.problems`; the others are not touched.
+named once in the log. A file that is wrong is left out and told of in `Found.left_out`; the others are not touched.
 """
 
 from __future__ import annotations
@@ -68,11 +68,19 @@ class Model:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A model that is not served: the name that it would have had, and why, with the file."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True)
 class Found:
-    """What the folder holds. `problems` are told as they are."""
+    """What the folder holds."""
 
     models: tuple[Model, ...] = ()
-    problems: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
 
 class Folder:
@@ -100,7 +108,7 @@ class Folder:
     def _tell(self) -> None:
         """Into the log, what was not told since it last was otherwise."""
         notes = {note for model in self._found.models for note in model.notes}
-        problems = {f"{told}; it is left out" for told in self._found.problems}
+        problems = {f"{one.why}; it is left out" for one in self._found.left_out}
         for level, lines in ((logging.WARNING, notes), (logging.ERROR, problems)):
             for line in sorted(lines - self._told):
                 log.log(level, "%s", line)
@@ -124,23 +132,24 @@ def _signature(folder: Path) -> object:
 def read_folder(folder: Path) -> Found:
     """All models of all files, sorted by file; of two with one name the first."""
     models: dict[str, Model] = {}
-    problems: list[str] = []
+    left_out: list[LeftOut] = []
     for name in _names(folder):
         try:
             document = yaml_files.read(paths.inside(folder, name, what="file"))
             found = _models(document, folder)
         except (ConfigError, BadRequest) as error:
-            problems.append(error.message if isinstance(error, ConfigError) else f"{folder.name}/{error.message}")
+            why = error.message if isinstance(error, ConfigError) else f"{folder.name}/{error.message}"
+            left_out.append(LeftOut(PurePosixPath(name).stem, why))
             continue
         for model in found:
-            if isinstance(model, str):
-                problems.append(model)
+            if isinstance(model, LeftOut):
+                left_out.append(model)
             elif model.name in models:
                 first = models[model.name].document.where
-                problems.append(model.error(f"{first} has one of this name already").message)
+                left_out.append(LeftOut(model.name, model.error(f"{first} has one of this name already").message))
             else:
                 models[model.name] = model
-    return Found(tuple(models.values()), tuple(problems))
+    return Found(tuple(models.values()), tuple(left_out))
 
 
 def _names(folder: Path) -> list[str]:
@@ -150,21 +159,22 @@ def _names(folder: Path) -> list[str]:
         return []
 
 
-def _models(document: Document, folder: Path) -> list[Model | str]:
-    """The models of a file; a text for one that is wrong. None for a gallery's file, which is no model's."""
+def _models(document: Document, folder: Path) -> list[Model | LeftOut]:
+    """The models of a file, also those that are wrong. None for a gallery's file, which is no model's."""
     values = document.value
     entries = list(enumerate(values)) if isinstance(values, list) else [(None, values)]
     if not entries or any(_is_gallery(value) for _, value in entries):
         log.debug("%s is a gallery's: no model is taken from it", document.where)
         return []
-    found: list[Model | str] = []
+    found: list[Model | LeftOut] = []
     for index, value in entries:
         path: Key = () if index is None else (index,)
         try:
             if (model := _Reader(document, path, value, folder).model()) is not None:
                 found.append(model)
         except ConfigError as error:
-            found.append(error.message)
+            named = value.get("name") if isinstance(value, dict) else None
+            found.append(LeftOut(str(named or PurePosixPath(document.where).stem), error.message))
     return found
 
 
@@ -330,6 +340,9 @@ class _Reader:
             return Source(yaml_files.read_text(found), yaml_files.shown(found))
         if beside:
             return None
+        if "{{" not in name and not any(map(str.isspace, name)):
+            raise self.error(f"{'.'.join(path)}: there is no {self.folder.name}/{file[:80]}, and a single word is no "
+                             "template: write that file, or the template itself", *path)
         if "{{" not in name:
             self.warnings.append(f"{'.'.join(path)}: there is no {self.folder.name}/{file[:80]}: the text itself is "
                                  "the template, which shows no conversation")

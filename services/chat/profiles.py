@@ -34,23 +34,32 @@ SELECTED = "SelectedModel"
 
 @dataclass(frozen=True)
 class Config:
-    """A valid config.json, and what LocalAI's files bring. `sources`: name of a profile of theirs -> its file."""
+    """A valid config.json, and what LocalAI's files bring. `sources`: name of a profile of theirs -> its file;
+    `left_out`: what of them is not among the profiles."""
 
     selected: str
     profiles: dict[str, Profile]
     sources: dict[str, str] = field(default_factory=dict)
+    left_out: tuple[localai.LeftOut, ...] = ()
 
     def get(self, name: str | None = None) -> tuple[str, Profile]:
         """The profile called `name`, or the selected one. Raises `NotFound` naming those there are."""
         name = self.selected if name is None else name
         if name not in self.profiles:
-            raise NotFound(f"no profile {name[:80]!r}; there are: {', '.join(self.profiles)}",
+            raise NotFound(f"no profile {name[:80]!r}{self.reason(name)}; there are: {', '.join(self.profiles)}",
                            code="profile_not_found", param="profile")
         return name, self.profiles[name]
 
+    def reason(self, name: str) -> str:
+        """Why there is no profile `name`, in brackets, where a file was to bring it; else ""."""
+        return next((f" ({one.why})" for one in self.left_out if one.name == name), "")
+
     def for_text(self, name: str | None = None) -> tuple[str, Profile]:
         """`get`, for who wants text of it. Raises `Unprocessable` for a profile that makes embeddings."""
-        name, profile = self.get(name)
+        return self.writing(*self.get(name))
+
+    def writing(self, name: str, profile: Profile) -> tuple[str, Profile]:
+        """Both as they are. Raises `Unprocessable` for a profile that makes embeddings."""
         if profile.embedding:
             others = ", ".join(other for other, one in self.profiles.items() if not one.embedding)
             raise Unprocessable(f"the profile {name[:80]!r} makes embeddings and cannot answer: ask it by "
@@ -76,12 +85,12 @@ class Brought:
     profiles: dict[str, Profile] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
-    problems: tuple[str, ...] = ()
+    left_out: tuple[localai.LeftOut, ...] = ()
 
 
 def brought(found: localai.Found, settings: Settings) -> Brought:
-    """What `found` means as profiles; one that cannot be one is left out, logged, and told of in `problems`."""
-    result, problems = Brought(), list(found.problems)
+    """What `found` means as profiles; one that cannot be one is left out, logged, and told of in `left_out`."""
+    result, left_out = Brought(), list(found.left_out)
     for model in found.models:
         try:
             if model.name == SELECTED:
@@ -94,8 +103,8 @@ def brought(found: localai.Found, settings: Settings) -> Brought:
             result.sources[model.name] = model.document.where
         except ConfigError as error:
             log.error("%s; it is left out", error.message)
-            problems.append(error.message)
-    return Brought(result.profiles, result.aliases, result.sources, tuple(problems))
+            left_out.append(localai.LeftOut(model.name, error.message))
+    return Brought(result.profiles, result.aliases, result.sources, tuple(left_out))
 
 
 def parse(document: config.Document, settings: Settings, others: Brought | None = None, *,
@@ -111,10 +120,12 @@ def parse(document: config.Document, settings: Settings, others: Brought | None 
         if name not in own and meant in profiles and meant not in others.aliases:
             profiles[name] = profiles[meant]
     sources = {name: file for name, file in others.sources.items() if name in profiles and name not in own}
-    for name in others.sources.keys() - sources.keys():
+    left_out = list(others.left_out)
+    for name in sorted(others.sources.keys() - sources.keys()):
         why = f"{document.where} has a profile of this name" if name in own else \
             f"there is no model {others.aliases[name][:80]!r} that it could stand for"
-        log.warning("%s: the model %r is left out: %s", others.sources[name], name, why)
+        left_out.append(localai.LeftOut(name, f"{others.sources[name]}: the model {name!r} is left out: {why}"))
+        log.warning("%s", left_out[-1].why)
     if not profiles:
         raise document.error("holds no profile; add one with at least a \"model\"")
     known = ", ".join(profiles)
@@ -124,14 +135,14 @@ def parse(document: config.Document, settings: Settings, others: Brought | None 
     if isinstance(selected, dict):
         raise document.error(f"a profile cannot be called {SELECTED}; give it another name", SELECTED)
     if lenient and isinstance(selected, str) and selected not in profiles:
-        return Config(selected, profiles, sources)
+        return Config(selected, profiles, sources, tuple(left_out))
     if not isinstance(selected, str) or selected not in profiles:
         raise document.error(f"{SELECTED} is {json.dumps(selected)[:80]}, which is no profile; there are: {known}",
                              SELECTED)
     if profiles[selected].embedding:
         raise document.error(f"{SELECTED} is {selected!r}, which makes embeddings and cannot answer; set it to a "
                              "profile without \"embedding\": true", SELECTED)
-    return Config(selected, profiles, sources)
+    return Config(selected, profiles, sources, tuple(left_out))
 
 
 def _profile(document: config.Document, name: str, settings: Settings) -> Profile:
@@ -162,13 +173,21 @@ class Profiles:
         self._found = self._folder.current()
         self._brought = brought(self._found, settings)
         self._seen = config.signature(path)
-        self._config = self._load(lenient=bool(self._brought.problems))
+        self._config = self._load(lenient=bool(self._brought.left_out))
 
     @property
     def problem(self) -> str | None:
         """Why files are not what is used; None when all are."""
-        told = [*([self._wrong] if self._wrong else []), *self._brought.problems]
-        return "; ".join(told) or None
+        left_out = (*self._brought.left_out, *self._config.left_out)
+        told = [*([self._wrong] if self._wrong else []), *(one.why for one in left_out), *self._missing()]
+        return "; ".join(dict.fromkeys(told)) or None
+
+    def _missing(self) -> list[str]:
+        """Of LocalAI's models, those whose file is not there."""
+        files, folder = catalog.list_models(self._settings.models_dir), self._settings.models_dir.name
+        return [model.error(f"there is no {model.values['model']} in {folder}/", "model").message
+                for model in self._found.models
+                if not model.alias and model.name in self._config.sources and model.values["model"] not in files]
 
     def _load(self, lenient: bool = False) -> Config:
         loaded = parse(config.read(self.path), self._settings, self._brought, lenient=lenient)
@@ -196,25 +215,40 @@ class Profiles:
             return self._config
 
     def named(self, model: str, allowed: Collection[str] | None = None) -> tuple[str, Profile]:
-        """What `model` names: a profile, or a file of MODELS_DIR, which is served with the selected profile if that
-        is its model, else with the first that has it, else with a profile of nothing but defaults, called as the file.
+        """`any_named`, for who wants text of it. Raises `Unprocessable` for what makes embeddings."""
+        return self.current().writing(*self.any_named(model, allowed))
 
-        Raises `NotFound` naming what there is, or the profiles `allowed` to a key; `Unprocessable` for what makes
-        embeddings.
+    def any_named(self, model: str, allowed: Collection[str] | None = None) -> tuple[str, Profile]:
+        """What `model` names: a profile, or a file of MODELS_DIR, which is served with the selected profile if that
+        is its model, else with the first that has it, of those `allowed` to a key if there are any; else with a profile
+        of nothing but defaults, called as the file.
+
+        Raises `NotFound` naming what there is, or the profiles that are allowed.
         """
         current = self.current()
         if model in current.profiles:
-            return current.for_text(model)
+            return model, current.profiles[model]
         users = [name for name in (current.selected, *current.profiles)
                  if name in current.profiles and current.profiles[name].model == model]
         if users:
-            return current.for_text(users[0])
+            name = next((name for name in users if allowed is None or name in allowed), users[0])
+            return name, current.profiles[name]
+        if (free := self.of_file(model)) is not None:
+            return model, free
         files = catalog.list_models(self._settings.models_dir)
-        if model not in files:
-            known = [*current.profiles, *files] if allowed is None else filter(current.profiles.__contains__, allowed)
-            raise NotFound(f"no model {model[:80]!r}; there are: {', '.join(known)}", code="model_not_found",
-                           param="model")
-        return model, Profile(model=model, **_defaults(self._settings))
+        known = [*current.profiles, *files] if allowed is None else filter(current.profiles.__contains__, allowed)
+        why = current.reason(model) if allowed is None else ""
+        raise NotFound(f"no model {model[:80]!r}{why}; there are: {', '.join(known)}", code="model_not_found",
+                       param="model")
+
+    def of_file(self, model: str) -> Profile | None:
+        """A profile of nothing but defaults for a file of MODELS_DIR; None where there is no such file, or a profile
+        has it or its name."""
+        current, folder = self.current(), self._settings.models_dir
+        used = model in current.profiles or any(profile.model == model for profile in current.profiles.values())
+        if used or model not in catalog.list_models(folder):
+            return None
+        return Profile(model=model, embedding=catalog.made_for(folder, model) != "text", **_defaults(self._settings))
 
     def candidate(self, name: str, model: str | None = None) -> Profile:
         """The profile `name`, which is to answer, as it would be with `model`. Changes nothing. Raises `NotFound`,

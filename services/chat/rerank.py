@@ -48,7 +48,7 @@ class Reranking:
         """The scores of the texts; as `embed.Embeddings.embed`. An error that is about one text names it in `param`
         ("documents.3")."""
         config = self.profiles.current()
-        name, profile = chosen(config, self.settings.models_dir, ask.model, ask.allowed_profiles, ranks=True)
+        name, profile = chosen(self.profiles, self.settings.models_dir, ask.model, ask.allowed_profiles, ranks=True)
         spec = self.profiles.spec(profile, self.settings.models_dir)
         check = within(self.settings, beat)
         with self.engine.lease(spec, keep=config.keep(profile), beat=check) as lease:

@@ -41,9 +41,8 @@ class Tokenizer:
     @contextmanager
     def _lease(self) -> Iterator[Lease]:
         config = self.profiles.current()
-        name = self.model or config.selected
         allowed = self.allowed_profiles
-        name, profile = config.get(name) if name in config.profiles else self.profiles.named(name, allowed)
+        name, profile = self.profiles.any_named(self.model or config.selected, allowed)
         if allowed is not None and name not in allowed:
             raise Forbidden(f"this key may not use the profile {name[:80]!r}; it may use: {', '.join(allowed)}",
                             code="profile_forbidden", param="model")

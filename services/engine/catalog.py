@@ -51,19 +51,20 @@ def resolve(models_dir: Path, name: str) -> Path:
     return path
 
 
-def ranks(models_dir: Path, name: str) -> bool:
-    """Whether the model file `name` ranks texts. Not so of one that is missing or damaged: who loads it is told."""
+def made_for(models_dir: Path, name: str) -> str:
+    """What the model file `name` is made for: "text", "embeddings" or "ranking". "text" where it is missing or damaged:
+    who loads it is told."""
     try:
         path = resolve(models_dir, name)
         status = path.stat()
-        return _ranks(path, (status.st_mtime_ns, status.st_size, status.st_ino))
+        return _made_for(path, (status.st_mtime_ns, status.st_size, status.st_ino))
     except (ParleyError, OSError):
-        return False
+        return "text"
 
 
 @lru_cache(maxsize=256)
-def _ranks(path: Path, _signature: tuple[int, int, int]) -> bool:
-    return gguf.inspect(path).ranks
+def _made_for(path: Path, _signature: tuple[int, int, int]) -> str:
+    return gguf.inspect(path).made_for
 
 
 def _entries(models_dir: Path) -> list[tuple[str, str | None]]:

@@ -147,8 +147,9 @@ class Fake:
 
     def embed(self, channel: wire.Channel, request: wire.Embed | wire.Rank) -> None:
         query = request.query if isinstance(request, wire.Rank) else ""
-        script = Script.read(request.texts[-1], self.first)
-        tokens = [len(f"{query} {text}".split()) for text in request.texts]
+        texts = [self.text_of(text, number) for number, text in enumerate(request.texts)]
+        script = Script.read(texts[-1], self.first)
+        tokens = [len(f"{query} {text}".split()) for text in texts]
         if script.fail:
             raise from_code(script.fail, "as the text asked for", 1.0)
         for number, count in enumerate(tokens):
@@ -159,11 +160,19 @@ class Fake:
         self.misbehave(channel, script, 0)
         self.progress(prompt_tokens=sum(tokens))
         if isinstance(request, wire.Rank):
-            channel.send(wire.Ranked(id=request.id, scores=[share(query, text) for text in request.texts],
+            channel.send(wire.Ranked(id=request.id, scores=[share(query, text) for text in texts],
                                      tokens=tokens))
         else:
             channel.send(wire.Vectors(id=request.id, dimensions=DIMENSIONS, tokens=tokens,
-                                      vectors=[vector(text) for text in request.texts]))
+                                      vectors=[vector(text) for text in texts]))
+
+    def text_of(self, text: str | list[int], number: int) -> str:
+        """A text as itself or as its tokens. An error says which it is about."""
+        try:
+            return text if isinstance(text, str) else self.words.detokenize(text).text
+        except ParleyError as error:
+            error.details["text"] = number
+            raise
 
     def take_slot(self, channel: wire.Channel, request: wire.Generate) -> None:
         """Wait for a slot in the order of arrival, told where; `WireError` when the asker goes meanwhile."""

@@ -37,7 +37,8 @@ class Embedder(File):
         self.n_batch = max(SHARED, self.n_ctx)
         self.n_shared, self.n_slots = SHARED, TEXTS
         self.n_threads = n_threads or max(1, cores() // 2)      # there is a chat model beside it
-        self.n_around = len(self.read(""))
+        self._before, self._behind = self._marks()
+        self.n_around = len(self._before) + len(self._behind)
         pooling = self._pooling()
         self.ranks = pooling == RANK
         self.n_embd = 1 if self.ranks else lib.llama_model_n_embd_out(self._model)
@@ -97,6 +98,18 @@ class Embedder(File):
     def read(self, text: str) -> list[int]:
         """The tokens of `text` with those that the model wants around it. Nothing in it is a special token."""
         return self.tokens(text, around=True, parse=False)
+
+    def around(self, tokens: list[int]) -> list[int]:
+        """The `tokens` of a text with those that the model wants around it, where they are not there already."""
+        before = [] if tokens[:len(self._before)] == self._before else self._before
+        behind = [] if tokens[max(0, len(tokens) - len(self._behind)):] == self._behind else self._behind
+        return [*before, *tokens, *behind]
+
+    def _marks(self) -> tuple[list[int], list[int]]:
+        """The tokens that the model wants before and behind a whole text."""
+        plain, whole = self.tokens("a", parse=False), self.read("a")
+        start = next((at for at in range(len(whole)) if whole[at:at + len(plain)] == plain), 0)
+        return whole[:start], whole[start + len(plain):]
 
     def pair(self, query: str, text: str) -> list[int]:
         """The tokens by which a model that ranks is asked how well `text` answers `query`, as llama.cpp's server has

@@ -32,6 +32,7 @@ class Backend(Protocol):
 
     name: str
     n_ctx: int              # tokens of the longest text
+    n_vocab: int
     n_around: int           # of them, those that the model puts around each text
     n_batch: int            # tokens that one batch may carry
     n_shared: int           # tokens that a batch of several texts may carry
@@ -41,6 +42,9 @@ class Backend(Protocol):
 
     def read(self, text: str) -> list[int]:
         """The tokens of a text."""
+
+    def around(self, tokens: list[int]) -> list[int]:
+        """The tokens of a text with those that the model puts around each, where they are not there already."""
 
     def pair(self, query: str, text: str) -> list[int]:
         """The tokens of a pair."""
@@ -192,17 +196,29 @@ def count(model: Backend, message: Count) -> Counted:
                            for number, prompt in enumerate(message.prompts)])
 
 
-def _tokens(model: Backend, number: int, text: str, query: str | None = None) -> array[int]:
+def _tokens(model: Backend, number: int, text: str | list[int], query: str | None = None) -> array[int]:
     """Of a text by itself, or with the query that it may answer."""
-    size = len(text) + len(query or "")
-    if size > model.n_ctx * BYTES_PER_TOKEN:
-        raise _overflow(model, number, f"at least {size // BYTES_PER_TOKEN}", size // BYTES_PER_TOKEN)
-    tokens = model.read(text) if query is None else model.pair(query, text)
+    tokens = _read(model, number, text, query) if isinstance(text, str) else _given(model, number, text)
     if len(tokens) > model.n_ctx:
         raise _overflow(model, number, str(len(tokens)), len(tokens))
     if len(tokens) <= model.n_around:
         raise BadRequest("a text is empty, or holds nothing that the model can read", text=number)
     return array("i", tokens)
+
+
+def _read(model: Backend, number: int, text: str, query: str | None) -> list[int]:
+    size = len(text) + len(query or "")
+    if size > model.n_ctx * BYTES_PER_TOKEN:
+        raise _overflow(model, number, f"at least {size // BYTES_PER_TOKEN}", size // BYTES_PER_TOKEN)
+    return model.read(text) if query is None else model.pair(query, text)
+
+
+def _given(model: Backend, number: int, tokens: list[int]) -> list[int]:
+    """Tokens that a client has, checked."""
+    if foreign := [token for token in tokens if not 0 <= token < model.n_vocab]:
+        raise BadRequest(f"{foreign[0]} is no token of this model: they are 0 to {model.n_vocab - 1}, as /tokenize "
+                         "tells them", text=number)
+    return model.around(tokens)
 
 
 def _overflow(model: Backend, number: int, told: str, tokens: int) -> ContextOverflow:

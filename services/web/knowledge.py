@@ -189,7 +189,7 @@ def bases_of(room: Room) -> Bases:
 
     def model(profile: str | None, allowed: Any) -> Model:
         config = parts.profiles.current()
-        name, found = embed.chosen(config, settings.models_dir, profile, allowed)
+        name, found = embed.chosen(parts.profiles, settings.models_dir, profile, allowed)
         return Model(name, parts.profiles.spec(found, settings.models_dir), config.keep(found),
                      embed.prefix(found, "document"), embed.prefix(found, "query"))
 

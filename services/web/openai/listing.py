@@ -42,16 +42,16 @@ def entries(endpoint: Endpoint) -> list[dict[str, Any]]:
     files = catalog.list_models(settings.models_dir)
     names = sorted(config.profiles, key=lambda name: name != config.selected)
 
-    def entry(name: str, profile: Profile, embedding: bool | None) -> dict[str, Any]:
+    def entry(name: str, profile: Profile) -> dict[str, Any]:
         spec = endpoint.parts.profiles.spec(profile, settings.models_dir)
         return {"id": name, "object": "model", "created": _written(Path(spec.model)), "owned_by": "parley",
-                "file": profile.model, "loaded": spec in ready, "embedding": embedding,
+                "file": profile.model, "loaded": spec in ready, "embedding": profile.embedding,
                 "n_ctx": profile.n_ctx}
-    mine = [entry(name, config.profiles[name], config.profiles[name].embedding) for name in names
+    mine = [entry(name, config.profiles[name]) for name in names
             if config.profiles[name].model in files and (g.key.profiles is None or name in g.key.profiles)]
     used = {profile.model for profile in config.profiles.values()}
     free = [name for name in files if name not in used and g.key.profiles is None]
-    return mine + [entry(*endpoint.parts.profiles.named(name), None) for name in free]
+    return mine + [entry(*endpoint.parts.profiles.any_named(name)) for name in free]
 
 
 def _written(path: Path) -> int:

@@ -173,7 +173,7 @@ class Model(BaseModel):
     owned_by: Literal["parley"]
     file: str
     loaded: bool
-    embedding: bool | None = Field(description="whether it makes vectors instead of text; null: not known yet")
+    embedding: bool = Field(description="whether it makes vectors, or ranks texts, and writes none")
     n_ctx: int
 
 

@@ -16,6 +16,8 @@ from services.chat.embed import EmbedAsk, Embeddings, portions
 from services.chat.profiles import Profiles
 from services.errors import BadRequest, ContextOverflow, DeadlineExceeded, Forbidden, NotFound, Unprocessable
 from services.settings import Settings
+from tests.tiny_gguf import write_tiny
+from tests.tiny_wheel import write_bert, write_reranker
 
 CONFIG = {"SelectedModel": "chat", "chat": {"model": "chat.gguf"}, "small": {"model": "s.gguf", "embedding": True},
           "large": {"model": "l.gguf", "embedding": True, "keep_loaded": 60}, "chat.gguf": {"model": "l.gguf"}}
@@ -44,7 +46,7 @@ class Lengths:
         for number, text in enumerate(request.texts):
             if text == "long":
                 raise ContextOverflow("too long", text=number, limit=3)
-        return wire.Vectors(id=request.id, dimensions=1, vectors=[text.encode() for text in request.texts],
+        return wire.Vectors(id=request.id, dimensions=1, vectors=[str(text).encode() for text in request.texts],
                             tokens=[1] * len(request.texts))
 
 
@@ -81,6 +83,26 @@ def test_who_may_use_one_profile_gets_that_one(service: Embeddings) -> None:
         assert refused.value.param == "model"
 
 
+def test_a_file_without_a_profile_is_served_with_a_default_one(tmp_path: Path) -> None:
+    service = made(tmp_path)
+    write_bert(tmp_path / "free.gguf")
+    found = service.embed(EmbedAsk(owner="k", texts=["a"], model="free.gguf"))
+    assert (found.profile, found.vectors) == ("free.gguf", [b"a"])
+    with pytest.raises(NotFound, match="there are: small"):
+        service.embed(EmbedAsk(owner="k", texts=["a"], model="free.gguf", allowed_profiles=["small"]))
+    write_tiny(tmp_path / "writes.gguf")
+    with pytest.raises(Unprocessable, match="writes text"):
+        service.embed(EmbedAsk(owner="k", texts=["a"], model="writes.gguf"))
+    write_reranker(tmp_path / "ranks.gguf")
+    with pytest.raises(Unprocessable, match="ranks texts"):
+        service.embed(EmbedAsk(owner="k", texts=["a"], model="ranks.gguf"))
+    assert embed.chosen(service.profiles, tmp_path, "ranks.gguf", None, ranks=True)[0] == "ranks.gguf"
+    with pytest.raises(Unprocessable, match="cannot answer"):
+        service.profiles.named("free.gguf")
+    name, profile = service.profiles.any_named("free.gguf")
+    assert name == "free.gguf" and profile.embedding
+
+
 def test_without_any_it_says_how_to_get_one(tmp_path: Path) -> None:
     service = made(tmp_path, {"SelectedModel": "chat", "chat": {"model": "chat.gguf"}})
     with pytest.raises(NotFound, match="models pull minilm"):
@@ -98,6 +120,10 @@ def test_many_texts_go_in_portions_and_come_back_in_order(service: Embeddings, m
     asked = service.engine.asked                                                        # type: ignore[attr-defined]
     assert {(request.owner, request.weight) for request in asked} == {("k", 2.0)}
     assert len({request.id for request in asked}) == 4
+
+
+def test_tokens_reach_the_model_as_they_are(service: Embeddings) -> None:
+    assert service.embed(EmbedAsk(owner="k", texts=["a", (1, 2)])).vectors == [b"a", b"[1, 2]"]
 
 
 def test_an_error_names_the_text_of_the_request(service: Embeddings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,8 @@ CONFIG = {"SelectedModel": "one", "one": {"model": "one.gguf"}}
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "models").mkdir()
+    for name in ("m.gguf", "mistral.gguf", "x.gguf"):
+        (tmp_path / "models" / name).touch()
     (tmp_path / "data").mkdir()
     return tmp_path / "models"
 
@@ -143,13 +145,13 @@ def test_templates_are_files_beside_or_texts(folder, load, caplog):
     write(folder, "a.yaml", minimal("a"))
     write(folder, "b.yaml", minimal("b", template={"chat": "named"}))
     write(folder, "c.yaml", minimal("c", template={"chat": "inline {{.Input}}", "completion": "named"}))
-    write(folder, "d.yaml", minimal("d", template={"chat": "nowhere"}))
+    write(folder, "d.yaml", minimal("d", template={"chat": "no where"}))
     profiles = load().current().profiles
     talk = [{"role": "user", "content": "Hi"}]
-    assert [profiles[name].go.render(talk) for name in "abcd"] == ["beside Hi", "named Hi", "inline Hi", "nowhere"]
+    assert [profiles[name].go.render(talk) for name in "abcd"] == ["beside Hi", "named Hi", "inline Hi", "no where"]
     assert profiles["c"].go.completion_prompt("x") == "named x"
     assert profiles["b"].go.completion_prompt("x") == "beside x"
-    assert "there is no models/nowhere.tmpl: the text itself is the template" in caplog.text
+    assert "there is no models/no where.tmpl: the text itself is the template" in caplog.text
 
 
 @pytest.mark.parametrize(("text", "told"), [
@@ -167,6 +169,8 @@ def test_templates_are_files_beside_or_texts(folder, load, caplog):
     ("name: x\nparameters: {model: x.gguf}\ntemplate: {chat: \"{{foo}}\"}\n",
      "models/bad.yaml, template.chat, line 1: the function foo is not supported"),
     ("name: x\nparameters: {model: x.gguf}\ntemplate: {chat: ../secret}\n", "line 3: template.chat: template"),
+    ("name: x\nparameters: {model: x.gguf}\ntemplate:\n  chat: greeter\n",
+     "models/bad.yaml, line 4: template.chat: there is no models/greeter.tmpl, and a single word is no template"),
     ("name: x\nparameters: {model: x.gguf}\nembeddings: 3\n", "line 3: embeddings must be true or false"),
     ("name: x\nname: y\n", "line 2: 'name' is given twice"),
     ("name: SelectedModel\nparameters: {model: x.gguf}\n",
@@ -206,13 +210,38 @@ def test_config_json_overrules_a_name(folder, load, caplog):
     write(folder, "one.yaml", minimal("one", "other.gguf"))
     current = load().current()
     assert current.profiles["one"].model == "one.gguf" and current.sources == {}
-    assert "models/one.yaml: the model 'one' is left out: data/config.json has a profile of this name" in caplog.text
+    told = "models/one.yaml: the model 'one' is left out: data/config.json has a profile of this name"
+    assert told in caplog.text and load().problem == told
+
+
+def test_a_model_whose_file_is_missing_is_told_until_it_is_there(folder, load):
+    write(folder, "new.yaml", "name: new\nparameters:\n  model: new.gguf\n")
+    profiles = load()
+    assert profiles.problem == "models/new.yaml, line 3: model 'new': parameters.model: there is no new.gguf in models/"
+    (folder / "new.gguf").touch()
+    assert profiles.problem is None
+
+
+def test_who_asks_for_what_is_left_out_is_told_which_file_is_wrong(folder, load):
+    write(folder, "greeter.yaml", minimal("greeter", template={"chat": "greeter"}))
+    write(folder, "broken.yaml", "name: [")
+    write(folder, "hot.yaml", minimal("warm", context_size=3))
+    profiles = load()
+    for name, file in (("greeter", "greeter"), ("broken", "broken"), ("warm", "hot")):
+        with pytest.raises(NotFound, match=rf"no model '{name}' \(models/{file}.yaml, line .*; there are: one"):
+            profiles.named(name)
+        with pytest.raises(NotFound, match=rf"no profile '{name}' \(models/{file}.yaml, line "):
+            profiles.current().get(name)
+        with pytest.raises(NotFound, match=rf"no model '{name}'; there are: one$"):
+            profiles.named(name, ["one"])
 
 
 def test_files_are_taken_in_without_a_restart(folder, load):
     profiles = load()
     assert list(profiles.current().profiles) == ["one"]
     write(folder, "m.yaml", minimal(template={"chat": "t"}))
+    assert "m" not in profiles.current().profiles and "there is no models/t.tmpl" in profiles.problem
+    write(folder, "t.tmpl", "old {{.Input}}")
     assert "m" in profiles.current().profiles
     write(folder, "t.tmpl", "new {{.Input}}")
     assert profiles.current().profiles["m"].go.render([{"role": "user", "content": "x"}]) == "new x"

@@ -256,6 +256,11 @@ def test_the_default_file_is_written_once(tmp_path: Path) -> None:
     assert ensure_default(tmp_path).read_text() == TWO
 
 
+def test_of_the_profiles_with_a_file_one_that_a_key_may_use_is_preferred(tmp_path: Path) -> None:
+    profiles = load(tmp_path, json.dumps({"SelectedModel": "a", **{name: {"model": "m.gguf"} for name in "abc"}}))
+    assert [profiles.named("m.gguf", allowed)[0] for allowed in (None, ["c", "b"], ["x"])] == ["a", "b", "a"]
+
+
 def test_a_spec_names_the_file_that_is_there(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
     profile = Profile(model="m.gguf", n_ctx=64, parallel=2, n_threads=1)

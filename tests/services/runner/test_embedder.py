@@ -69,6 +69,16 @@ def test_nothing_in_a_text_is_a_special_token(model: Embedder) -> None:
     assert inside.count(special) == around.count(special) and len(around) == model.n_around > 0
 
 
+def test_tokens_get_what_the_model_wants_around_a_text_once(model: Embedder) -> None:
+    for text in TEXTS:
+        whole, plain = model.read(text), model.tokens(text, parse=False)
+        start = next(at for at in range(len(whole)) if whole[at:at + len(plain)] == plain)
+        assert len(whole) == len(plain) + model.n_around
+        job = prepare(model, Embed(id="1", owner="o", texts=[text, plain, whole, whole[start:],
+                                                             whole[:start + len(plain)]]))
+        assert [list(tokens) for tokens in job.texts] == [whole] * 5
+
+
 def test_a_schedule_of_many_gives_each_its_own(model: Embedder) -> None:
     scheduler = EmbedScheduler(model, RunnerLimits())
     texts = [f"{TEXTS[n % len(TEXTS)]} {n}" for n in range(150)]

@@ -20,7 +20,7 @@ class Letters:
     """A model whose tokens are letters, with one before and one behind each text; its vectors say what it saw."""
 
     name, n_ctx, n_around, n_batch, n_shared, n_slots, n_embd = "letters.gguf", 40, 2, 40, 20, 5, 1
-    ranks = False
+    ranks, n_vocab = False, 500
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
@@ -28,6 +28,9 @@ class Letters:
 
     def read(self, text: str) -> list[int]:
         return [1, *(ord(letter) for letter in text if not letter.isspace()), 2]
+
+    def around(self, tokens: list[int]) -> list[int]:
+        return [1, *tokens, 2]
 
     def pair(self, query: str, text: str) -> list[int]:
         raise AssertionError("it does not rank")
@@ -162,6 +165,18 @@ def test_a_batch_that_fails_ends_those_in_it_and_the_next_goes_on() -> None:
     bench.model.broken = False
     job = bench.add("d")
     assert isinstance(bench.run().ends[job], Vectors)
+
+
+def test_tokens_are_taken_as_they_are_or_refused_with_their_number() -> None:
+    model = Letters()
+    job = prepare(model, Embed(id="i", owner="o", texts=["ab", [97, 98]]))
+    assert job.texts[0] == job.texts[1]
+    for texts, error, told in ((["a", [97, 500]], BadRequest, "500 is no token"),
+                               (["a", [-1]], BadRequest, "0 to 499"), (["a", []], BadRequest, "empty"),
+                               (["a", [97] * 39], ContextOverflow, "41 tokens")):
+        with pytest.raises(error, match=told) as refused:
+            prepare(model, Embed(id="i", owner="o", texts=texts))
+        assert refused.value.details["text"] == 1
 
 
 def test_what_cannot_be_embedded_is_refused_with_its_number() -> None:

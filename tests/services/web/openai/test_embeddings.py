@@ -13,7 +13,7 @@ import pytest
 
 from services.web import replies
 from tests.conftest import MASTER, make_home
-from tests.tiny_wheel import WIDTH, write_bert
+from tests.tiny_wheel import WIDTH, write_bert, write_reranker
 
 CONFIG = {"SelectedModel": "one", "one": {"model": "tiny.gguf", "n_ctx": 512},
           "vectors": {"model": "bert.gguf", "embedding": True, "n_ctx": 60}}
@@ -105,6 +105,35 @@ def test_tokens_are_taken_for_their_text(server):
     alone = server.call("POST", "/embeddings", json={"input": tokens[1]}).json()["data"]
     assert len(alone) == 1
     assert max(abs(a - b) for a, b in zip(alone[0]["embedding"], wanted[1]["embedding"], strict=True)) < 1e-3
+
+
+@pytest.mark.parametrize("text", ["the cat", "barking, x!", "Cat xyz"])
+def test_tokens_with_those_around_a_text_and_without_give_exactly_its_vector(start, home, text):
+    server = start("llama")
+
+    def vector(given):
+        return server.call("POST", "/v1/embeddings", json={"input": given}).json()["data"][0]["embedding"]
+    wanted = vector(text)
+    for around in (False, True):
+        body = {"content": text, "model": "vectors", "add_special": around}
+        tokens = server.call("POST", "/tokenize", json=body).json()["tokens"]
+        assert tokens and vector(tokens) == vector([tokens]) == wanted
+
+
+def test_files_without_profiles_are_served(start, home):
+    write_bert(home / "models" / "free.gguf")
+    write_reranker(home / "models" / "ranks.gguf")
+    server = start("llama")
+    listed = {entry["id"]: entry["embedding"] for entry in server.call("GET", "/v1/models").json()["data"]}
+    assert listed["free.gguf"] is True and listed["ranks.gguf"] is True and listed["one"] is False
+    body = {"input": "the cat", "model": "free.gguf"}
+    assert len(server.call("POST", "/v1/embeddings", json=body).json()["data"][0]["embedding"]) == WIDTH
+    body = {"query": "the cat", "documents": ["a dog", "the cat"], "model": "ranks.gguf"}
+    assert len(server.call("POST", "/v1/rerank", json=body).json()["results"]) == 2
+    for model in ("free.gguf", "ranks.gguf"):
+        assert server.call("POST", "/tokenize", json={"content": "the cat", "model": model}).json()["tokens"]
+        body = {"messages": [{"role": "user", "content": "x"}], "model": model}
+        assert server.call("POST", "/v1/chat/completions", json=body).status_code == 422
 
 
 def test_fewer_dimensions_are_the_first_ones_of_length_1(server):

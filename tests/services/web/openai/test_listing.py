@@ -21,7 +21,7 @@ def test_profiles_come_first_then_files_of_none(world):
                    "embedding": False, "n_ctx": 512, "created": one["created"]}
     written = (world.settings.models_dir / "one.gguf").stat().st_mtime
     assert one["created"] == int(written)
-    assert (free["loaded"], free["embedding"], free["n_ctx"]) == (False, None, 2048)
+    assert (free["loaded"], free["embedding"], free["n_ctx"]) == (False, False, 2048)
 
 
 def test_the_seeds_own_list_has_them_too(world):
