@@ -7,6 +7,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,12 +25,11 @@ def programs() -> Path | None:
 
 
 @contextmanager
-def running(folder: Path, bin: Path) -> Iterator[str]:
-    """The address of a server in `folder`, over a Unix socket there. PostgreSQL refuses to run as root."""
+def running(bin: Path) -> Iterator[str]:
+    """The address of a server of the block's own, over a Unix socket. PostgreSQL refuses to run as root."""
     user = "nobody" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
     account = pwd.getpwnam(user)
-    home = Path(f"/tmp/parley-pg-{os.getpid()}")        # a socket's path is short, and nobody may go there
-    home.mkdir(mode=0o700)
+    home = Path(tempfile.mkdtemp(prefix="parley-pg-", dir="/tmp"))      # a socket's path is short
     os.chown(home, account.pw_uid, account.pw_gid)
 
     def run(*command: str) -> None:

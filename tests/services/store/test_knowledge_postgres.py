@@ -15,8 +15,8 @@ pytestmark = pytest.mark.skipif(PROGRAMS is None, reason="there is no PostgreSQL
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory):
-    with postgres.running(tmp_path_factory.mktemp("postgres"), PROGRAMS) as url:
+def url():
+    with postgres.running(PROGRAMS) as url:
         yield url
 
 

