@@ -46,9 +46,9 @@ class Gate:
         """Opens `method` of `endpoint` to keys with `scope`: one of SCOPES, ANY_KEY, or PUBLIC for everybody.
 
         HEAD follows GET. `answer` marks requests that count as answers in parallel; a `retryable` one that comes with
-        an Idempotency-Key does not: the route counts the answer itself, which retries share. To a `late` one nobody's
-        request comes in too, with no `flask.g.key`: the route asks for the key itself (`identify`) before it does
-        anything.
+        an Idempotency-Key does not: the route counts the answer itself, which retries share. To a `late` one
+        a websocket's handshake comes in without a key too, and without `flask.g.key`: browsers can set no header there,
+        so the route asks for the key itself (`identify`) before it does anything.
         """
         assert scope in (*SCOPES, ANY_KEY, PUBLIC), f"no scope: {scope}"
         assert method in ("GET", "POST", "PUT", "PATCH", "DELETE"), f"not a method to open by itself: {method}"
@@ -78,7 +78,7 @@ class Gate:
         try:
             g.key = key = self.identify()
         except Unauthorized as error:
-            if error.code == NO_KEY and rule is not None and rule.late:
+            if error.code == NO_KEY and rule is not None and rule.late and _is_handshake():
                 return
             raise
         known = request.routing_exception is None       # else Flask answers 404, 405 or a redirect after us
@@ -124,6 +124,10 @@ def identify(keys: Keys, admissions: Admissions, authorization: str | None, x_ap
             admissions.admit_source(address)
         raise
     return key
+
+
+def _is_handshake() -> bool:
+    return request.headers.get("Upgrade", "").strip().lower() == "websocket"
 
 
 def check_scope(key: Key, scope: str) -> None:

@@ -286,10 +286,12 @@ def test_patience_is_short() -> None:
 
 
 def test_key_may_come_late_where_the_route_sees_to_it(small: SimpleNamespace, secret: str) -> None:
-    """Nobody comes in as nobody; a wrong key does not come in at all."""
+    """A handshake without a key comes in as nobody's; one with a wrong key, and other requests, do not."""
     small.app.add_url_rule("/late", "late", lambda: str(g.key and g.key.id))
     small.gate.allow("late", "GET", "answer", late=True)
-    assert call(small.client, "GET", "/late").text == "None"
-    assert call(small.client, "GET", "/late", secret).status_code == 200
-    assert call(small.client, "GET", "/late", "wrong").status_code == 401
-    assert call(small.client, "POST", "/late").status_code == 401
+    upgrade = {"Upgrade": "websocket"}
+    assert call(small.client, "GET", "/late", **upgrade).text == "None"
+    assert call(small.client, "GET", "/late", secret, **upgrade).status_code == 200
+    assert call(small.client, "GET", "/late", "wrong", **upgrade).status_code == 401
+    assert call(small.client, "GET", "/late").status_code == 401
+    assert call(small.client, "POST", "/late", **upgrade).status_code == 401

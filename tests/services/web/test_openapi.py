@@ -98,6 +98,7 @@ def fuzz(shared, mode, told):
         bounded(given(operation.as_strategy(mode))(check))()
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
 def test_made_up_requests_get_documented_answers(shared, mode):
     """Never a 500, never an undocumented status, type or shape, for valid and invalid requests alike."""
