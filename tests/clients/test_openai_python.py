@@ -210,6 +210,11 @@ def test_a_prompt_is_scored_by_its_echo(real_client):
     assert scored.tokens[:3] == ["The", " capital", " of"] and scored.token_logprobs[0] is None
     assert scored.text_offset[:3] == [0, 3, 11] and all(number < 0 for number in scored.token_logprobs[1:])
     assert answer.choices[0].text.startswith("The capital of")
+    alone = real_client.completions.create(model="starter", prompt="The capital of", echo=True, logprobs=1,
+                                           max_tokens=0)
+    assert (alone.choices[0].text, alone.usage.completion_tokens) == ("The capital of", 0)
+    assert alone.choices[0].logprobs.tokens == ["The", " capital", " of"]
+    assert alone.choices[0].logprobs.token_logprobs == pytest.approx(scored.token_logprobs[:3], abs=0.01)
     with pytest.raises(openai.BadRequestError, match="suffix"):
         real_client.completions.create(model="starter", prompt="a", suffix="b")
 
