@@ -203,12 +203,13 @@ class Ingester:
 
         beat = self._teller(collection, source)
         with self._indexer.embedder(collection.name, about, collection.owner, beat) as embedder:
+            if not about.dimensions:
+                collection.describe(lambda now: {**now, "dimensions": embedder.dimensions}
+                                    if now["fingerprint"] == about.fingerprint else now)
             for id in ids:
                 beat()
                 made = chunks(collection.document(id), embedder, about.chunk_tokens)
                 collection.put_chunks(id, made, {"fingerprint": about.fingerprint, "chunk_tokens": about.chunk_tokens})
-            collection.describe(lambda now: {**now, "dimensions": embedder.dimensions}
-                                if now["fingerprint"] == about.fingerprint else now)
 
 
 def _told(problems: list[Problem]) -> tuple[str, ...]:

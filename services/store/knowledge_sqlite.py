@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import re
 import sqlite3
@@ -24,6 +23,7 @@ from services.errors import Gone, ParleyError, StorageFull, Unavailable
 from services.store import disk
 from services.store.crypto import Cipher
 from services.store.knowledge import SCHEMA, Chunk, Library, check_names, exists, is_name, not_found
+from services.store.knowledge_memory import FTS, Loaded, matching
 from services.store.knowledge_sql import Codec, Connection, SqlCollection
 
 log = logging.getLogger("parley.store")
@@ -33,8 +33,6 @@ IDLE = 2                    # connections of a base that are kept open
 WAIT = 10.0                 # seconds that a writer waits for another
 _BESIDE = ("-wal", "-shm", ".lock")
 _WORD = re.compile(r"\w")
-# tokens without case, accents and English endings
-_FTS = "USING fts5(title, text, {}tokenize = 'porter unicode61 remove_diacritics 2')"
 _TABLES = f"""
 CREATE TABLE about (body TEXT NOT NULL, salt TEXT NOT NULL, deletions INTEGER NOT NULL);
 CREATE TABLE sources (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, state TEXT NOT NULL,
@@ -48,7 +46,7 @@ CREATE INDEX of_document ON chunks (document);
 PRAGMA user_version = {SCHEMA};
 """
 _WORDS = f"""
-CREATE VIRTUAL TABLE words {_FTS.format("content = 'chunks', content_rowid = 'id', ")};
+CREATE VIRTUAL TABLE words {FTS.format("content = 'chunks', content_rowid = 'id', ")};
 CREATE TRIGGER chunk_added AFTER INSERT ON chunks BEGIN
     INSERT INTO words (rowid, title, text) VALUES (new.id, new.title, new.text);
 END;
@@ -64,7 +62,7 @@ class SqliteLibrary(Library):
     def __init__(self, data_dir: Path, cipher: Cipher | None = None) -> None:
         self._folder = data_dir / "knowledge"
         self._cipher = cipher
-        self._loaded: OrderedDict[Path, _Loaded] = OrderedDict()    # least recently used first; under _lock
+        self._loaded: OrderedDict[Path, Loaded] = OrderedDict()    # least recently used first; under _lock
         self._idle: dict[Path, list[tuple[int, sqlite3.Connection]]] = {}   # open files by inode; under _lock
         self._lock = threading.Lock()
 
@@ -176,10 +174,10 @@ class SqliteLibrary(Library):
     def _collection(self, path: Path, owner: str, name: str) -> SqliteCollection:
         return SqliteCollection(path, owner, name, Codec(self._cipher, owner, name), self)
 
-    def loaded(self, path: Path, sealed: bool) -> _Loaded:
+    def loaded(self, path: Path, sealed: bool) -> Loaded:
         """What is in memory of a base, used just now; others go when there is too much."""
         with self._lock:
-            found = self._loaded.pop(path, None) or _Loaded(sealed)
+            found = self._loaded.pop(path, None) or Loaded(sealed)
             self._loaded[path] = found
             while len(self._loaded) > 1 and sum(one.size for one in self._loaded.values()) > MEMORY:
                 self._loaded.popitem(last=False)
@@ -293,12 +291,12 @@ class SqliteCollection(SqlCollection):
         if self._codec.sealed:
             loaded = self._load()
             with loaded.lock:
-                return _matching(loaded.words, phrases, loaded.ids.size, k)
+                return matching(loaded.words, phrases, loaded.ids.size, k)
         with self._reading() as db:
             count, = db.execute("SELECT coalesce(sum(chunks), 0) FROM documents").fetchone()
-            return _matching(db, phrases, count, k)
+            return matching(db, phrases, count, k)
 
-    def _load(self) -> _Loaded:
+    def _load(self) -> Loaded:
         """The base's part in memory, brought up to what the file holds."""
         loaded = self._library.loaded(self.path, self._codec.sealed)
         with loaded.lock, self._reading() as db:
@@ -321,53 +319,6 @@ class SqliteCollection(SqlCollection):
                 yield True
         except TimeoutError:
             yield False
-
-
-class _Loaded:
-    """What is in memory of one base. `lock` guards all of it; the arrays are replaced, never changed."""
-
-    def __init__(self, sealed: bool) -> None:
-        self.lock = threading.Lock()
-        self.words = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
-        self._sealed = sealed
-        self.clear(0)
-
-    def clear(self, deletions: int) -> None:
-        self.deletions = deletions
-        self.ids = np.empty(0, np.int64)
-        self.vectors = np.empty((0, 0), np.float32)
-        if self._sealed:
-            self.words.execute("DROP TABLE IF EXISTS words")
-            self.words.execute(f"CREATE VIRTUAL TABLE words {_FTS.format('')}")
-
-    @property
-    def last(self) -> int:
-        return int(self.ids[-1]) if self.ids.size else 0
-
-    @property
-    def size(self) -> int:
-        """Bytes of vectors."""
-        return self.vectors.nbytes
-
-    def add(self, ids: list[int], vectors: list[bytes]) -> None:
-        """All vectors of a base have one length: another model's come after a `clear`."""
-        more = np.frombuffer(b"".join(vectors), "<f4").reshape(len(ids), -1)
-        self.vectors = np.concatenate([self.vectors, more]) if self.ids.size else more
-        self.ids = np.concatenate([self.ids, np.array(ids, np.int64)])
-
-
-def _matching(db: sqlite3.Connection, phrases: list[str], count: int, k: int) -> list[tuple[int, float]]:
-    """By BM25, as parts of what a chunk of common length with all the phrases has. FTS5's bm25 is below zero."""
-    whole = sum(_rarity(count, *db.execute("SELECT count(*) FROM words WHERE words MATCH ?", (phrase,)).fetchone())
-                for phrase in phrases)
-    return [(id, min(1.0, -score / whole)) for id, score in db.execute(
-        "SELECT rowid, bm25(words) AS score FROM words WHERE words MATCH ? ORDER BY score, rowid LIMIT ?",
-        (" OR ".join(phrases), k))]
-
-
-def _rarity(count: int, hits: int) -> float:
-    """FTS5's idf of a phrase that `hits` of `count` chunks have."""
-    return max(math.log((count - hits + 0.5) / (hits + 0.5)), 1e-6)
 
 
 def _connected(path: Path) -> sqlite3.Connection:

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from services.web import knowledge
+from services.web import knowledge_shapes as shapes
 from tests import postgres
 from tests.conftest import MASTER, Server, make_home
 from tests.services.web.conftest import wait_until
@@ -79,7 +79,7 @@ def own(server):
 def make(server, key=MASTER, name="facts", **body):
     response = server.call("POST", "/knowledge", key, json={"name": name, **body})
     assert response.status_code == 201, response.text
-    return knowledge.KnowledgeBase.model_validate(response.json())
+    return shapes.KnowledgeBase.model_validate(response.json())
 
 
 def add(server, key=MASTER, name="facts", **body):
@@ -94,13 +94,13 @@ def done(server, key, id, name="facts"):
 
 
 def source(server, key, id, name="facts"):
-    return knowledge.KnowledgeSource.model_validate(server.call("GET", f"/knowledge/{name}/sources/{id}", key).json())
+    return shapes.KnowledgeSource.model_validate(server.call("GET", f"/knowledge/{name}/sources/{id}", key).json())
 
 
 def search(server, query, key=MASTER, name="facts", **body):
     response = server.call("POST", f"/knowledge/{name}/search", key, json={"query": query, **body})
     assert response.status_code == 200, response.text
-    return knowledge.KnowledgeHits.model_validate(response.json()).results
+    return shapes.KnowledgeHits.model_validate(response.json()).results
 
 
 def refused(server, method, path, key, **body):
