@@ -22,6 +22,9 @@ MASTER = "test-master-key-0123456789-abcdefghij"
 STARTER = ROOT / "models" / "starter.gguf"
 SECRETS = ("MASTER_KEY", "DATA_KEY", "HF_TOKEN", "FAILPOINT")
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:       # a shell's job in the background hands this on to children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 class Server:
     """`main.py serve` in a process group of its own. `home` holds data/ and models/, and outlives a restart."""
