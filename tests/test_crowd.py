@@ -74,8 +74,10 @@ def test_a_thousand_at_once_are_answered_or_told_when_to_come_back(server: Serve
     (runner,) = server.children("main.py runner")
 
     async def let_them_in() -> None:
-        await asyncio.to_thread(wait_for, lambda: in_use(server) == len(asked), PATIENCE)
-        os.kill(runner, signal.SIGCONT)
+        try:        # nearly all: on a slow machine some are told at once to come back
+            await asyncio.to_thread(wait_for, lambda: in_use(server) >= len(asked) - 100, 60)
+        finally:
+            os.kill(runner, signal.SIGCONT)
 
     os.kill(runner, signal.SIGSTOP)
     *told, _ = together(*(ask(server, key, session_id=sid, prompt=prompt) for key, sid, prompt in asked), let_them_in())
