@@ -207,7 +207,7 @@ def test_deep_and_growing_schemas_are_refused_soon() -> None:
         with pytest.raises(BadSchema, match=words):
             grammar_of(arguments(schema))
     arguments(mixed)
-    assert time.monotonic() - started < 60      # minutes, where it was not bounded
+    assert time.monotonic() - started < 5
 
 
 def test_strict_tools_are_refused_by_keyword(model: Model) -> None:
