@@ -206,7 +206,7 @@ class Admissions:
 
     def _connect(self) -> wire.Channel:
         try:
-            return wire.connect(self._address, self._authkey)
+            return wire.connect(self._address, self._authkey, ANSWER_TIMEOUT)
         except wire.WireError as error:
             raise _down(str(error)) from None
 

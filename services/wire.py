@@ -12,6 +12,8 @@ import contextlib
 import hmac
 import logging
 import os
+import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +30,10 @@ log = logging.getLogger("parley.wire")
 
 class WireError(Exception):
     """The other side is gone, or said something that is not a message."""
+
+
+class Crowded(WireError):
+    """The other side is there, but so many wait to be let in that there is no room for one more."""
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -546,25 +552,38 @@ def _knows(connection: Connection, authkey: bytes, patience: float) -> bool:
         return False
 
 
-def connect(address: str, authkey: bytes) -> Channel:
-    """A channel to the listener at `address`; `WireError` when there is none.
+def connect(address: str, authkey: bytes, patience: float = 0.0) -> Channel:
+    """A channel to the listener at `address`; `WireError` when there is none. `Crowded` when it lets nobody in, and so
+    many wait already that this one found no room among them in `patience` seconds; 0: waits for as long as it takes.
 
     The key is the first frame, without a challenge: the socket stands in a folder of mode 0700, so whoever listens
     there runs as this user, and four frames less make every request some tenths of a millisecond quicker.
     """
     try:
-        connection = Client(address, family="AF_UNIX")
+        with socket.socket(socket.AF_UNIX) as sock:
+            _send_within(sock, patience)
+            sock.connect(address)
+            _send_within(sock, 0.0)
+            connection = Connection(sock.detach())
         connection.send_bytes(authkey)
+    except BlockingIOError:
+        raise Crowded(f"nobody is let in at {address}") from None
     except OSError as error:
         raise WireError(f"nobody answers at {address}: {error}") from None
     return Channel(connection)
+
+
+def _send_within(sock: socket.socket, seconds: float) -> None:
+    """How long the kernel waits for `connect` and `send`; 0: without end. (A socket's own timeout would have a local
+    `connect` give up at once.)"""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(seconds), int(seconds % 1 * 1e6)))
 
 
 class Door:
     """A listening socket of mode 0600. Whoever connects says the key to a thread of its own: who is silent, or stops
     in the middle of a word, holds up nobody else."""
 
-    def __init__(self, address: str, authkey: bytes, backlog: int = 1024) -> None:
+    def __init__(self, address: str, authkey: bytes, backlog: int = 4096) -> None:
         if os.path.exists(address):
             os.unlink(address)
         self._address, self._authkey = address, authkey

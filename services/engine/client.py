@@ -236,17 +236,25 @@ class Lease:
     def _send(self, message: wire.Message) -> wire.Channel:
         """Send it to the runner. When that one has just died nothing was asked of it yet: once more, with a new one."""
         try:
-            return self._say(message)
+            return self._say_when_let_in(message)
         except wire.WireError:
             time.sleep(SECOND_TRY)
             self.renew()
         try:
-            return self._say(message)
+            return self._say_when_let_in(message)
         except wire.WireError as error:
             raise crashed(error) from None
 
+    def _say_when_let_in(self, message: wire.Message) -> wire.Channel:
+        """`beat` is called each second of waiting before the door of a runner that has many others there."""
+        while True:
+            try:
+                return self._say(message)
+            except wire.Crowded:
+                self.beat()
+
     def _say(self, message: wire.Message) -> wire.Channel:
-        channel = self._runner = self._runner or wire.connect(self._at.address, self._at.authkey)
+        channel = self._runner = self._runner or wire.connect(self._at.address, self._at.authkey, BEAT)
         channel.send(message)
         return channel
 

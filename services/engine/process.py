@@ -65,7 +65,7 @@ class RunnerProcess:
     def stats(self, patience: float = wire.HANDSHAKE) -> wire.Stats | None:
         """How it is; None when it does not say so within `patience` seconds."""
         try:
-            with wire.connect(self.address, self.authkey) as channel:
+            with wire.connect(self.address, self.authkey, patience) as channel:
                 channel.send(wire.GetStats())
                 answer = channel.receive(patience)
         except wire.WireError:

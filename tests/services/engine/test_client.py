@@ -8,6 +8,7 @@ import os
 import signal
 import struct
 import threading
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -272,6 +273,36 @@ def test_a_beat_may_end_the_wait_for_a_count(house: House):
         freeze(house.pid(spec))
         with pytest.raises(Left):
             lease.count([["b"]])
+
+
+def test_who_waits_at_a_crowded_door_is_let_in_later_or_leaves(house: House, tmp_path: Path,
+                                                               monkeypatch: pytest.MonkeyPatch):
+    """As where a thousand ask at once: the kernel lets only so many wait."""
+    monkeypatch.setattr("services.engine.client.BEAT", 0.1)
+    door = wire.Door(str(tmp_path / "s"), AUTHKEY, backlog=1)
+    waiting = [wire.connect(str(tmp_path / "s"), AUTHKEY) for _ in range(2)]
+    beats = []
+
+    def beat() -> None:
+        beats.append(1)
+        if len(beats) == 2:
+            raise Left
+        if len(beats) == 4:
+            threading.Thread(target=door.serve, args=(answer,), daemon=True).start()
+
+    def answer(channel: wire.Channel) -> None:
+        with channel, contextlib.suppress(wire.WireError):
+            if channel.receive(SOON):
+                channel.send(wire.Counted(tokens=[7]))
+
+    with house.engine.lease(house.spec(), beat=beat) as lease:
+        lease._at = msgspec.structs.replace(lease._at, address=str(tmp_path / "s"), authkey=AUTHKEY)
+        with pytest.raises(Left):
+            lease.count([["a"]])
+        assert lease.count([["a"]]) == [7] and len(beats) >= 4
+    door.close()
+    for channel in waiting:
+        channel.close()
 
 
 def test_a_runner_that_died_before_it_was_asked_is_replaced_unseen(house: House):

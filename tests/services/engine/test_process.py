@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -107,6 +108,21 @@ def test_a_stopped_process_is_silent_but_does_not_hold_up_who_asks(tmp_path: Pat
     process.kill("for a reason")
     assert process.wait(SOON) and str(process.death()) == "for a reason"
     process.bury()
+
+
+def test_a_stopped_process_with_a_crowd_at_its_door_does_not_hold_up_who_asks(tmp_path: Path):
+    """Else the watchdog would wait for as long as what it watches."""
+    process = RunnerProcess(FAKE, wire.RunnerSpec(model="m.gguf", n_ctx=64), tmp_path)
+    door = wire.Door(process.address, process.authkey, backlog=1)       # a stopped one accepts nobody
+    crowd = [wire.connect(process.address, process.authkey) for _ in range(2)]
+    with pytest.raises(wire.Crowded):
+        wire.connect(process.address, process.authkey, 0.05)
+    assert process.stats(0.05) is None
+    for channel in crowd:
+        channel.close()
+    threading.Thread(target=door.serve, args=(wire.Channel.close,), daemon=True).start()
+    wire.connect(process.address, process.authkey).close()
+    door.close()
 
 
 def test_exit_statuses_in_words():
