@@ -24,6 +24,7 @@ def check(ask: Ask, settings: Settings) -> None:
     param = "prompt"
     if ask.raw is not None:
         size = _size(ask.raw) if isinstance(ask.raw, str) else len(ask.raw)
+        assert not ask.knowledge and ask.search is None, "there is no question to look for"
         if ask.session_id is not None:
             raise BadRequest("a prompt without turns cannot be part of a session: leave the session out", param=param)
     elif ask.messages:
@@ -116,4 +117,4 @@ def request(ask: Ask, profile: Profile, max_tokens: int, prompt: list[str]) -> G
     return Generate(id=str(uuid.uuid4()), owner=ask.owner, prompt=prompt, max_tokens=max_tokens, sampling=sampling,
                     stop=profile.stop, schema=ask.schema, grammar=ask.grammar or "", session=ask.session_id or "",
                     tokens=[] if ask.raw is None or isinstance(ask.raw, str) else list(ask.raw), suffix=ask.suffix,
-                    logprobs=ask.logprobs, echo=ask.echo, weight=ask.weight, stream=ask.stream)
+                    logprobs=ask.logprobs, echo=ask.echo, weight=ask.weight, batch=ask.batch, stream=ask.stream)

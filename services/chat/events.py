@@ -1,5 +1,5 @@
-"""What an answer is made from (`Ask`) and consists of (`Waiting`, `Reasoned`, `Delta`, `Called`, `Beat`, `Final`), in
-every family of routes."""
+"""What an answer is made from (`Ask`) and consists of (`Waiting`, `Step`, `Reasoned`, `Delta`, `Called`, `Beat`,
+`Final`), in every family of routes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 from services.chat.messages import Call, Interaction, Message, Toolbox
 from services.chat.sessions import TurnRecord, shown_id
+from services.knowledge.choose import Step
+from services.knowledge.references import with_use
 from services.wire import Done, Logprob
 
 
@@ -19,6 +21,16 @@ class Spent:
     completion_tokens: int = 0
     profile: str = ""           # "" until it is known
     shares_prompt: bool = False     # with another answer of its request, which the prompt is charged to
+    search_prompt_tokens: int = 0       # of what the model was asked about where to look, and what to take
+    search_completion_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Search:
+    """The model decides whether to look something up, and where."""
+
+    places: tuple[str, ...] = ()        # their names or domains; none: wherever the key may look
+    judge: Ask | None = None            # how it is asked that; None: the profile that answers
 
 
 @dataclass(frozen=True)
@@ -54,10 +66,13 @@ class Ask:
     grammar: str | None = None                      # GBNF
     tools: Toolbox | None = None
     thinking: bool = True                           # whether a model that can shall think before it answers
+    knowledge: tuple[str, ...] = ()                 # knowledge bases to answer from
+    search: Search | None = None                    # then those only where the model decides so
     logprobs: int | None = None                     # with each token's log probability those of so many others
     echo: bool = False                              # with `logprobs`: those of a `raw` prompt's tokens too
     stream: bool = True                             # False: only the whole answer is wanted
     weight: float = 1.0                             # the owner's share of the runner beside others
+    batch: bool = False                             # nobody waits for it: served after everything interactive
     request_id: str | None = None
     idempotency: str | None = None                  # digest of the Idempotency-Key: what a retry is known by
     about: dict[str, Any] | None = None             # kept with the question: what a family of routes knows it by
@@ -117,6 +132,8 @@ class Final:
     reasoning: str = ""                 # all `Reasoned`, joined
     calls: tuple[Call, ...] = ()
     logprobs: tuple[Logprob, ...] = ()  # of all tokens, if they were asked for
+    citations: tuple[dict[str, Any], ...] | None = None     # what it was answered from, where that was asked for
+    search_tokens: int = 0              # that it took to find those
 
     @classmethod
     def replayed(cls, answer: TurnRecord, session_id: str, profile: str, model: str) -> Final:
@@ -127,9 +144,11 @@ class Final:
         done = Done(id="", finish_reason=answer.finish_reason or "stop", prompt_tokens=usage.get("prompt_tokens", 0),
                     completion_tokens=usage.get("completion_tokens", 0), cached_tokens=details.get("cached_tokens", 0),
                     processed_tokens=details.get("processed_tokens", 0))
-        message = answer.message
+        message, citations = answer.message, extra.get("citations")
         return cls(answer.content, session_id, extra.get("profile", profile), extra.get("model", model), done,
-                   extra.get("context", {}), reasoning=message.reasoning, calls=message.calls)
+                   extra.get("context", {}), reasoning=message.reasoning, calls=message.calls,
+                   citations=None if citations is None else tuple(citations),
+                   search_tokens=usage.get("search_tokens", 0))
 
     @property
     def message(self) -> Message:
@@ -147,14 +166,22 @@ class Final:
         more: dict[str, Any] = {} if self.result or self.calls else {"empty": True}
         shape = self.message.shape()
         more |= {name: shape[name] for name in ("tool_calls", "reasoning_content") if name in shape}
+        more |= self.cited
         return {"profile": self.profile, "model": self.model, "usage": self.usage, "context": self.context, **more}
 
     @property
+    def cited(self) -> dict[str, Any]:
+        """`citations` as clients get them; nothing where none were asked for."""
+        return {} if self.citations is None else {"citations": with_use(self.citations, self.result)}
+
+    @property
     def usage(self) -> dict[str, Any]:
+        """`search_tokens`, where the model was asked about where to look, are not among the others."""
         details = {"cached_tokens": self.done.cached_tokens, "processed_tokens": self.done.processed_tokens}
         return {"prompt_tokens": self.done.prompt_tokens, "completion_tokens": self.done.completion_tokens,
                 "total_tokens": self.done.prompt_tokens + self.done.completion_tokens,
-                "prompt_tokens_details": details}
+                "prompt_tokens_details": details,
+                **({"search_tokens": self.search_tokens} if self.search_tokens else {})}
 
     @property
     def timings(self) -> dict[str, float]:
@@ -168,13 +195,14 @@ class Final:
             more["empty"] = True
         if self.reasoning:
             more["reasoning"] = self.reasoning
+        more |= self.cited
         session = None if self.session_id is None else shown_id(self.session_id)
         return {"result": self.result, "session_id": session, "profile": self.profile, "model": self.model,
                 "finish_reason": self.done.finish_reason, "usage": self.usage,
                 "context": self.context, **more, "timings": self.timings}
 
 
-Event = Delta | Reasoned | Called | Beat | Waiting | Final
+Event = Step | Delta | Reasoned | Called | Beat | Waiting | Final
 
 
 class Trimmed:
