@@ -20,7 +20,18 @@ from services.knowledge.index import About, Indexer, reindexed
 from services.knowledge.ingest import Ingester, Limits, Reader, stamp
 from services.knowledge.search import Hit, Searched, Weights, hybrid
 from services.store.base import is_owner
-from services.store.knowledge import QUEUED, Collection, Document, Library, Source, check_names, no_source, not_found
+from services.store.knowledge import (
+    DONE,
+    ERROR,
+    QUEUED,
+    Collection,
+    Document,
+    Library,
+    Source,
+    check_names,
+    no_source,
+    not_found,
+)
 
 CHUNK_TOKENS = 256              # of a chunk, unless its maker or the model says otherwise
 SMALL = 8000                    # characters of a text that is indexed while its sender waits
@@ -181,11 +192,11 @@ class Bases:
         self._own(owner, ref).delete_document(id)
 
     def refresh(self, owner: str, ref: str) -> list[dict[str, Any]]:
-        """Read all addresses of a base again."""
+        """Read all addresses of a base again, and try at once whatever waits or could not be indexed."""
         collection = self._own(owner, ref)
         for source in collection.sources():
-            if source.kind in ("url", "crawl") and source.state not in (QUEUED, "running"):
-                collection.update_source(replace(source, state=QUEUED, task="read", error=None))
+            if again := _again(source):
+                collection.update_source(again)
         self._ingester.start()
         return self.sources(owner, ref)
 
@@ -263,12 +274,28 @@ def _check_shared(shared: bool | list[str]) -> None:
             raise BadRequest(f"shared: {id[:80]!r} is no id of a key; GET /auth tells a key its id", param="shared")
 
 
+def _again(source: Source) -> Source | None:
+    """`source` with what a refresh wants of it, if anything."""
+    ended = source.state in (DONE, ERROR)
+    if source.state == QUEUED and source.next_try:
+        task = source.task
+    elif ended and source.kind in ("url", "crawl"):
+        task = "read"
+    elif source.state == ERROR and source.task == "index":
+        task = "index"
+    else:
+        return None
+    return replace(source, state=QUEUED, task=task, error=None, tries=0, next_try=0.0)
+
+
 def _source_shown(source: Source, documents: Iterable[Document]) -> dict[str, Any]:
     mine = [document for document in documents if document.source == source.id]
     return {"id": source.id, "kind": source.kind, "name": source.name, "options": source.options,
-            "state": source.state, "error": source.error, "problems": list(source.problems), "added": source.added,
-            "updated": source.updated or source.added, "documents": len(mine),
-            "indexed": sum(document.indexed for document in mine), "chunks": sum(document.chunks for document in mine)}
+            "state": source.state, "error": source.error,
+            "next_try": stamp(source.next_try) if source.next_try else None,
+            "problems": list(source.problems), "added": source.added, "updated": source.updated or source.added,
+            "documents": len(mine), "indexed": sum(document.indexed for document in mine),
+            "chunks": sum(document.chunks for document in mine)}
 
 
 def _document_shown(document: Document) -> dict[str, Any]:

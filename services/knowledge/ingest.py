@@ -20,6 +20,8 @@ from services.store.knowledge import DONE, ERROR, QUEUED, RUNNING, Collection, D
 
 log = logging.getLogger("parley.knowledge")
 EVERY = 15.0                # seconds between two looks for what is to be refreshed, or was left by others
+FIRST_WAIT, LONGEST_WAIT = 15.0, 900.0      # seconds until what was not to be had is asked for again, doubled each time
+MOST_TRIES = 100            # of a source, which take about a day
 THREADS = 2                 # bases that one process works on at once
 PROBLEMS = 20               # that are kept of one source
 
@@ -105,12 +107,14 @@ class Ingester:
     def _due(self, collection: Collection, only: str | None) -> list[Source]:
         """Sources that have something to be done. A running one counts: whoever holds the base finds its own done."""
         every = About.of(collection.about()).refresh_seconds
-        unindexed = collection.unindexed()
+        unindexed, now = collection.unindexed(), self._now()
         found = []
         for source in collection.sources(only):
-            old = every is not None and source.kind in ("url", "crawl") and source.checked + every <= self._now()
-            if source.state in (QUEUED, RUNNING):
+            old = every is not None and source.kind in ("url", "crawl") and source.checked + every <= now
+            if source.state == RUNNING or (source.state == QUEUED and source.next_try <= now):
                 found.append(source)
+            elif source.state == QUEUED:
+                continue
             elif old:
                 found.append(replace(source, task="read"))
             elif source.state == DONE and source.id in unindexed:       # another model was chosen meanwhile
@@ -127,7 +131,7 @@ class Ingester:
         except Gone:
             return
         except Unavailable as error:        # a model that is loading, a runner that died, a server that stops
-            self._end(collection, replace(source, state=QUEUED, error=f"waits, and is tried again: {error.message}"))
+            self._end(collection, self._later(source, error.message))
         except NotFound as error:
             if error.code == "knowledge_not_found":
                 raise
@@ -140,6 +144,15 @@ class Ingester:
                                           error=f"internal error; the server's log says more under {source.id}"))
         else:
             self._end(collection, replace(source, state=DONE, task=""))
+
+    def _later(self, source: Source, why: str) -> Source:
+        """`source` after one more try in vain: it waits longer each time, and not for ever."""
+        tries = source.tries + 1
+        if tries >= MOST_TRIES:
+            return replace(source, state=ERROR, error=f"given up after {tries} tries: {why}")
+        wait = min(FIRST_WAIT * 2 ** min(tries - 1, 20), LONGEST_WAIT)
+        return replace(source, state=QUEUED, error=f"waits, and is tried again: {why}", tries=tries,
+                       next_try=self._now() + wait)
 
     def _tell(self, collection: Collection, source: Source, keep_payload: bool = True) -> Source:
         source = replace(source, updated=stamp(self._now()))
@@ -160,9 +173,10 @@ class Ingester:
 
     def _end(self, collection: Collection, source: Source) -> None:
         done = source.state in (DONE, ERROR)
-        checked = self._now() if done else source.checked
+        if done:
+            source = replace(source, checked=self._now(), tries=0, next_try=0.0)
         try:
-            self._tell(collection, replace(source, checked=checked), keep_payload=not done)
+            self._tell(collection, source, keep_payload=not done)
         except Gone:
             log.info("source %s of knowledge base %s was deleted while it was read", source.id, collection.name)
 

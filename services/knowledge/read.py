@@ -18,15 +18,15 @@ from services.store.knowledge import Document, Source
 
 DEPTH, PAGES = 2, 50            # of a crawl that does not say
 PATIENCE = 20                   # times that a crawl waits for its owner's rate
-LONGEST_DELAY = 10.0            # seconds between two pages that a host is given, whatever its robots.txt wants
 LONGEST_WAIT = 60.0             # seconds of each
+LONGEST_DELAY = 30.0            # seconds between two pages that a host's robots.txt may want
 
 
 class SourceReader:
-    """Any thread may ask."""
+    """Any thread may ask. `sleep` is for tests."""
 
-    def __init__(self, fetcher: Fetcher) -> None:
-        self._fetcher = fetcher
+    def __init__(self, fetcher: Fetcher, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._fetcher, self._sleep = fetcher, sleep
 
     def read(self, source: Source, payload: bytes | None, owner: str,
              going: Callable[[], None]) -> Iterator[Document | Problem]:
@@ -56,8 +56,11 @@ class SourceReader:
                 return
             url, level = waiting.popleft()
             try:
+                if number and (delay := self._fetcher.delay(url)) > LONGEST_DELAY:
+                    yield _too_slow(url, delay, len(waiting) + 1)
+                    return
                 if number:
-                    time.sleep(min(self._fetcher.delay(url), LONGEST_DELAY))
+                    self._wait(delay, going)
                 page = self._get(url, owner, trip, going)
             except (Unavailable, Forbidden):
                 raise
@@ -83,14 +86,28 @@ class SourceReader:
             except TooManyRequests as error:
                 if last or error.code == "too_many_urls":
                     raise
-                time.sleep(min(error.retry_after or 1.0, LONGEST_WAIT))
+                self._wait(min(error.retry_after or 1.0, LONGEST_WAIT), going)
         raise AssertionError("the last time was raised")
+
+    def _wait(self, seconds: float, going: Callable[[], None]) -> None:
+        """In parts of a second at most, so that what ends the work is noticed."""
+        while seconds > 0:
+            going()
+            self._sleep(min(seconds, 1.0))
+            seconds -= 1.0
 
 
 def kind_of(name: str, media_type: str) -> str:
     """`zip` or `file`: Office files are zips too, but one document each."""
     is_zip = media_type in ("application/zip", "application/x-zip-compressed") or name.lower().endswith(".zip")
     return "zip" if is_zip else "file"
+
+
+def _too_slow(url: str, delay: float, left: int) -> Problem:
+    origin = urls.parse(url).origin
+    return Problem(origin, f"{origin}/robots.txt asks for {delay:g} seconds between two pages, and a crawl waits for "
+                           f"{LONGEST_DELAY:g} at most: {left} pages that were found were not read; add those that "
+                           "matter as url")
 
 
 def _zip(payload: bytes, going: Callable[[], None]) -> Iterator[Document | Problem]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from urllib.robotparser import RobotFileParser
 
 from services.errors import FetchFailed
@@ -13,6 +15,8 @@ from services.knowledge.urls import Url
 
 MAX_BYTES = 256 << 10       # of a robots.txt; what is beyond does not count
 AGE, ORIGINS, ROOM = 3600.0, 256, 2 << 20       # seconds; how many are remembered, of so many bytes together
+_NUMBERED = re.compile(r"\s*(?:crawl-delay|request-rate)\s*:", re.IGNORECASE)
+_DELAY = re.compile(r"\s*crawl-delay\s*:\s*([0-9]{1,6}(?:\.[0-9]{0,6})?)\s*(?:#.*)?", re.IGNORECASE)
 Ask = Callable[[Url, float], tuple[int, bytes]]     # URL and deadline -> HTTP status and body
 
 
@@ -43,5 +47,18 @@ class Robots:
             raise FetchFailed(f"{url} answers with HTTP {status}, so nobody knows what may be fetched there; "
                               "try again later", param="url")
         rules = RobotFileParser()
-        rules.parse(text.decode("utf-8", "replace").splitlines() if status == 200 else [])
+        try:
+            rules.parse(_whole_seconds(text.decode("utf-8", "replace").splitlines() if status == 200 else []))
+        except ValueError as error:         # a path that the standard library's parser of URLs refuses
+            raise FetchFailed(f"{url} cannot be understood ({error}), so nobody knows what may be fetched there",
+                              param="url") from None
         return rules, len(text)
+
+
+def _whole_seconds(lines: Iterable[str]) -> Iterator[str]:
+    """`lines` with delays as the reader takes them: it knows no fractions, and stumbles over `²` and 5,000 digits."""
+    for line in lines:
+        if found := _DELAY.fullmatch(line):
+            yield f"Crawl-delay: {math.ceil(float(found[1]))}"
+        elif not _NUMBERED.match(line):
+            yield line

@@ -36,6 +36,8 @@ class Source:
     added: str = ""
     updated: str = ""
     checked: float = 0.0            # unix time at which it was last read, for refreshing
+    tries: int = 0                  # that failed, one after the other, since something was not to be had
+    next_try: float = 0.0           # unix time of the one after them; 0: none of them did
 
 
 @dataclass(frozen=True)

@@ -242,7 +242,7 @@ class SqlCollection(Collection):
             db.execute("UPDATE documents SET chunks = 0, indexed = 0")
             for body, in db.execute("SELECT body FROM sources").fetchall():
                 source = self._source(body)
-                anew = replace(source, state=QUEUED, task=source.task or "index", error=None)
+                anew = replace(source, state=QUEUED, task=source.task or "index", error=None, tries=0, next_try=0.0)
                 db.execute("UPDATE sources SET state = ?, body = ? WHERE id = ?",
                            (anew.state, self._source_body(anew), anew.id))
 

@@ -202,7 +202,8 @@ class OneKnowledgeSource(Endpoint):
 
 
 class RefreshKnowledge(Endpoint):
-    @op("Read all addresses again", scope="answer", reply=KnowledgeSources, status=202, errors=_CHANGES, answer=True)
+    @op("Read all addresses again, and try at once what waits", scope="answer", reply=KnowledgeSources, status=202,
+        errors=_CHANGES, answer=True)
     def post(self, name: str) -> Response:
         return json_response({"sources": self.room.bases.refresh(g.key.id, name)}, 202)
 

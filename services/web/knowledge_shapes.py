@@ -104,6 +104,7 @@ class KnowledgeSource(BaseModel):
     name: str
     state: Literal["queued", "running", "done", "error"]
     error: str | None = Field(description="why it failed, or what it waits for")
+    next_try: str | None = Field(description="when it is tried again, where it waits; a refresh tries at once")
     problems: list[str] = Field(description="parts that were left out, and why")
     added: str
     updated: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -12,12 +13,13 @@ import pytest
 from services import wire
 from services.engine.fake_words import DIMENSIONS, vector
 from services.errors import BadRequest, Forbidden, NotFound, TooManyRequests, Unavailable
-from services.knowledge import read
-from services.knowledge.bases import Bases, cited
+from services.knowledge import bases, read
+from services.knowledge.bases import Bases
 from services.knowledge.documents import Document, Link, Section
 from services.knowledge.index import Indexer, Model
-from services.knowledge.ingest import Limits
+from services.knowledge.ingest import FIRST_WAIT, MOST_TRIES, Limits, stamp
 from services.knowledge.read import SourceReader, kind_of
+from services.store.knowledge import Source
 from services.store.knowledge_sqlite import SqliteLibrary
 from tests.services.web.conftest import wait_until
 
@@ -32,10 +34,12 @@ class Engine:
     fail: Exception | None = None
     ready = READY
     embedded: list[str] = field(default_factory=list)
+    leases: list[str] = field(default_factory=list)
 
     @contextlib.contextmanager
     def lease(self, spec: Any, keep: float, beat: Any) -> Any:
         beat()
+        self.leases.append(spec.model)
         yield self
 
     def count(self, prompts: list[list[str]]) -> list[int]:
@@ -55,9 +59,10 @@ class Web:
 
     pages: dict[str, Any] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    crawl_delay: float = 0.0
 
     def delay(self, url: str) -> float:
-        return 0.0
+        return self.crawl_delay
 
     def read(self, url: str, **_: Any) -> Document:
         self.asked.append(url)
@@ -73,14 +78,15 @@ class Web:
 
 class World:
     def __init__(self, folder, **limits):
-        self.engine, self.web, self.time, self.charged = Engine(), Web(), 1000.0, []
+        self.engine, self.web, self.time, self.charged, self.slept = Engine(), Web(), 1000.0, [], []
         (folder / "m.gguf").write_bytes(b"model")
         spec = wire.RunnerSpec(model=str(folder / "m.gguf"), n_ctx=64, parallel=1, n_threads=1, n_gpu_layers=0,
                                embedding=True)
         self.library = SqliteLibrary(folder)
         indexer = Indexer(self.engine, lambda _name, _allowed: Model("small", spec, 0, "doc: ", "query: "),
                           lambda owner, tokens: self.charged.append((owner, tokens)))
-        self.bases = Bases(self.library, indexer, SourceReader(self.web), Limits(**limits), lambda: self.time)
+        self.reader = SourceReader(self.web, self.slept.append)
+        self.bases = Bases(self.library, indexer, self.reader, Limits(**limits), lambda: self.time)
         self.work = self.bases._ingester.round
         self.bases._ingester.start = lambda: None       # rounds are made by the test
         self.bases.create("kAnn", "facts")
@@ -101,6 +107,10 @@ class World:
 @pytest.fixture
 def world(tmp_path):
     return World(tmp_path)
+
+
+class Deleted(Exception):
+    pass
 
 
 def site(*links_of_start):
@@ -139,13 +149,47 @@ def test_a_first_page_that_fails_is_the_sources_error(world):
         assert (source["state"], source["error"], source["documents"]) == ("error", "fetching is off", 0)
 
 
-def test_a_crawl_waits_for_its_owners_rate(world, monkeypatch):
-    monkeypatch.setattr(read, "LONGEST_WAIT", 0.0)
-    busy = TooManyRequests("slowly", retry_after=9)
+def test_a_crawl_waits_for_its_owners_rate(world):
+    busy = TooManyRequests("slowly", retry_after=2.5)
     world.web.pages = {"https://a.example/": [busy, busy, "start"]}
     assert world.add("url", "https://a.example/")["state"] == "done" and len(world.web.asked) == 3
+    assert world.slept == [1.0, 1.0, 0.5] * 2
     world.web.pages = {"https://a.example/": busy}
     assert world.add("url", "https://a.example/")["error"] == "slowly"
+
+
+def test_a_crawl_waits_between_pages_as_robots_ask(world):
+    world.web.pages, world.web.crawl_delay = site("https://a.example/one"), 2.5
+    source = world.add("crawl", "https://a.example/", max_depth=9)
+    assert (source["documents"], source["problems"]) == (4, [])
+    assert world.slept == [1.0, 1.0, 0.5] * 3       # none before the first page
+    world.slept.clear()
+    assert world.add("url", "https://a.example/one")["state"] == "done" and world.slept == []
+
+
+def test_a_host_that_wants_too_long_a_wait_is_left_after_its_first_page(world):
+    world.web.pages, world.web.crawl_delay = site("https://a.example/one", "https://a.example/two"), 31
+    source = world.add("crawl", "https://a.example/")
+    assert (source["state"], source["documents"], world.slept) == ("done", 1, [])
+    problem, = source["problems"]
+    assert "robots.txt asks for 31 seconds" in problem and "2 pages that were found were not read" in problem
+    world.web.crawl_delay = read.LONGEST_DELAY
+    assert world.add("crawl", "https://a.example/")["documents"] == 4
+
+
+@pytest.mark.parametrize("waits_for", ["robots", "rate"])
+def test_what_ends_a_source_is_noticed_while_it_waits(world, waits_for):
+    world.web.pages, world.web.crawl_delay = site("https://a.example/one"), 30
+    if waits_for == "rate":
+        world.web.pages["https://a.example/"] = TooManyRequests("slowly", retry_after=50)
+
+    def going():
+        if len(world.slept) == 3:
+            raise Deleted
+    source = Source(id="1", kind="crawl", name="https://a.example/")
+    with pytest.raises(Deleted):
+        list(world.reader.read(source, None, "kAnn", going))
+    assert world.slept == [1.0] * 3 and world.web.asked == ["https://a.example/"]
 
 
 def test_addresses_are_read_again_by_interval_and_what_is_gone_goes(world):
@@ -190,10 +234,78 @@ def test_what_cannot_be_done_now_waits_and_tells_why(world):
     source = world.add("text", "note", b"a note")
     assert source["state"] == "queued" and source["error"].endswith("the model is loading")
     assert (source["documents"], source["indexed"]) == (1, 0)
+    assert source["next_try"] == stamp(world.time + FIRST_WAIT)
+    world.engine.fail = None
+    world.time += FIRST_WAIT
+    world.work()
+    source, = world.bases.sources("kAnn", "facts")
+    assert (source["state"], source["error"], source["next_try"]) == ("done", None, None)
+    assert world.found("note") == ["note"]
+    assert world.charged and all(owner == "kAnn" for owner, _ in world.charged)
+
+
+def tries(world, until=lambda source: source["state"] == "error"):
+    """The seconds between tries of the only source, each made at the moment that its state tells."""
+    waits = []
+    while not until(source := world.bases.sources("kAnn", "facts")[0]):
+        due = datetime.fromisoformat(source["next_try"].replace("Z", "+00:00")).timestamp()
+        waits.append(due - world.time)
+        world.time = due - 1
+        before = len(world.engine.leases)
+        world.work()
+        assert len(world.engine.leases) == before
+        world.time = due
+        world.work()
+        assert len(world.engine.leases) == before + 1
+    return waits
+
+
+def test_waits_grow_and_end_after_about_a_day(world):
+    world.engine.fail = Unavailable("the model is loading")
+    world.add("text", "note", b"a note")
+    waits = tries(world)
+    assert waits[:7] == [15, 30, 60, 120, 240, 480, 900] and set(waits[7:]) == {900}
+    assert len(waits) == MOST_TRIES - 1 and 20 < sum(waits) / 3600 < 28
+    source, = world.bases.sources("kAnn", "facts")
+    assert (source["state"], source["next_try"]) == ("error", None)
+    assert source["error"] == f"given up after {MOST_TRIES} tries: the model is loading"
+    world.time += 86400
+    world.work()
+    assert len(world.engine.leases) == MOST_TRIES
+
+
+@pytest.mark.parametrize("anew", ["refresh", "reindex"])
+@pytest.mark.parametrize("given_up", [False, True])
+def test_a_refresh_or_a_reindex_tries_at_once(world, anew, given_up):
+    world.engine.fail = Unavailable("the model is loading")
+    world.web.pages = {"https://a.example/": "a page"}
+    world.add("text", "note", b"a note")
+    tries(world, (lambda source: source["state"] == "error") if given_up else lambda source: len(
+        world.engine.leases) == 5)
+    waiting = world.add("url", "https://a.example/")
+    assert waiting["state"] == "queued" and waiting["next_try"]
     world.engine.fail = None
     world.work()
-    assert world.bases.sources("kAnn", "facts")[0]["state"] == "done" and world.found("note") == ["note"]
-    assert world.charged and all(owner == "kAnn" for owner, _ in world.charged)
+    assert world.bases.get("kAnn", "facts")["documents"] == 2 and world.found("note") == []
+    getattr(world.bases, anew)("kAnn", "facts")
+    assert [one["state"] for one in world.bases.sources("kAnn", "facts")] == ["queued"] * 2
+    world.work()
+    assert [(one["state"], one["next_try"]) for one in world.bases.sources("kAnn", "facts")] == [("done", None)] * 2
+    assert sorted(world.found("note")) == ["https://a.example/", "note"]
+
+
+def test_tries_are_counted_anew_after_one_that_went_well(world):
+    world.engine.fail = Unavailable("the model is loading")
+    world.add("text", "note", b"a note")
+    tries(world, lambda source: len(world.engine.leases) == 4)
+    world.engine.fail = None
+    world.time += 900
+    world.work()
+    world.engine.fail = Unavailable("died")
+    world.bases.reindex("kAnn", "facts")
+    world.work()
+    source, = world.bases.sources("kAnn", "facts")
+    assert source["next_try"] == stamp(world.time + FIRST_WAIT)
 
 
 def test_a_surprise_is_told_as_little_and_logged(world, caplog):
@@ -259,7 +371,7 @@ def test_a_context_numbers_what_it_cites_and_keeps_to_its_budget(world):
     assert 0 < page["score"] <= 1 and "text" not in page
     short = world.bases.context("kAnn", ["facts"], "alpha", 120)
     assert len(short.text) <= 120 and len(short.citations) == 1 and "\n> alpha" in short.text
-    assert cited([], 100).text == cited(world.bases.search("kAnn", ["facts"], "alpha"), 3).text == ""
+    assert bases.cited([], 100).text == bases.cited(world.bases.search("kAnn", ["facts"], "alpha"), 3).text == ""
     assert world.engine.embedded[-1] == "query: alpha"
     with pytest.raises(NotFound):
         world.bases.context("kBob", ["facts@kAnn"], "alpha", 100)
