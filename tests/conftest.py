@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ class Server:
 
     def __init__(self, home: Path, runner: str = "fake", **environment: str) -> None:
         self.home = home
+        self.runner = runner
         self.data = home / "data"
         clean = {name: value for name, value in os.environ.items() if name not in SECRETS}
         self.environment = {**clean, "HOST": "127.0.0.1", "PORT": "0", "DATA_DIR": str(self.data), "RUNNER": runner,
@@ -120,6 +122,16 @@ class Server:
             assert time.monotonic() < deadline, response.text + self.log
             time.sleep(0.05)
         return self
+
+
+@contextmanager
+def serving(home: Path, runner: str = "fake", **environment: str) -> Iterator[Server]:
+    """A started server, which ends with the block."""
+    server = Server(home, runner, **environment)
+    try:
+        yield server.start()
+    finally:
+        server.end()
 
 
 def command_line(pid: int) -> str:

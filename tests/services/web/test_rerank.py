@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from services.web import replies
-from tests.conftest import make_home
-from tests.tiny_wheel import write_bert, write_reranker
+from tests.services.web.vectors import vector_server
 
-CONFIG = {"SelectedModel": "one", "one": {"model": "tiny.gguf", "n_ctx": 512},
-          "ranker": {"model": "tiny-reranker.gguf", "embedding": True, "n_ctx": 60},
-          "vectors": {"model": "bert.gguf", "embedding": True, "n_ctx": 60}}
 ASK = {"query": "the cat", "documents": ["a dog", "the cat", {"text": "the dog"}]}
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    home = make_home(tmp_path / "home", CONFIG)
-    write_bert(home / "models" / "bert.gguf")
-    write_reranker(home / "models" / "tiny-reranker.gguf")
-    return home
-
-
-@pytest.fixture(params=["fake", "llama"])
-def server(start, request):
-    server = start(request.param)
-    server.kind = request.param
-    return server
+@pytest.fixture(scope="module", params=["fake", "llama"])
+def server(tmp_path_factory, request):
+    yield from vector_server(tmp_path_factory, request.param)
 
 
 def test_the_best_comes_first(server):
@@ -39,7 +23,7 @@ def test_the_best_comes_first(server):
     scores = [result["relevance_score"] for result in found["results"]]
     assert scores == sorted(scores, reverse=True) and len(set(scores)) == 3
     assert sorted(result["index"] for result in found["results"]) == [0, 1, 2]
-    if server.kind == "fake":
+    if server.runner == "fake":
         assert [tuple(result.values()) for result in found["results"]] == [(1, 1), (2, 0.5), (0, 0)]
     assert found["usage"]["prompt_tokens"] == found["usage"]["total_tokens"] > 5
     assert server.call("GET", "/auth", key).json()["usage"]["prompt_tokens"] == found["usage"]["total_tokens"]

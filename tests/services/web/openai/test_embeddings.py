@@ -6,32 +6,24 @@ import base64
 import json
 import math
 import struct
-from pathlib import Path
 
 import openai
 import pytest
 
 from services.web import replies
-from tests.conftest import MASTER, make_home
+from tests.conftest import MASTER
+from tests.services.web.vectors import CONFIG, vector_server
 from tests.tiny_wheel import WIDTH, write_bert, write_reranker
 
-CONFIG = {"SelectedModel": "one", "one": {"model": "tiny.gguf", "n_ctx": 512},
-          "vectors": {"model": "bert.gguf", "embedding": True, "n_ctx": 60}}
 DIMENSIONS = {"llama": WIDTH, "fake": 32}
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    home = make_home(tmp_path / "home", CONFIG)
-    write_bert(home / "models" / "bert.gguf")
-    return home
+only_llama = pytest.mark.parametrize("server", ["llama"], indirect=True)
 
 
-@pytest.fixture(params=["fake", "llama"])
-def server(start, request):
-    server = start(request.param)
-    server.kind = request.param
-    return server
+@pytest.fixture(scope="module", params=["fake", "llama"])
+def server(tmp_path_factory, request):
+    yield from vector_server(tmp_path_factory, request.param)
 
 
 def client(server):
@@ -43,7 +35,7 @@ def test_the_official_client_gets_its_vectors(server):
         texts = ["the cat", "a dog is barking", "the cat"]
         found = ask.embeddings.create(model="vectors", input=texts)                 # asks for base64 by itself
         plain = ask.embeddings.create(model="bert.gguf", input=texts, encoding_format="float")
-        alone = ask.embeddings.create(model="vectors", input=texts[1], dimensions=DIMENSIONS[server.kind])
+        alone = ask.embeddings.create(model="vectors", input=texts[1], dimensions=DIMENSIONS[server.runner])
         with pytest.raises(openai.NotFoundError) as unknown:
             ask.embeddings.create(model="text-embedding-3-small", input="x")
         with pytest.raises(openai.UnprocessableEntityError):
@@ -51,7 +43,7 @@ def test_the_official_client_gets_its_vectors(server):
     assert unknown.value.code == "model_not_found" and "vectors" in unknown.value.message
     assert (found.object, found.model, [item.index for item in found.data]) == ("list", "bert.gguf", [0, 1, 2])
     vectors = [item.embedding for item in found.data]
-    assert [len(vector) for vector in vectors] == [DIMENSIONS[server.kind]] * 3
+    assert [len(vector) for vector in vectors] == [DIMENSIONS[server.runner]] * 3
     assert all(abs(math.hypot(*vector) - 1) < 1e-5 for vector in vectors)
     assert vectors == [item.embedding for item in plain.data] and vectors[0] == vectors[2] != vectors[1]
     assert max(abs(a - b) for a, b in zip(vectors[1], alone.data[0].embedding, strict=True)) < 1e-3
@@ -87,7 +79,7 @@ def test_an_embedding_profile_answers_no_question_and_a_chat_model_embeds_nothin
     assert reply.status_code == 422 and "one" in reply.json()["message"]
     reply = server.call("GET", "/models").json()
     assert reply["selected"] == "one" and reply["profiles"]["vectors"]["embedding"] is True
-    if server.kind == "llama":          # the fake runner looks at no file
+    if server.runner == "llama":          # the fake runner looks at no file
         reply = server.call("POST", "/models/model", json={"model": "bert.gguf", "model_config": "one"})
         assert reply.status_code == 422 and '"embedding": true' in reply.json()["message"]
         wrong = {**CONFIG, "wrong": {"model": "other.gguf", "embedding": True}}
@@ -107,10 +99,9 @@ def test_tokens_are_taken_for_their_text(server):
     assert max(abs(a - b) for a, b in zip(alone[0]["embedding"], wanted[1]["embedding"], strict=True)) < 1e-3
 
 
+@only_llama
 @pytest.mark.parametrize("text", ["the cat", "barking, x!", "Cat xyz"])
-def test_tokens_with_those_around_a_text_and_without_give_exactly_its_vector(start, home, text):
-    server = start("llama")
-
+def test_tokens_with_those_around_a_text_and_without_give_exactly_its_vector(server, text):
     def vector(given):
         return server.call("POST", "/v1/embeddings", json={"input": given}).json()["data"][0]["embedding"]
     wanted = vector(text)
@@ -120,10 +111,10 @@ def test_tokens_with_those_around_a_text_and_without_give_exactly_its_vector(sta
         assert tokens and vector(tokens) == vector([tokens]) == wanted
 
 
-def test_files_without_profiles_are_served(start, home):
-    write_bert(home / "models" / "free.gguf")
-    write_reranker(home / "models" / "ranks.gguf")
-    server = start("llama")
+@only_llama
+def test_files_without_profiles_are_served(server):
+    write_bert(server.home / "models" / "free.gguf")
+    write_reranker(server.home / "models" / "ranks.gguf")
     listed = {entry["id"]: entry["embedding"] for entry in server.call("GET", "/v1/models").json()["data"]}
     assert listed["free.gguf"] is True and listed["ranks.gguf"] is True and listed["one"] is False
     body = {"input": "the cat", "model": "free.gguf"}
