@@ -23,6 +23,7 @@ from services.errors import (
 from services.web.openai import shapes
 from services.wire import Done, Logprob, Piece
 from tests.services.web.conftest import READY, FakeLease, final
+from tests.services.web.openai.conftest import Family
 
 USER = [{"role": "user", "content": "hi"}]
 LIKELY = Logprob(token=1, text="é".encode()[:1], logprob=-0.5, top=[(1, b"\xc3", -0.5), (2, b"no", float("-inf"))])
@@ -30,27 +31,8 @@ CALLS = (Call("call_a", "weather", '{"at":"x"}'), Call("call_b", "now", "{}"))
 
 
 @pytest.fixture
-def whole(scripted):
-    def send(path="/v1/chat/completions", **body):
-        response = scripted.call("POST", path, json={"messages": USER, **body})
-        assert response.status_code == 200, response.text
-        shapes.ChatCompletion.model_validate(response.json)
-        return response.json
-    return send
-
-
-@pytest.fixture
-def chunks(scripted):
-    def send(**body):
-        response = scripted.call("POST", "/v1/chat/completions", json={"messages": USER, "stream": True, **body})
-        assert response.status_code == 200 and response.mimetype == "text/event-stream", response.text
-        *lines, end = [line for line in response.text.split("\n\n") if line and not line.startswith(":")]
-        assert end == "data: [DONE]"
-        found = [json.loads(line.removeprefix("data: ")) for line in lines]
-        for chunk in found:
-            shapes.ChatChunk.model_validate(chunk)
-        return found
-    return send
+def family():
+    return Family("/v1/chat/completions", shapes.ChatCompletion, shapes.ChatChunk, {"messages": USER})
 
 
 def test_an_answer(whole):

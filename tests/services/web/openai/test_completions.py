@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import msgspec
@@ -12,6 +11,7 @@ from services.chat.events import Delta
 from services.web.openai import shapes
 from services.wire import Logprob
 from tests.services.web.conftest import final
+from tests.services.web.openai.conftest import Family
 
 BOS = Logprob(token=0, text=b"<s>", logprob=0.0)
 HI = Logprob(token=1, text=b"hi", logprob=-1.0, top=[(2, b"ho", -0.5)])
@@ -19,26 +19,8 @@ YES = Logprob(token=3, text=b"yes", logprob=-2.0)
 
 
 @pytest.fixture
-def whole(scripted):
-    def send(path="/v1/completions", **body):
-        response = scripted.call("POST", path, json=body)
-        assert response.status_code == 200, response.text
-        shapes.Completion.model_validate(response.json)
-        return response.json
-    return send
-
-
-@pytest.fixture
-def chunks(scripted):
-    def send(**body):
-        response = scripted.call("POST", "/v1/completions", json={"stream": True, **body})
-        *lines, end = [line for line in response.text.split("\n\n") if line]
-        assert end == "data: [DONE]"
-        found = [json.loads(line.removeprefix("data: ")) for line in lines]
-        for chunk in found:
-            shapes.CompletionChunk.model_validate(chunk)
-        return found
-    return send
+def family():
+    return Family("/v1/completions", shapes.Completion, shapes.CompletionChunk)
 
 
 def test_an_answer(whole):

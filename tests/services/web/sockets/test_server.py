@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame, Opcode
 from websockets.sync.client import connect
 
-from tests.conftest import MASTER, Server, make_home
+from tests.conftest import MASTER, make_home, serving
 
 CONFIG = {"SelectedModel": "one",
           "one": {"model": "tiny.gguf", "n_ctx": 2048, "max_tokens": 1000, "parallel": 2, "k": 3},
@@ -25,12 +25,11 @@ CONFIG = {"SelectedModel": "one",
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     home = make_home(tmp_path_factory.mktemp("sockets") / "home", CONFIG)
-    started = Server(home, MAX_SOCKETS_PER_KEY="20", ALLOWED_ORIGINS="https://page.example",
-                     MAX_PROMPT_BYTES="100000").start()
-    bare = {"bare": {"profile": "bare", "imperative": "Be seen."}}
-    (home / "data" / "personalities.d" / "20.json").write_text(json.dumps(bare))
-    yield started.ready()
-    started.end()
+    with serving(home, MAX_SOCKETS_PER_KEY="20", ALLOWED_ORIGINS="https://page.example",
+                 MAX_PROMPT_BYTES="100000") as server:
+        bare = {"bare": {"profile": "bare", "imperative": "Be seen."}}
+        (home / "data" / "personalities.d" / "20.json").write_text(json.dumps(bare))
+        yield server.ready()
 
 
 @contextmanager
@@ -308,33 +307,30 @@ def test_client_that_leaves_stops_the_work(server, how):
 
 # ---------------------------------------------------------------- beginning and end
 
-def test_sockets_are_closed_and_answers_end_when_the_server_stops(home):
+@pytest.fixture
+def working(home):
     (home / "data" / "config.json").write_text(json.dumps(CONFIG))
-    server = Server(home).start().ready()
-    try:
-        with opened(server) as quiet, opened(server) as busy:
-            busy.send("!tokens 30 !sleep 0.1")
-            assert busy.recv(timeout=30) == "w1"
-            server.process.send_signal(signal.SIGTERM)
-            assert closed(quiet, 1001) == []
-            assert closed(busy, 1001)[-1] == "<END>"
-        assert server.process.wait(30) == 0
-    finally:
-        server.end()
+    with serving(home) as server:
+        yield server.ready()
 
 
-def test_fresh_workers_let_sockets_go_and_answers_end(home):
-    (home / "data" / "config.json").write_text(json.dumps(CONFIG))
-    server = Server(home).start().ready()
-    try:
-        with opened(server) as quiet, opened(server) as busy:
-            busy.send("!tokens 30 !sleep 0.1")
-            assert busy.recv(timeout=30) == "w1"
-            server.process.send_signal(signal.SIGHUP)
-            assert closed(quiet, 1001) == []
-            assert closed(busy, 1001)[-1] == "<END>"
-        assert requests.get(server.url + "/healthz", timeout=10).status_code == 200
-        with opened(server) as ws:
-            assert answer(ws, "hello")[-1] == "<END>"
-    finally:
-        server.end()
+def let_go_at(number, server):
+    """The signal closes quiet sockets at once, and a busy one after its answer."""
+    with opened(server) as quiet, opened(server) as busy:
+        busy.send("!tokens 30 !sleep 0.1")
+        assert busy.recv(timeout=30) == "w1"
+        server.process.send_signal(number)
+        assert closed(quiet, 1001) == []
+        assert closed(busy, 1001)[-1] == "<END>"
+
+
+def test_sockets_are_closed_and_answers_end_when_the_server_stops(working):
+    let_go_at(signal.SIGTERM, working)
+    assert working.process.wait(30) == 0
+
+
+def test_fresh_workers_let_sockets_go_and_answers_end(working):
+    let_go_at(signal.SIGHUP, working)
+    assert requests.get(working.url + "/healthz", timeout=10).status_code == 200
+    with opened(working) as ws:
+        assert answer(ws, "hello")[-1] == "<END>"
