@@ -12,9 +12,10 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
+from services.engine.networks import CARRIER, HERE, PRIVATE, Address, denied, translated
 from services.errors import BadRequest, Forbidden, Unavailable
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_NEAR = (HERE, PRIVATE, CARRIER)        # where a hub that is no public one may lead to
 
 
 def addresses(host: str) -> list[Address]:
@@ -24,12 +25,6 @@ def addresses(host: str) -> list[Address]:
     except (OSError, UnicodeError) as error:
         raise Unavailable(f"cannot find the host {host} ({getattr(error, 'strerror', None) or error})") from None
     return [ipaddress.ip_address(str(entry[4][0]).split("%")[0]) for entry in found]
-
-
-def is_public(address: Address) -> bool:
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-        address = address.ipv4_mapped
-    return address.is_global and not address.is_multicast
 
 
 def parse(url: str) -> httpx.URL:
@@ -48,7 +43,7 @@ class Guard:
 
     def __init__(self, home: str) -> None:
         self.home = parse(home)
-        self.public = self._proxied(self.home) or all(is_public(address) for address in addresses(self.home.host))
+        self.public = self._proxied(self.home) or not any(map(_kind, addresses(self.home.host)))
 
     def is_home(self, url: httpx.URL) -> bool:
         """Same scheme, host and port: only then may the token go along."""
@@ -77,10 +72,10 @@ class Guard:
             self._check_address(url, ipaddress.ip_address(str(peer[0]).split("%")[0]))
 
     def _check_address(self, url: httpx.URL, address: Address) -> None:
-        if is_public(address) or (not self.public and not address.is_link_local):
-            return
-        raise Forbidden(f"{self.home.host} redirects to {_shown(url)}, which is at the private address {address}: "
-                        "not followed")
+        kind = _kind(address)
+        if kind is not None and (self.public or kind not in _NEAR):
+            raise Forbidden(f"{self.home.host} redirects to {_shown(url)}, whose address {address} is no public one "
+                            f"({kind}): not followed")
 
     def _known_addresses(self, url: httpx.URL) -> list[Address]:
         """A proxy looks names up by itself: then only an address that is written out is known here."""
@@ -95,6 +90,10 @@ class Guard:
     def _proxied(url: httpx.URL) -> bool:
         proxies = getproxies()
         return (url.scheme in proxies or "all" in proxies) and not proxy_bypass(url.host)
+
+
+def _kind(address: Address) -> str | None:
+    return denied(translated(address))
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:

@@ -12,8 +12,8 @@ from functools import cache
 
 import httpcore
 
+from services.engine.networks import Address
 from services.errors import FetchFailed
-from services.knowledge.networks import Address
 from services.knowledge.urls import Url
 
 AGENT = "Parley"            # the name that robots.txt may know us by

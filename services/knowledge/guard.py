@@ -7,18 +7,48 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import NoReturn
 
+from services.engine.networks import Address, Network, denied
 from services.errors import BadRequest, FetchFailed
-from services.knowledge.networks import Address, Places, denied
 from services.knowledge.urls import PORTS, Url
 from services.settings import Settings
 
 Resolve = Callable[[str, float], Sequence[str]]     # host and seconds -> its addresses; OSError when it has none
 
 
+@dataclass(frozen=True)
+class Places:
+    """Hosts and networks that an operator named: `wiki.example`, `*.example` (all below it), `10.1.0.0/16`, `::1`."""
+
+    hosts: frozenset[str]
+    networks: tuple[Network, ...]
+
+    @classmethod
+    def of(cls, entries: Iterable[str]) -> Places:
+        hosts, networks = set(), []
+        for entry in entries:
+            try:
+                networks.append(ipaddress.ip_network(entry))
+            except ValueError:
+                hosts.add(entry.lower())
+        return cls(frozenset(hosts), tuple(networks))
+
+    def has_host(self, host: str) -> bool:
+        labels = host.split(".")
+        above = {"*." + ".".join(labels[at:]) for at in range(1, len(labels))}
+        return host in self.hosts or not above.isdisjoint(self.hosts)
+
+    def has_address(self, address: Address) -> bool:
+        return any(address.version == network.version and address in network for network in self.networks)
+
+
 class Guard:
+    """What the operator allows (FETCH_ALLOW) may be private, what the operator denies (FETCH_DENY) is not fetched
+    whatever it is."""
+
     def __init__(self, settings: Settings, resolve: Resolve) -> None:
         self._allowed, self._denied = Places.of(settings.fetch_allow), Places.of(settings.fetch_deny)
         self._ports = {*PORTS.values(), *settings.fetch_ports}

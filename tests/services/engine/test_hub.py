@@ -503,7 +503,7 @@ def test_a_name_that_changes_its_address_is_caught(server, public_hub, tmp_path,
                             lambda host, *rest, **more: known("127.0.0.1" if host == "cdn.test" else host, *rest,
                                                               **more))
         server.evil(NAME, redirect=f"http://cdn.test:{inside.url.rpartition(':')[2]}/x")
-        with pytest.raises(Forbidden, match=r"private address 127\.0\.0\.1"):
+        with pytest.raises(Forbidden, match=r"address 127\.0\.0\.1 is no public one \(this machine\)"):
             hub.pull(REPO, None, tmp_path, hub_url=public_hub)
     assert nothing(tmp_path)
 

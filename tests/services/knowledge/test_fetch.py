@@ -16,10 +16,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from services.engine.networks import denied
 from services.errors import BadRequest, FetchFailed, Forbidden, ParleyError, TooManyRequests, UnsupportedMedia
 from services.knowledge import fetch
 from services.knowledge.fetch import Fetcher, Trip
-from services.knowledge.networks import Places, denied
+from services.knowledge.guard import Places
 from services.settings import Settings
 from tests.services.knowledge import evil
 from tests.services.knowledge.evil import PUBLIC, Evil, drip, flood, page, redirect
