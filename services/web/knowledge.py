@@ -152,7 +152,8 @@ def _number(id: str) -> int:
 
 class KnowledgeFiles(Endpoint):
     @op("Add files: a multipart form, or one file as the body with its Content-Type and ?name=; a zip is taken apart",
-        scope="answer", query=FileQuery, reply=KnowledgeSources, status=202, errors=(*_CHANGES, 415, 422), answer=True)
+        scope="answer", files=True, query=FileQuery, reply=KnowledgeSources, status=202, errors=(*_CHANGES, 422),
+        answer=True)
     def post(self, name: str, query: FileQuery) -> Response:
         files = _files(read_raw(request, self.room.settings.max_body_bytes), query.name)
         with taken(self.room.places):
