@@ -19,18 +19,18 @@ from pathlib import Path
 
 import numpy as np
 
-from services.errors import Gone, ParleyError, StorageFull, Unavailable
+from services.errors import Gone, ParleyError
 from services.store import disk
 from services.store.crypto import Cipher
 from services.store.knowledge import SCHEMA, Chunk, Library, check_names, exists, is_name, not_found
 from services.store.knowledge_memory import FTS, Loaded, matching
 from services.store.knowledge_sql import Codec, Connection, SqlCollection
+from services.store.sqlite import connected, failure
 
 log = logging.getLogger("parley.store")
 SUFFIX = ".sqlite3"
 MEMORY = 512 << 20          # bytes of vectors held for all bases
 IDLE = 2                    # connections of a base that are kept open
-WAIT = 10.0                 # seconds that a writer waits for another
 _BESIDE = ("-wal", "-shm", ".lock")
 _WORD = re.compile(r"\w")
 _TABLES = f"""
@@ -150,7 +150,7 @@ class SqliteLibrary(Library):
                 if of != inode:             # that file was deleted, perhaps by another process
                     db.close()
                     db = None
-        db = db or _connected(path)
+        db = db or connected(path)
         try:
             yield db
         except BaseException:
@@ -253,17 +253,9 @@ class SqliteCollection(SqlCollection):
     def _told(self, error: sqlite3.Error) -> ParleyError:
         if not self.path.is_file():
             return not_found(self.name)
-        why = f"{self.path.name}: {error}"
-        if "full" in str(error):
-            return StorageFull(f"the data folder cannot take more ({why}); free some space, nothing that was saved is "
-                               "lost")
-        if "readonly" in str(error):
-            return Unavailable(f"the data folder cannot be written ({why}); check its owner, mode and mount",
-                               code="store_readonly")
-        if isinstance(error, sqlite3.OperationalError):
-            return Unavailable(f"the data folder does not work ({why})", code="store_failed")
-        return Gone(f"the knowledge base {self.name} is damaged ({why}): restore its file from a backup, or delete the "
-                    "base", code="knowledge_damaged")
+        return failure(error, self.path) or Gone(
+            f"the knowledge base {self.name} is damaged ({self.path.name}: {error}): restore its file from a backup, "
+            "or delete the base", code="knowledge_damaged")
 
     def _insert(self, db: Connection, document: int, chunk: Chunk) -> None:
         db.execute("INSERT INTO chunks (document, number, start_at, title, text, vector) VALUES (?, ?, ?, ?, ?, ?)",
@@ -319,13 +311,6 @@ class SqliteCollection(SqlCollection):
                 yield True
         except TimeoutError:
             yield False
-
-
-def _connected(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=WAIT, isolation_level=None,
-                         check_same_thread=False)
-    db.execute("PRAGMA synchronous = FULL")
-    return db
 
 
 def _remove(path: Path) -> None:

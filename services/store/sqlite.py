@@ -1,0 +1,31 @@
+"""What the stores in SQLite files have in common: how a file is connected to, and what its failures mean."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from services.errors import ParleyError, StorageFull, Unavailable
+
+WAIT = 10.0                 # seconds that a writer waits for another
+
+
+def connected(path: Path) -> sqlite3.Connection:
+    """A connection to a file that is there, durable at each commit. sqlite3.Error."""
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=WAIT, isolation_level=None,
+                         check_same_thread=False)
+    db.execute("PRAGMA synchronous = FULL")
+    return db
+
+
+def failure(error: sqlite3.Error, path: Path) -> ParleyError | None:
+    """What a client hears when the disk refuses; None when it is the file that is damaged."""
+    why = f"{path.name}: {error}"
+    if "full" in str(error):
+        return StorageFull(f"the data folder cannot take more ({why}); free some space, nothing that was saved is lost")
+    if "readonly" in str(error):
+        return Unavailable(f"the data folder cannot be written ({why}); check its owner, mode and mount",
+                           code="store_readonly")
+    if isinstance(error, sqlite3.OperationalError):
+        return Unavailable(f"the data folder does not work ({why})", code="store_failed")
+    return None

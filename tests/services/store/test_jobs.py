@@ -1,0 +1,148 @@
+"""Jobs in SQLite, plain and encrypted."""
+
+import sqlite3
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from services.errors import ConfigError, Gone, StorageFull, Unavailable
+from services.store.crypto import FILE as KEYS
+from services.store.crypto import Cipher
+from services.store.jobs import ERROR, SUCCESS, Limits
+from services.store.jobs_sqlite import FILE, SqliteJobs
+from tests.services.store.jobs_contract import JobsContract, job, take
+
+DATA_KEY = "0123456789abcdef0123456789abcdef-data-key"
+
+
+class Sqlite(JobsContract):
+    def cipher(self, folder):
+        return None
+
+    @pytest.fixture
+    def another(self, tmp_path):
+        opened = []
+
+        def open(limits=Limits()):
+            opened.append(SqliteJobs(tmp_path, self.cipher(tmp_path), limits))
+            return opened[-1]
+
+        yield open
+        for store in opened:
+            store.close()
+
+    @pytest.fixture
+    def store(self, another):
+        return another()
+
+
+class TestPlain(Sqlite):
+    pass
+
+
+class TestSealed(Sqlite):
+    def cipher(self, folder):
+        return Cipher.open(folder, DATA_KEY)
+
+
+def everything(folder):
+    return b"".join(path.read_bytes() for path in folder.iterdir())
+
+
+def test_the_file_is_the_owners_alone(tmp_path):
+    SqliteJobs(tmp_path).put(job("a"))
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in tmp_path.iterdir())
+
+
+def test_nothing_of_a_sealed_job_is_in_the_clear(tmp_path):
+    store = SqliteJobs(tmp_path, Cipher.open(tmp_path, DATA_KEY))
+    store.put(job("a", payload={"text": "secrettext"}, callback={"url": "https://secrethost/"}))
+    store.finish(take(store), SUCCESS, "secretresult")
+    store.tell_callback("k1", "a", {"url": "https://secrethost/", "state": "delivered"})
+    assert b"secret" not in everything(tmp_path)
+
+
+def test_plain_jobs_are_sealed_when_there_is_a_key(tmp_path):
+    plain = SqliteJobs(tmp_path)
+    for n in range(30):
+        plain.put(job(f"a{n}", payload={"text": "unmistakable" * 300}, callback={"url": "https://unmistakable/"}))
+    plain.finish(take(plain), SUCCESS, "unmistakable result")
+    plain.close()
+    store = SqliteJobs(tmp_path, Cipher.open(tmp_path, DATA_KEY))
+    assert store.get("k1", "a1").payload == {"text": "unmistakable" * 300}
+    assert (store.seal(), store.seal()) == (31, 0)
+    assert b"unmistakable" not in everything(tmp_path)
+    assert store.get("k1", "a0").result == "unmistakable result"
+    assert take(store).payload == {"text": "unmistakable" * 300}
+    with pytest.raises(Gone, match="DATA_KEY"):
+        SqliteJobs(tmp_path).get("k1", "a0")
+
+
+def test_a_job_that_cannot_be_read_holds_nobody_up(tmp_path):
+    store = SqliteJobs(tmp_path, Cipher.open(tmp_path, DATA_KEY))
+    for id in ("moved", "b", "c"):
+        store.put(job(id))
+    with sqlite3.connect(tmp_path / FILE) as db:
+        db.execute("UPDATE jobs SET payload = (SELECT payload FROM jobs WHERE id = 'c') WHERE id = 'moved'")
+    assert take(store).id == "b"
+    letter, = store.dead()
+    assert (letter.id, letter.state, letter.code) == ("moved", ERROR, "job_damaged") and "DATA_KEY" in letter.result
+    with pytest.raises(Gone, match="DATA_KEY"):
+        store.get("k1", "moved")
+
+
+def test_an_owner_without_a_data_key_holds_nobody_up(tmp_path):
+    store = SqliteJobs(tmp_path, Cipher.open(tmp_path, DATA_KEY))
+    store.put(job("a"))
+    (tmp_path / KEYS).unlink()
+    later = SqliteJobs(tmp_path, Cipher.open(tmp_path, DATA_KEY))
+    later.put(job("b", owner="k2"))
+    assert take(later).id == "b" and take(later) is None
+    assert (later.sizes().delayed, later.sizes().dead) == (1, 0)
+
+
+def test_a_damaged_file_is_told(tmp_path):
+    (tmp_path / FILE).write_bytes(b"no database" * 1000)
+    with pytest.raises(ConfigError, match="damaged"):
+        SqliteJobs(tmp_path)
+
+
+def test_a_newer_file_is_left_alone(tmp_path):
+    SqliteJobs(tmp_path).close()
+    with sqlite3.connect(tmp_path / FILE) as db:
+        db.execute("PRAGMA user_version = 99")
+    with pytest.raises(ConfigError, match="newer Parley"):
+        SqliteJobs(tmp_path)
+
+
+def test_a_file_that_is_gone_is_told(tmp_path):
+    store = SqliteJobs(tmp_path)
+    store.close()
+    (tmp_path / FILE).unlink()
+    with pytest.raises(Unavailable) as told:
+        store.put(job("a"))
+    assert told.value.code == "store_failed"
+
+
+def test_a_full_disk_is_told_and_nothing_is_lost(tmp_path):
+    store = SqliteJobs(tmp_path)
+    store.put(job("a"))
+    with store._database() as db:
+        pages, = db.execute("PRAGMA page_count").fetchone()
+        db.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(StorageFull):
+        store.put(job("b", payload={"text": "x" * 1_000_000}))
+    assert [one.id for one in SqliteJobs(tmp_path).all(None)] == ["a"]
+
+
+def test_what_was_put_outlives_a_kill(tmp_path):
+    act = ("import os, signal, sys, pathlib\nfrom services.store.jobs import Job\n"
+           "from services.store.jobs_sqlite import SqliteJobs\n"
+           "store = SqliteJobs(pathlib.Path(sys.argv[1]))\n"
+           "store.put(Job('k1', 'echo', {}, 'a')); store.put(Job('k1', 'echo', {}, 'b'))\n"
+           "store.take('w', ['echo'], 30.0)\nos.kill(os.getpid(), signal.SIGKILL)")
+    assert subprocess.run([sys.executable, "-c", act, str(tmp_path)], timeout=60).returncode == -9
+    store = SqliteJobs(tmp_path)
+    assert store.requeue_worker("w") == 1 and [take(store).id, take(store).id] == ["a", "b"]
