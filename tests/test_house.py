@@ -15,6 +15,7 @@ FLOORS = [
     {"services.engine", "auth"},
     {"services.knowledge"},
     {"services.chat"},
+    {"services.jobs"},
     {"services.web", "services.cli"},
     {"main"},
 ]
@@ -29,7 +30,7 @@ DOORS = {                                                   # library -> where i
     "langchain_core": {"services.chat"},
     "langchain": {"services.chat"},
     "limits": {"auth.windows"},
-    "cryptography": {"services.store", "services.runner.kvfile"},
+    "cryptography": {"services.store", "services.runner.kvfile", "services.web.bindings.discord"},
     "huggingface_hub": {"services.engine.hub"},
     "jinja2": {"services.chat"},
     "yaml": {"services.engine.yaml_files"},

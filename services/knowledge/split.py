@@ -24,9 +24,10 @@ class Part:
     text: str
 
 
-def split(text: str, title: str, size: int, count: Count,
-          known: Sequence[tuple[str, int, int]] = ()) -> list[Part]:
-    """Parts of `text` that have, title included, at most `size` tokens each; they overlap by an eighth of that.
+def split(text: str, title: str, size: int, count: Count, known: Sequence[tuple[str, int, int]] = (),
+          overlap: int | None = None) -> list[Part]:
+    """Parts of `text` that have, title included, at most `size` tokens each; they overlap by `overlap` of them, else
+    by an eighth of that.
 
     `known`: title, first character and end of the text's sections; without them Markdown's headings count.
     """
@@ -36,15 +37,15 @@ def split(text: str, title: str, size: int, count: Count,
     for start, heading, section in _known(text, known) if known else sections(text):
         under = _shown([title, *heading], tokens, size // 2)
         room = max(8, size - tokens.of(under) - tokens.around)
-        overlap = min(size // 8, room // 2)
+        twice = min(size // 8 if overlap is None else overlap, room // 2)
         splitter = RecursiveCharacterTextSplitter(
-            separators=_SEPARATORS, is_separator_regex=True, keep_separator="end", chunk_size=room - overlap,
+            separators=_SEPARATORS, is_separator_regex=True, keep_separator="end", chunk_size=room - twice,
             chunk_overlap=0, length_function=tokens.of)
         before = end = 0
         for piece in splitter.split_text(section):
             at = section.index(piece, end)
             end = at + len(piece)
-            first = _back(section, before, at, overlap, tokens)
+            first = _back(section, before, at, twice, tokens)
             parts.append(Part(start + first, under, section[first:end]))
             before = at
     return list(_fitting(parts, size, count))
