@@ -30,6 +30,7 @@ CALLBACK = "callback"       # the type of jobs that tell a URL of another job's 
 MAX_ATTEMPTS = 5            # of a job whose executors die, then it is given up
 MAX_DELAY = 3600.0          # seconds that a job may wait for its next attempt; a clock that jumped back adds no more
 FAILED_KEPT = 7 * 86400.0   # seconds that a failed job is kept
+MAX_GAP = 10.0              # seconds between two looks at the running jobs that count as watched
 KEY_PAUSE = 60.0            # seconds until a job is looked at again whose owner's data key is missing
 PLAIN = "="                 # begins what is not sealed; no base64 does
 PACKED = ("payload", "result", "callback")
@@ -121,7 +122,8 @@ class JobStore(ABC):
     def __init__(self, cipher: Seals | None = None, limits: Limits = Limits()) -> None:
         self.codec = Codec(cipher)
         self.limits = limits
-        self._seen: dict[Pulse, float] = {}     # running jobs -> when their pulse was first seen so
+        self._silent: dict[Pulse, float] = {}   # of running jobs: seconds that they were watched and seen so
+        self._looked = 0.0
 
     @abstractmethod
     def put(self, job: Job) -> Job:
@@ -183,6 +185,10 @@ class JobStore(ABC):
         """Of one owner, or of all."""
 
     @abstractmethod
+    def busy(self) -> bool:
+        """Whether anything waits or runs, callbacks too."""
+
+    @abstractmethod
     def wait(self, seconds: float) -> None:
         """Until there may be a job to take, at most so long."""
 
@@ -196,12 +202,14 @@ class JobStore(ABC):
     def requeue_lost(self, now: float | None = None, most: int = MAX_ATTEMPTS) -> int:
         """Bring the jobs of dead executors back to the front of the queue; how many. To be called every few seconds.
 
-        A job is lost when this process saw no sign of life for its lease, by its own steady clock (`now`, seconds): no
-        clock that jumps and no two that differ make one lost. After `most` attempts it is given up: state error."""
+        A job is lost when this process watched it for the time of its lease without seeing a sign of life, by its own
+        steady clock (`now`, seconds): no clock that jumps or differs, no pause of the watcher and no outage of the
+        store makes one lost. After `most` attempts it is given up: state error."""
         now = time.monotonic() if now is None else now
-        seen = {pulse: self._seen.get(pulse, now) for pulse in self._pulses()}
-        lost = [pulse for pulse, since in seen.items() if now - since >= pulse.lease]
-        self._seen = {pulse: since for pulse, since in seen.items() if pulse not in lost}
+        passed, self._looked = min(now - self._looked, MAX_GAP), now
+        silent = {pulse: self._silent[pulse] + passed if pulse in self._silent else 0.0 for pulse in self._pulses()}
+        lost = [pulse for pulse, seconds in silent.items() if seconds >= pulse.lease]
+        self._silent = {pulse: seconds for pulse, seconds in silent.items() if pulse not in lost}
         return sum(self._lose(pulse, most) for pulse in lost)
 
     def requeue_worker(self, worker: str, most: int = MAX_ATTEMPTS) -> int:

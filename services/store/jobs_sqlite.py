@@ -296,6 +296,11 @@ class SqliteJobs(JobStore):
                 (HIGH, HIGH, time.time(), *values)).fetchone()
         return Sizes(*row)
 
+    def busy(self) -> bool:
+        with self._database() as db:
+            return db.execute("SELECT 1 FROM jobs WHERE state IN (?, ?) LIMIT 1",
+                              (PENDING, RUNNING)).fetchone() is not None
+
     def wait(self, seconds: float) -> None:
         """For one thread: SQLite counts what other connections commit, of any process."""
         until = time.monotonic() + seconds

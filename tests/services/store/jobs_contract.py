@@ -15,6 +15,7 @@ from services.store.jobs import (
     CANCELLED,
     ERROR,
     HIGH,
+    MAX_ATTEMPTS,
     PENDING,
     RUNNING,
     SUCCESS,
@@ -40,6 +41,11 @@ def taken(store: JobStore, **more) -> Iterator[str]:
     """The ids in the order in which they are taken."""
     while (found := take(store, **more)) is not None:
         yield found.id
+
+
+def watched(store: JobStore, seconds: float, begin: float, most: int = MAX_ATTEMPTS) -> int:
+    """How many jobs are lost when the store is watched for so long, a look every 5 seconds."""
+    return sum(store.requeue_lost(begin + 5.0 * n, most) for n in range(int(seconds / 5) + 1))
 
 
 class JobsContract:
@@ -192,9 +198,9 @@ class JobsContract:
             store.put(job(id))
         dead, alive = take(store), take(store)
         other = another()
-        assert other.requeue_lost(100.0) == 0
+        assert watched(other, LEASE - 5, 100.0) == 0
         store.renew(alive, LEASE)
-        assert other.requeue_lost(100.0 + LEASE) == 1 and other.requeue_lost(100.0 + LEASE) == 0
+        assert watched(other, LEASE - 5, 100.0 + LEASE) == 1
         with pytest.raises(JobLost):
             store.finish(dead, SUCCESS, "late")
         again = take(other)
@@ -207,8 +213,7 @@ class JobsContract:
         store.put(job("poison"))
         for attempt in range(3):
             assert take(store).attempts == attempt + 1
-            store.requeue_lost(attempt * 1000.0, most=3)
-            store.requeue_lost(attempt * 1000.0 + LEASE, most=3)
+            assert watched(store, LEASE, attempt * 1000.0, most=3) == 1
         letter, = store.dead()
         assert letter.id == "poison" and letter.code == "job_lost" and "3 attempts" in letter.result
         assert take(store) is None and letter.end and letter.expires > letter.end
@@ -218,6 +223,7 @@ class JobsContract:
         store.put(job("b"))
         take(store, worker="one")
         take(store, worker="two")
+        assert store.busy()
         assert store.requeue_worker("one") == 1 and store.requeue_worker("one") == 0
         assert list(taken(store)) == ["a"]
 
@@ -225,11 +231,13 @@ class JobsContract:
         store.put(job("a"))
         store.put(job("b"))
         running = take(store)
-        store.requeue_lost(10.0)
+        assert [store.requeue_lost(now) for now in (10.0, 1e6, 1e9)] == [0, 0, 0]     # the watcher slept
+        store.renew(running, LEASE)
+        assert store.requeue_lost(1e9) == 0
         real = time.time
         for jump in (86400.0, -86400.0, -3600.0):
             monkeypatch.setattr(time, "time", lambda jump=jump: real() + jump)
-            assert store.requeue_lost(11.0) == 0
+            assert store.requeue_lost(1e9 + 1) == 0
             store.renew(running, LEASE)
             store.put(job(f"c{abs(jump)}{jump < 0}"))
         store.finish(running, SUCCESS)
@@ -249,6 +257,7 @@ class JobsContract:
 
     def test_a_key_may_have_so_many_jobs(self, another):
         store = another(limits=Limits(per_owner=2))
+        assert not store.busy()
         store.put(job("a", callback={"url": "https://a.example"}))
         store.put(job("b"))
         with pytest.raises(TooManyRequests) as told:
@@ -269,7 +278,8 @@ class JobsContract:
         store.finish(first, SUCCESS)
         store.finish(take(store), ERROR, "why")
         store.cancel("k1", "gone")
-        assert [one.id for one in store.all("k1")] == ["gone", "bad", "good"] and store.sizes() == Sizes(dead=1)
+        assert [one.id for one in store.all("k1")] == ["gone", "bad", "good"]
+        assert store.sizes() == Sizes(dead=1) and store.busy()
         told = [take(store, types=(CALLBACK,)) for _ in range(3)]
         assert [one and one.payload for one in told] == [{"job": "good"}, {"job": "bad"}, None]
         store.tell_callback("k1", "good", {**where, "state": "delivered"})
@@ -279,8 +289,7 @@ class JobsContract:
     def test_a_job_given_up_tells_its_callback(self, store):
         store.put(job("a", callback={"url": "https://hook.example/"}))
         take(store)
-        store.requeue_lost(0.0, most=1)
-        store.requeue_lost(LEASE, most=1)
+        watched(store, LEASE, 0.0, most=1)
         assert take(store, types=(CALLBACK,)).payload == {"job": "a"}
 
     def test_waiting_ends_when_there_is_work(self, store, another):
