@@ -1,7 +1,7 @@
 """The one pipeline: an `Ask` to the events of its answer. Every family of routes that generates text enters here.
 
-    profile → the session's turn → a runner → window and prompt → question durable → text, thoughts, calls of tools
-    → answer durable → the next prompt's beginning prepared → Final
+    profile → the session's turn → what it is answered from → a runner → window and prompt → question durable → text,
+    thoughts, calls of tools → answer durable → the next prompt's beginning prepared → Final
 
 A question is stored before the model is asked and an answer before `Final` is said; the session and the runner are
 let go before `Final`, so a client's next question never waits for its own last one. What breaks off (the client left,
@@ -23,6 +23,7 @@ import msgspec
 from services import kv_names
 from services.chat import asking, forms, prompt, speech, window
 from services.chat.events import Ask, Beat, Called, Delta, Event, Final, Reasoned, Waiting
+from services.chat.grounding import Grounding
 from services.chat.messages import Interaction, Message
 from services.chat.profiles import Profile, Profiles
 from services.chat.prompt import Asked
@@ -30,6 +31,7 @@ from services.chat.sessions import Sessions, Turn, TurnRecord, interaction
 from services.chat.thinking import thinking_of
 from services.engine.client import Engine, Lease
 from services.errors import DeadlineExceeded, Gone, ParleyError, RunnerCrashed, SessionBusy
+from services.knowledge.references import Reference, fitted
 from services.settings import Settings
 from services.store.base import busy
 from services.store.kv_files import forget_files
@@ -43,11 +45,13 @@ BEAT = 1.0      # seconds between two signs of life
 class Chat:
     """What answering needs, shared by all requests."""
 
-    def __init__(self, settings: Settings, profiles: Profiles, sessions: Sessions, engine: Engine) -> None:
+    def __init__(self, settings: Settings, profiles: Profiles, sessions: Sessions, engine: Engine,
+                 grounding: Grounding) -> None:
         self.settings = settings
         self.profiles = profiles
         self.sessions = sessions
         self.engine = engine
+        self.grounding = grounding
         forms.warm()
 
     def answer(self, ask: Ask) -> Generator[Event, None, None]:
@@ -91,6 +95,7 @@ class _Answer:
         self.reader: speech.Reader | speech.Verbatim = speech.Verbatim()
         self.logprobs: list[Logprob] = []
         self.warnings: list[str] = []
+        self.citations: tuple[dict[str, Any], ...] | None = None
         self.selected = False               # whether the profile is the one that config.json selects
         self.keep = 0.0                     # seconds that its runner stays loaded without use
         self.deadline = time.monotonic() + chat.settings.request_timeout
@@ -105,11 +110,12 @@ class _Answer:
                 return
             asked = asking.asked(self.ask, follows=bool(history))
             self._tell_what_is_left_out(history, asked)
-            spec = self.chat.profiles.spec(profile, self.chat.settings.models_dir)
-            lease = yield from self._lease(held, spec)
-            chosen = self._window(profile, lease, history, asked)
+            references = yield from self._references(asked)
+            lease = yield from self._lease(held, self.chat.profiles.spec(profile, self.chat.settings.models_dir))
+            told = self._grounded(profile, lease, asked, references)
+            chosen = self._window(profile, lease, history, told)
             self._store_question(asked)
-            done = yield from self._generate(lease, self._request(profile, lease, chosen, asked))
+            done = yield from self._generate(lease, self._request(profile, lease, chosen, told))
             self._tell_what_was_cut(done, profile, lease)
             final = self._final(name, profile, lease, done, chosen)
             self._store_answer(final)
@@ -173,6 +179,32 @@ class _Answer:
         if time.monotonic() >= self.deadline:
             raise DeadlineExceeded(f"the answer took more than {self.chat.settings.request_timeout:g} seconds "
                                    "(REQUEST_TIMEOUT)")
+
+    # ------------------------------------------------------------ what it is answered from
+
+    def _references(self, asked: Asked) -> Generator[Event, None, Sequence[Reference]]:
+        """What is found before the runner is asked for: the models that search and judge need their own."""
+        if not self.ask.knowledge and self.ask.search is None:
+            return ()
+        self.citations = ()
+        if not asked.asks:      # results of tools: what asked for them had its references
+            return ()
+        question = self.ask.prompt or asked.text
+        return (yield from self.chat.grounding.references(self.ask, question, self.chat.answer, self._check_time))
+
+    def _grounded(self, profile: Profile, lease: Lease, asked: Asked, references: Sequence[Reference]) -> Asked:
+        """`asked` with as many references as have room: at most half of what a prompt may have."""
+        if not references:
+            return asked
+        most = window.limit(lease.ready.n_ctx, profile.max_tokens)
+        without = lease.count([prompt.build(profile, lease.ready, [], asked.grounded(""))])[0]
+        found = fitted(references, min(most // 2, most - without), lambda text: lease.count([[text]])[0])
+        self.citations = found.citations
+        if not found.citations:
+            self.warnings.append(f"what was found is left out: beside the prompt it has no room in the context of "
+                                 f"{lease.ready.n_ctx} tokens")
+            return asked
+        return asked.grounded(found.text)
 
     # ------------------------------------------------------------ what is sent to the runner
 
@@ -268,7 +300,8 @@ class _Answer:
     def _final(self, name: str, profile: Profile, lease: Lease, done: Done, chosen: window.Window) -> Final:
         return Final(result=self.reader.content, session_id=self.ask.session_id, profile=name, model=lease.ready.model,
                      done=done, warnings=tuple(self.warnings), reasoning=self.reader.reasoning,
-                     calls=tuple(self.reader.calls), logprobs=tuple(self.logprobs),
+                     calls=tuple(self.reader.calls), logprobs=tuple(self.logprobs), citations=self.citations,
+                     search_tokens=self.ask.spent.search_prompt_tokens + self.ask.spent.search_completion_tokens,
                      context={"window": lease.ready.n_ctx, "k": profile.k, "turns_used": chosen.used,
                               "turns_dropped": chosen.dropped})
 

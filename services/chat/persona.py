@@ -54,6 +54,8 @@ class Persona(BaseModel):
     model: str | None = Field(None, min_length=1, max_length=200)   # in its place: a profile, or a file of MODELS_DIR
     rag_length: int = Field(RAG_LENGTH, ge=1, le=1 << 24)           # characters of a page that go into a prompt
     rag_helper: str | None = None                                   # the personality that chooses and judges sources
+    knowledge: tuple[str, ...] = ()                                 # knowledge bases that it answers from
+    search: bool = False                                            # whether it decides itself where to look
     agent_rag_source: str | None = None                             # a file beside this one, told with the imperative
     keys: list[str] | None = None                                   # ids of the keys that may use it; none: all
     clock: bool = True                                              # whether questions tell date and time
@@ -74,6 +76,11 @@ class Persona(BaseModel):
     persona_cfg: Any = None
     persona_steps: Any = None
     _source: str = PrivateAttr("")                                  # the text of agent_rag_source
+
+    @field_validator("knowledge", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
 
     @field_validator("rag_length", "context_window", "gpu_layers", "cpu_threads", mode="before")
     @classmethod
@@ -125,8 +132,8 @@ class Persona(BaseModel):
     def described(self) -> dict[str, Any]:
         """What `/describe` tells: how it is made, without its texts and what belongs to the machine (S4.23)."""
         kept = self.model_dump(exclude=_INTERNAL | {*WITHOUT_EFFECT} - {*_SHOWN_ANYWAY})
-        ours = {name: kept.pop(name) for name in ("profile", "model")}
-        return {**kept, **{name: value for name, value in ours.items() if value is not None}}
+        ours = {name: kept.pop(name) for name in ("profile", "model", "knowledge", "search")}
+        return {**kept, **{name: value for name, value in ours.items() if value}}
 
 
 def told_time(now: datetime) -> str:

@@ -41,10 +41,13 @@ class _State:
 
 
 class Personas:
-    """The personalities in `folder`, as they are now. Any thread may ask."""
+    """The personalities in `folder`, as they are now. Any thread may ask. `rag_length` and `rag_helper` are of those
+    that do not say (S4.29)."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, rag_length: int | None = None, rag_helper: str | None = None) -> None:
         self.folder = folder
+        self._common: dict[str, Any] = {} if rag_length is None else {"rag_length": rag_length}
+        self._helper = rag_helper
         self._lock = threading.Lock()               # guards all below
         self._told: set[str] = set()                # fields without effect that the log has told of
         self._wrong: str | None = None              # why the files are not what is used
@@ -56,8 +59,14 @@ class Personas:
     @property
     def problem(self) -> str | None:
         """Why the files of now are not what is used; None when all are."""
-        self.current()
-        return self._wrong or "; ".join(self._state.problems) or None
+        there = self.current()
+        unknown = f"LLM_RAG_HELPER={self._helper[:80]!r} is no personality; there are: {', '.join(there)}" \
+            if self._helper and self._helper not in there else None
+        return self._wrong or "; ".join([*self._state.problems, *filter(None, [unknown])]) or None
+
+    def helper(self, persona: Persona) -> Persona | None:
+        """Who chooses and judges the sources of `persona`; None: itself does."""
+        return self.current().get(persona.rag_helper or self._helper or "")
 
     def current(self) -> dict[str, Persona]:
         """The personalities by name."""
@@ -102,7 +111,7 @@ class Personas:
         for path in _files(self.folder):
             with wrong:
                 documents.append(config.read(path, "personalities"))
-        merged = _Merged(self.folder, documents)
+        merged = _Merged(self.folder, documents, self._common)
         for name in dict.fromkeys(name for document in documents for name in document.values):
             with wrong:
                 personas[name] = merged.persona(name)
@@ -148,6 +157,7 @@ class _Merged:
 
     folder: Path
     documents: Sequence[config.Document]
+    common: dict[str, Any]          # of those that do not say
 
     def error(self, name: str, message: str, *field: str) -> ConfigError:
         """Told of the last file that has the field, or at least the personality."""
@@ -166,7 +176,7 @@ class _Merged:
         if not isinstance(found, dict):
             raise self.error(name, "should be an object with fields such as \"imperative\"")
         try:
-            persona = Persona.model_validate(found)
+            persona = Persona.model_validate({**self.common, **found})
         except ValidationError as error:
             raise self._invalid(name, error) from None
         return persona.with_source(self._source(name, persona.agent_rag_source)) if persona.agent_rag_source \

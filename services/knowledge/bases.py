@@ -10,12 +10,11 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from auth.records import MASTER_ID
 from services.errors import BadRequest, Conflict, Forbidden, NotFound, TooManyRequests
-from services.knowledge import documents
 from services.knowledge.index import About, Indexer, reindexed
 from services.knowledge.ingest import Ingester, Limits, Reader, stamp
 from services.knowledge.search import Hit, Searched, Weights, hybrid
@@ -35,17 +34,7 @@ from services.store.knowledge import (
 
 CHUNK_TOKENS = 256              # of a chunk, unless its maker or the model says otherwise
 SMALL = 8000                    # characters of a text that is indexed while its sender waits
-MOST_CITED = 8                  # passages of a context
 MOST_BASES = 16                 # searched at once
-
-
-@dataclass(frozen=True)
-class Context:
-    """Passages for a prompt. `text` is a block of quotations, numbered [1], [2] …; `citations` say where each is from:
-    n, base, document, source, title, section, name, url, position, score, similarity."""
-
-    text: str
-    citations: list[dict[str, Any]]
 
 
 class Bases:
@@ -237,27 +226,6 @@ class Bases:
                 embedder = stack.enter_context(self._indexer.embedder(ref, about, owner, beat))
                 vectors[about.fingerprint] = embedder.query(query)
         return Searched(ref, collection, vectors[about.fingerprint])
-
-    def context(self, owner: str, refs: Sequence[str], query: str, budget: int,
-                beat: Callable[[], None] = lambda: None, measure: Callable[[str], int] = len) -> Context:
-        """Passages for a prompt: as many of the best, at most 8, as have room in `budget` of `measure` (characters, or
-        a counter of tokens)."""
-        return cited(self.search(owner, refs, query, MOST_CITED, beat=beat), budget, measure)
-
-
-def cited(hits: Sequence[Hit], budget: int, measure: Callable[[str], int] = len) -> Context:
-    """The first of `hits` as quotations, those that have room whole; the first is cut where even it has none."""
-    for count in range(len(hits), 0, -1):
-        texts = [documents.Document(hit.passage.title, hit.passage.text, hit.passage.name, "text/plain")
-                 for hit in hits[:count]]
-        whole = documents.quoted(texts, 1 << 30)
-        if measure(whole) <= budget or count == 1:
-            citations = [{"n": n, **hit.shown()} for n, hit in enumerate(hits[:count], 1)]
-            for citation in citations:
-                del citation["text"]
-            text = documents.quoted(texts, budget, measure) if count == 1 else whole
-            return Context(text, citations if text else [])
-    return Context("", [])
 
 
 def _ref(owner: str, collection: Collection) -> str:

@@ -74,20 +74,27 @@ class Fetcher:
         self._lock = threading.Lock()               # guards what follows
         self._going: dict[str, Future[Page]] = {}   # URL -> the fetch that others wait for
 
-    def get(self, url: str, *, owner: str = "", trip: Trip | None = None, fresh: bool = False) -> Page:
+    @property
+    def on(self) -> bool:
+        """Whether anything is fetched at all."""
+        return self._settings.fetch
+
+    def get(self, url: str, *, owner: str = "", trip: Trip | None = None, fresh: bool = False,
+            polite: bool = True) -> Page:
         """What is at `url`, from the cache if it was there a moment ago unless `fresh`. `owner`: whose rate it counts
-        on (a key's id)."""
-        if not self._settings.fetch:
+        on (a key's id). `polite`: only with the leave of robots.txt, which is not about interfaces for programs."""
+        if not self.on:
             raise Forbidden("this server fetches no pages (FETCH=off)", code="fetch_off")
         asked = urls.parse(url)
         if trip is not None:
             trip.step()
         page = None if fresh else self._pages.get(str(asked))
-        return page or self._shared(asked, owner)
+        return page or self._shared(asked, owner, polite)
 
-    def read(self, url: str, *, owner: str = "", trip: Trip | None = None, fresh: bool = False) -> Document:
+    def read(self, url: str, *, owner: str = "", trip: Trip | None = None, fresh: bool = False,
+             polite: bool = True) -> Document:
         """`get`, then `extract`."""
-        page = self.get(url, owner=owner, trip=trip, fresh=fresh)
+        page = self.get(url, owner=owner, trip=trip, fresh=fresh, polite=polite)
         try:
             return extract(page.data, page.media_type, page.url, page.charset, cut=page.truncated)
         except Unprocessable as error:
@@ -98,7 +105,7 @@ class Fetcher:
         asked = urls.parse(url)
         return self._robots.delay(asked, time.monotonic() + self._settings.fetch_timeout)
 
-    def _shared(self, url: Url, owner: str) -> Page:
+    def _shared(self, url: Url, owner: str, polite: bool) -> Page:
         """Who asks for what is being fetched already waits for that (row R14)."""
         with self._lock:
             going = self._going.get(str(url))
@@ -108,7 +115,7 @@ class Fetcher:
         if going is not None:
             return going.result()
         try:
-            page = self._fetched(url)
+            page = self._fetched(url, polite)
             self._pages.put(str(url), page)
             mine.set_result(page)
             return page
@@ -119,12 +126,12 @@ class Fetcher:
             with self._lock:
                 del self._going[str(url)]
 
-    def _fetched(self, url: Url) -> Page:
+    def _fetched(self, url: Url, polite: bool) -> Page:
         seconds = self._settings.fetch_timeout
         if not self._seats.acquire(timeout=seconds):
             raise Unavailable(f"{AT_ONCE} pages are being fetched, which is as many as are at once")
         try:
-            with self._answer(url, time.monotonic() + seconds, polite=True) as (found, response):
+            with self._answer(url, time.monotonic() + seconds, polite) as (found, response):
                 return self._page(found, response)
         finally:
             self._seats.release()

@@ -8,9 +8,10 @@ from typing import Any
 
 from flask import Response, g
 
-from services.chat.events import Ask, Beat, Called, Delta, Event, Reasoned, Waiting
+from services.chat.events import Ask, Beat, Called, Delta, Event, Reasoned, Search, Waiting
 from services.chat.sessions import parse_id
 from services.chat.several import Indexed
+from services.knowledge.choose import Step
 from services.web import replies, sse
 from services.web.answering import Answering
 from services.web.bodies import AnswerBody
@@ -40,7 +41,8 @@ def _ask(body: AnswerBody, idempotency: str | None) -> Ask:
     sampling: dict[str, Any] = {name: getattr(body, name) for name in _SAMPLING}
     return Ask(owner=g.key.id, prompt=body.prompt, session_id=session_id, profile=body.profile,
                allowed_profiles=g.key.profiles, stop=stop, schema=body.schema_, stream=bool(body.stream),
-               weight=g.key.weight, request_id=g.trace.id, idempotency=idempotency, **sampling)
+               weight=g.key.weight, request_id=g.trace.id, idempotency=idempotency,
+               knowledge=tuple(body.knowledge or ()), search=Search() if body.search else None, **sampling)
 
 
 def payloads(events: Iterator[Indexed]) -> Iterator[Payload]:
@@ -53,6 +55,8 @@ def _payload(event: Event) -> Payload:
         return {"delta": event.text}
     if isinstance(event, Reasoned):
         return {"reasoning": event.text}
+    if isinstance(event, Step):
+        return {"step": event.status}
     if isinstance(event, Waiting):
         return {"queue": {"position": event.position, "eta_seconds": math.ceil(event.eta_seconds)}}
     assert not isinstance(event, Called), "no tools were offered"

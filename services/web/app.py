@@ -14,15 +14,13 @@ from auth.gate import Gate
 from auth.keys import Keys
 from auth.limits import Admissions
 from services.chat.answer import Chat
+from services.chat.grounding import Grounding
 from services.chat.idempotency import Idempotency
 from services.chat.personas import FOLDER, Personas
 from services.chat.profiles import Profiles
 from services.chat.sessions import Sessions
 from services.engine.client import Engine
 from services.engine.model_jobs import Jobs, jobs_of
-from services.knowledge.bases import Bases
-from services.knowledge.feeds import Feeds
-from services.knowledge.fetch import Fetcher
 from services.settings import Settings
 from services.store.opening import open_store
 from services.web import (
@@ -42,6 +40,7 @@ from services.web import (
 )
 from services.web.anthropic import counting, messages
 from services.web.drain import Drain
+from services.web.measure import charging
 from services.web.openai import chat, completions, embeddings, listing, tokens
 from services.web.responses import routes as responses
 from services.web.routes import PlainApi, Route, register
@@ -118,6 +117,7 @@ class Parts:
     personas: Personas
     sessions: Sessions
     engine: Engine
+    grounding: Grounding
     chat: Chat
     idempotency: Idempotency
     tally: metrics.Tally
@@ -139,18 +139,6 @@ class Room:
         return openapi.document(ROUTES)
 
     @functools.cached_property
-    def fetcher(self) -> Fetcher:
-        return Fetcher(self.settings)
-
-    @functools.cached_property
-    def feeds(self) -> Feeds:
-        return Feeds(self.settings.data_dir / "feeds.json")
-
-    @functools.cached_property
-    def bases(self) -> Bases:
-        return knowledge.bases_of(self)
-
-    @functools.cached_property
     def model_jobs(self) -> Jobs:
         return jobs_of(self.settings)
 
@@ -161,10 +149,13 @@ def build_parts(settings: Settings, control: str, authkey: bytes) -> Parts:
     profiles = Profiles(data / "config.json", settings)
     store = open_store(settings, prepare=False)
     kept, engine, tally = Sessions(store), Engine(control, authkey), metrics.Tally(control, authkey)
+    admissions = Admissions(control, authkey)
+    grounding = Grounding(settings, profiles, engine, charging(admissions))
     tally.start()
-    return Parts(keys=Keys(data, settings), admissions=Admissions(control, authkey), profiles=profiles,
-                 personas=Personas(data / FOLDER), sessions=kept, engine=engine,
-                 chat=Chat(settings, profiles, kept, engine),
+    return Parts(keys=Keys(data, settings), admissions=admissions, profiles=profiles,
+                 personas=Personas(data / FOLDER, settings.rag_length, settings.rag_helper), sessions=kept,
+                 engine=engine, grounding=grounding,
+                 chat=Chat(settings, profiles, kept, engine, grounding),
                  idempotency=Idempotency(data / "idempotency", store.cipher), tally=tally)
 
 
@@ -183,5 +174,5 @@ def create_app(settings: Settings, parts: Parts, drain: Drain | None = None) -> 
     metrics.install(app, parts.tally)
     app.before_request(lambda: None if request.endpoint == "healthz" else room.drain.refuse_new())
     register(PlainApi(app), Gate(app, parts.keys, parts.admissions), room, ROUTES)
-    knowledge.go_on(room)
+    parts.grounding.go_on()
     return app

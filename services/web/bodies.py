@@ -23,6 +23,10 @@ Text = Annotated[str, Field(pattern=r"\S")]
 Scope = Literal["answer", "models:read", "models:switch", "keys", "admin"]
 SessionId = Annotated[
     int | str, Field(description="any whole number, or a short name of letters, digits, '-' and '_'")]
+Bases = Annotated[list[Name], Field(min_length=1, max_length=16, description="knowledge bases to answer from: their "
+                                    "best passages go along with the question, and the answer has citations")]
+Searching = Annotated[bool, Field(description="the model decides first whether and where to look something up: in the "
+                                  "bases of `knowledge` (default: all that the key may read), feeds and wikis")]
 
 
 class Body(BaseModel):
@@ -50,6 +54,8 @@ class AnswerBody(Body):
     seed: int | None = Field(None, ge=0, le=MAX_SEED)
     schema_: dict[str, Any] | None = Field(
         None, alias="schema", description="a JSON Schema; the answer is JSON that complies with it")
+    knowledge: Bases | None = None
+    search: Searching | None = None
 
 
 class NameBody(Body):

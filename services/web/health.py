@@ -34,7 +34,8 @@ class Readyz(Endpoint):
         reasons = [*self._model(), *_store(self.room.settings.data_dir)]
         if self.room.drain.begun:
             reasons.append("the server is stopping")
-        told = (self.parts.profiles, self.parts.personas, self.room.feeds, self.parts.keys)
+        told = (self.parts.profiles, self.parts.personas, self.parts.grounding.feeds, self.parts.keys,
+                self.room.desk.bindings)
         warnings = [problem for one in told if (problem := one.problem)]
         if reasons:
             raise Unavailable("not ready: " + "; ".join(reasons), code="not_ready", retry_after=2,

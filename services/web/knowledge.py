@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import io
-import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flask import Response, g, request
 from werkzeug.formparser import FormDataParser
 
 from services.chat import embed
-from services.errors import BadRequest, ParleyError
-from services.knowledge.bases import Bases
-from services.knowledge.index import Indexer, Model
-from services.knowledge.ingest import Limits
-from services.knowledge.read import SourceReader, kind_of
+from services.errors import BadRequest
+from services.knowledge.read import kind_of
 from services.knowledge.search import Weights
 from services.knowledge.urls import parse
-from services.store.opening import open_library
 from services.web import watch
 from services.web.frame import empty, json_response
 from services.web.json_body import read_raw
@@ -37,52 +32,20 @@ from services.web.knowledge_shapes import (
     WholeDocument,
 )
 from services.web.routes import Endpoint, op, taken
-from services.wire import Charge, WireError
 
-if TYPE_CHECKING:
-    from services.web.app import Room
-
-log = logging.getLogger("parley.web")
 MOST_FILES = 100                # of one upload
 _CHANGES = (403, 409, 410, 507)
-
-
-def bases_of(room: Room) -> Bases:
-    """The knowledge bases of a room."""
-    settings, parts = room.settings, room.parts
-
-    def model(profile: str | None, allowed: Any) -> Model:
-        config = parts.profiles.current()
-        name, found = embed.chosen(parts.profiles, settings.models_dir, profile, allowed)
-        return Model(name, parts.profiles.spec(found, settings.models_dir), config.keep(found),
-                     embed.prefix(found, "document"), embed.prefix(found, "query"))
-
-    def charge(owner: str, tokens: int) -> None:
-        try:
-            parts.admissions.tell(Charge(key=owner, prompt_tokens=tokens))
-        except (WireError, ParleyError) as error:
-            log.warning("%d tokens of key %s were not counted: %s", tokens, owner, error)
-
-    limits = Limits(documents=settings.knowledge_documents, characters=settings.knowledge_bytes,
-                    pages=settings.knowledge_pages)
-    return Bases(open_library(settings), Indexer(parts.engine, model, charge), SourceReader(room.fetcher), limits)
-
-
-def go_on(room: Room) -> None:
-    """Have the bases' work that a server before this one left go on, where there may be any."""
-    if room.settings.knowledge_url or (room.settings.data_dir / "knowledge").is_dir():
-        room.bases.start()
 
 
 class Knowledge(Endpoint):
     @op("The knowledge bases that the key may read", scope="answer", reply=KnowledgeBases)
     def get(self) -> Response:
-        return json_response({"bases": self.room.bases.all(g.key.id)})
+        return json_response({"bases": self.parts.grounding.bases.all(g.key.id)})
 
     @op("Make a knowledge base", scope="answer", body=KnowledgeBody, reply=KnowledgeBase, status=201,
         errors=(404, *_CHANGES, 422))
     def post(self, body: KnowledgeBody) -> Response:
-        made = self.room.bases.create(g.key.id, body.name, profile=body.profile, allowed=g.key.profiles,
+        made = self.parts.grounding.bases.create(g.key.id, body.name, profile=body.profile, allowed=g.key.profiles,
                                       chunk_tokens=body.chunk_tokens, shared=body.shared or False,
                                       refresh_seconds=body.refresh_seconds)
         return json_response(made, 201)
@@ -91,7 +54,7 @@ class Knowledge(Endpoint):
 class OneKnowledge(Endpoint):
     @op("A knowledge base", scope="answer", reply=KnowledgeBase, errors=(409, 410))
     def get(self, name: str) -> Response:
-        return json_response(self.room.bases.get(g.key.id, name))
+        return json_response(self.parts.grounding.bases.get(g.key.id, name))
 
     @op("Share a knowledge base, or have its addresses read again", scope="answer", body=KnowledgeChange,
         reply=KnowledgeBase, errors=_CHANGES)
@@ -101,18 +64,18 @@ class OneKnowledge(Endpoint):
             changes["refresh_seconds"] = None
         elif changes.get("refresh_seconds", 60) < 60:
             raise BadRequest("refresh_seconds: should be 60 or more, or 0 for never", param="refresh_seconds")
-        return json_response(self.room.bases.change(g.key.id, name, changes))
+        return json_response(self.parts.grounding.bases.change(g.key.id, name, changes))
 
     @op("Delete a knowledge base with all that is in it", scope="answer", status=204, errors=_CHANGES)
     def delete(self, name: str) -> Response:
-        self.room.bases.delete(g.key.id, name)
+        self.parts.grounding.bases.delete(g.key.id, name)
         return empty()
 
 
 class KnowledgeDocs(Endpoint):
     @op("The documents of a knowledge base", scope="answer", reply=KnowledgeDocuments, errors=(409, 410))
     def get(self, name: str) -> Response:
-        return json_response({"documents": self.room.bases.documents(g.key.id, name)})
+        return json_response({"documents": self.parts.grounding.bases.documents(g.key.id, name)})
 
     @op("Add a text, an address, or pages that lead to each other; indexed in the background", scope="answer",
         body=SourceBody, reply=KnowledgeSource, status=202, errors=(*_CHANGES, 422), answer=True)
@@ -124,7 +87,7 @@ class KnowledgeDocs(Endpoint):
             return json_response(self._add(name, body), 202)
 
     def _add(self, name: str, body: SourceBody) -> dict[str, Any]:
-        bases, owner = self.room.bases, g.key.id
+        bases, owner = self.parts.grounding.bases, g.key.id
         if body.text is not None:
             return bases.add(owner, name, "text", body.title or "text", body.text.encode())
         if body.url is not None:
@@ -137,11 +100,11 @@ class KnowledgeDocs(Endpoint):
 class KnowledgeDoc(Endpoint):
     @op("A document with its text", scope="answer", reply=WholeDocument, errors=(409, 410))
     def get(self, name: str, document_id: str) -> Response:
-        return json_response(self.room.bases.document(g.key.id, name, _number(document_id)))
+        return json_response(self.parts.grounding.bases.document(g.key.id, name, _number(document_id)))
 
     @op("Delete a document", scope="answer", status=204, errors=_CHANGES)
     def delete(self, name: str, document_id: str) -> Response:
-        self.room.bases.delete_document(g.key.id, name, _number(document_id))
+        self.parts.grounding.bases.delete_document(g.key.id, name, _number(document_id))
         return empty()
 
 
@@ -157,7 +120,8 @@ class KnowledgeFiles(Endpoint):
     def post(self, name: str, query: FileQuery) -> Response:
         files = _files(read_raw(request, self.room.settings.max_body_bytes), query.name)
         with taken(self.room.places):
-            added = [self.room.bases.add(g.key.id, name, kind_of(called, media), called, data, media_type=media)
+            bases = self.parts.grounding.bases
+            added = [bases.add(g.key.id, name, kind_of(called, media), called, data, media_type=media)
                      for called, media, data in files]
         return json_response({"sources": added}, 202)
 
@@ -188,17 +152,17 @@ class KnowledgeSourceList(Endpoint):
     @op("What was added to a knowledge base, and how far it is", scope="answer", reply=KnowledgeSources,
         errors=(409, 410))
     def get(self, name: str) -> Response:
-        return json_response({"sources": self.room.bases.sources(g.key.id, name)})
+        return json_response({"sources": self.parts.grounding.bases.sources(g.key.id, name)})
 
 
 class OneKnowledgeSource(Endpoint):
     @op("One source", scope="answer", reply=KnowledgeSource, errors=(409, 410))
     def get(self, name: str, source_id: str) -> Response:
-        return json_response(self.room.bases.source(g.key.id, name, source_id))
+        return json_response(self.parts.grounding.bases.source(g.key.id, name, source_id))
 
     @op("Delete a source with its documents", scope="answer", status=204, errors=_CHANGES)
     def delete(self, name: str, source_id: str) -> Response:
-        self.room.bases.delete_source(g.key.id, name, source_id)
+        self.parts.grounding.bases.delete_source(g.key.id, name, source_id)
         return empty()
 
 
@@ -206,7 +170,7 @@ class RefreshKnowledge(Endpoint):
     @op("Read all addresses again, and try at once what waits", scope="answer", reply=KnowledgeSources, status=202,
         errors=_CHANGES, answer=True)
     def post(self, name: str) -> Response:
-        return json_response({"sources": self.room.bases.refresh(g.key.id, name)}, 202)
+        return json_response({"sources": self.parts.grounding.bases.refresh(g.key.id, name)}, 202)
 
 
 class ReindexKnowledge(Endpoint):
@@ -214,7 +178,7 @@ class ReindexKnowledge(Endpoint):
         body=ReindexBody, body_optional=True, reply=KnowledgeBase, status=202, errors=(*_CHANGES, 422), answer=True)
     def post(self, name: str, body: ReindexBody | None) -> Response:
         given = body.model_dump() if body else {}
-        return json_response(self.room.bases.reindex(g.key.id, name, allowed=g.key.profiles, **given), 202)
+        return json_response(self.parts.grounding.bases.reindex(g.key.id, name, allowed=g.key.profiles, **given), 202)
 
 
 class SearchKnowledge(Endpoint):
@@ -226,5 +190,5 @@ class SearchKnowledge(Endpoint):
             raise BadRequest("weights: both are 0, so nothing would be found", param="weights")
         check = embed.within(self.room.settings, watch.of_request(self.room.drain).check)
         with taken(self.room.places):
-            hits = self.room.bases.search(g.key.id, [name], body.query, body.top_k or 5, weights, check)
+            hits = self.parts.grounding.bases.search(g.key.id, [name], body.query, body.top_k or 5, weights, check)
         return json_response({"results": [hit.shown() for hit in hits]})

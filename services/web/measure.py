@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 
-from auth.limits import Ticket
+from auth.limits import Admissions, Ticket
 from services.chat.events import Called, Delta, Event, Final, Reasoned, Spent
 from services.errors import ParleyError
-from services.wire import Charge
+from services.wire import Charge, WireError
+
+log = logging.getLogger("parley.web")
 
 
 def measured(events: Generator[Event, None, None], ticket: Ticket, spent: Spent) -> Generator[Event, None, None]:
@@ -33,6 +36,16 @@ def measured(events: Generator[Event, None, None], ticket: Ticket, spent: Spent)
             ticket.charge(measure.part(outcome, spent))
 
 
+def charging(admissions: Admissions) -> Callable[[str, int], None]:
+    """Counts tokens that a key has used beside answers. A supervisor that is gone is logged."""
+    def charge(owner: str, tokens: int) -> None:
+        try:
+            admissions.tell(Charge(key=owner, prompt_tokens=tokens))
+        except (WireError, ParleyError) as error:
+            log.warning("%d tokens of key %s were not counted: %s", tokens, owner, error)
+    return charge
+
+
 class _Measure:
     """The times of one answer, from its arrival on. Seconds of the monotonic clock."""
 
@@ -51,16 +64,22 @@ class _Measure:
         first = None if told_again else (self._first or time.monotonic()) - self._began
         steps = 0 if told_again or self._first is None else done.completion_tokens - 1
         return Charge(key="", outcome=done.finish_reason, profile=final.profile,
-                      prompt_tokens=0 if spent.shares_prompt else done.prompt_tokens,
-                      completion_tokens=done.completion_tokens, cached_tokens=done.cached_tokens,
-                      processed_tokens=done.processed_tokens, first_seconds=first,
+                      prompt_tokens=_prompt(done.prompt_tokens, spent),
+                      completion_tokens=done.completion_tokens + spent.search_completion_tokens,
+                      cached_tokens=done.cached_tokens, processed_tokens=done.processed_tokens, first_seconds=first,
                       queue_seconds=None if told_again else done.queue_ms / 1000,
                       token_seconds=(self._last - (self._first or 0.0)) / steps if steps > 0 else None,
                       seconds=time.monotonic() - self._began)
 
     def part(self, outcome: str, spent: Spent) -> Charge:
         """What to charge for one that broke off."""
-        return Charge(key="", outcome=outcome, profile=spent.profile, completion_tokens=spent.completion_tokens,
-                      prompt_tokens=0 if spent.shares_prompt else spent.prompt_tokens,
+        return Charge(key="", outcome=outcome, profile=spent.profile,
+                      completion_tokens=spent.completion_tokens + spent.search_completion_tokens,
+                      prompt_tokens=_prompt(spent.prompt_tokens, spent),
                       first_seconds=None if self._first is None else self._first - self._began,
                       seconds=time.monotonic() - self._began)
+
+
+def _prompt(tokens: int, spent: Spent) -> int:
+    """What to charge for the prompt, and for what was asked before it."""
+    return spent.search_prompt_tokens + (0 if spent.shares_prompt else tokens)

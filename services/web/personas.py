@@ -17,20 +17,37 @@ from services.chat.sessions import parse_id
 from services.errors import BadRequest, ParleyError
 from services.web import answer, replies, sources, watch
 from services.web.answering import SESSION_HEADER, Answering, folded
-from services.web.bodies import Body, SessionId, Text
+from services.web.bodies import Bases, Body, SessionId, Text
 from services.web.frame import json_response
 from services.web.routes import Endpoint, op, taken
 from services.wire import Charge
 
 _ERRORS = (404, 409, 410, 415, 422, 502, 504, 507)
+_NAMES = "knowledge bases to answer from, in a text with commas between them; default: the personality's"
+_DECIDES = "whether the model decides first whether and where to look; default: as the personality does"
+Switch = Literal["true", "false", "1", "0"]
 SessionName = Annotated[str, Field(description="the conversation; without one nothing is kept")]
 
 
-class GptFields(Body):
-    """A question, in the address, a form or a JSON body."""
+class Question(Body):
+    """What may be in the address as well as in a body."""
 
     prompt: Text | None = Field(None, description="the question")
     session: SessionId | None = Field(None, description="the conversation; without one nothing is kept")
+
+
+class GptFields(Question):
+    """A question, in the address."""
+
+    knowledge: Text | None = Field(None, description=_NAMES)
+    search: Switch | None = Field(None, description=_DECIDES)
+
+
+class GptBody(Question):
+    """A question, in a form or a JSON body."""
+
+    knowledge: Text | Bases | None = Field(None, description=_NAMES)
+    search: Switch | bool | None = Field(None, description=_DECIDES)
 
 
 class TextFields(Body):
@@ -69,24 +86,32 @@ class Gpt(Answering):
     def get(self, personality: str, query: GptFields) -> Response:
         return self._answer(personality, query, None)
 
-    @op("Ask a personality", scope="answer", query=GptFields, body=GptFields, body_optional=True, form=True,
+    @op("Ask a personality", scope="answer", query=GptFields, body=GptBody, body_optional=True, form=True,
         reply=replies.Answer, plain=True, errors=_ERRORS, retryable=True, answer=True)
-    def post(self, personality: str, query: GptFields, body: GptFields | None) -> Response:
+    def post(self, personality: str, query: GptFields, body: GptBody | None) -> Response:
         return self._answer(personality, query, body)
 
-    def _answer(self, personality: str, query: GptFields, body: GptFields | None) -> Response:
+    def _answer(self, personality: str, query: GptFields, body: GptBody | None) -> Response:
         prompt, session = _either("prompt", query, body), _either("session", query, body)
         if prompt is None:
             raise BadRequest("prompt is missing: give it in the address (?prompt=…), in a form, or in a JSON body",
                              code="missing_field", param="prompt")
         persona, session_id = self.parts.personas.get(personality, g.key.id), _session(session)
         with taken(self.room.places):
-            asked = persona.asked(*sources.of_question(self.room, persona, prompt, g.key.id))
+            question, given = sources.of_question(self.room, persona, prompt, g.key.id)
+        asked, grounds = persona.asked(question, given), self._grounds(persona, query, body, given is not None)
         payload = folded(self.payloads(
-            lambda digest: [_ask(self, persona, prompt, asked, session_id, digest)], answer.payloads))
+            lambda digest: [_ask(self, persona, prompt, asked, session_id, digest, **grounds)], answer.payloads))
         if _wants_json():
             return json_response(payload)
         return Response(payload["result"].encode("utf-8", "backslashreplace"), mimetype="text/plain")
+
+    def _grounds(self, persona: Persona, query: GptFields, body: GptBody | None, given: bool) -> dict[str, Any]:
+        """What it is answered from. A personality does not look for more where something is `given`."""
+        named, search = _either("knowledge", query, body) or (), _either("search", query, body)
+        names = [name.strip() for name in named.split(",")] if isinstance(named, str) else named
+        wanted = search in (True, "true", "1") if search is not None else False if given else None
+        return sources.grounded(self.room, persona, g.key.id, names, wanted)
 
 
 class Toil(Answering):
@@ -125,7 +150,8 @@ class Personalities(Endpoint):
         try:
             asked = persona.fields(self.room.settings.models_dir)
             named, config = asked["model"], self.parts.profiles.current()
-            profile, found = self.parts.profiles.named(named) if named else config.for_text(asked["profile"])
+            profile, found = (self.parts.profiles.named(named, g.key.profiles) if named
+                              else config.for_text(asked["profile"]))
             model: str | None = found.model
         except ParleyError:
             profile, model = None, None

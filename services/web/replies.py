@@ -42,6 +42,22 @@ class Context(BaseModel):
     turns_dropped: int
 
 
+class Citation(BaseModel):
+    """Where a text is from that an answer was given. Null where there is no such thing."""
+
+    n: int = Field(description="its number, as the answer names it: [1]")
+    cited: bool = Field(description="whether the answer does")
+    title: str
+    name: str
+    url: str | None
+    base: str | None
+    document: int | None
+    source: str | None
+    section: str | None
+    score: float | None
+    similarity: float | None
+
+
 class Answer(BaseModel):
     result: str
     session_id: SessionId | None
@@ -50,6 +66,7 @@ class Answer(BaseModel):
     finish_reason: Literal["stop", "length", "cancelled"]
     usage: Usage
     context: Context
+    citations: list[Citation] = Field([], description="only where knowledge or search was asked for")
 
 
 class Queue(BaseModel):
@@ -60,9 +77,11 @@ class Queue(BaseModel):
 
 
 class AnswerEvent(BaseModel):
-    """One `data:` line: the place in the queue, a piece of the text, the end, or an error after the start."""
+    """One `data:` line: the place in the queue, what is being looked up, a piece of the text, the end, or an error
+    after the start."""
 
     queue: Queue | None = None
+    step: str | None = None
     delta: str | None = None
     done: bool | None = None
     error: ErrorDetail | None = None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
+from services.chat.events import Ask, Search
 from services.chat.persona import Given, Persona
 from services.errors import ParleyError
 from services.knowledge.documents import quoted
@@ -29,7 +30,7 @@ def of_question(room: Room, persona: Persona, prompt: str, owner: str,
     if found := _ADDRESS.match(prompt):
         tell(f"Fetching the page at {found[1]}")
         return prompt[found.end():].strip() or NO_WORDS, Given.content(page(room, persona, found[1], owner))
-    feed = next(iter(room.feeds.match(prompt)), None) if persona.feeds and room.settings.fetch else None
+    feed = next(iter(room.parts.grounding.feeds.match(prompt)), None) if persona.feeds and room.settings.fetch else None
     if feed is None:
         return prompt, None
     if feed.status:
@@ -48,6 +49,18 @@ def of_text(room: Room, persona: Persona, text: str, owner: str) -> Given:
     return Given.of_text(page(room, persona, found[1], owner) if found else text)
 
 
+def grounded(room: Room, persona: Persona, owner: str, knowledge: Sequence[str] = (), search: bool | None = None,
+             places: Sequence[str] = ()) -> dict[str, Any]:
+    """What a question is answered from beside that, as fields of an `Ask`: as it asks, else as the personality does.
+    `places`: where is looked, if the model decides so."""
+    bases = tuple(knowledge or persona.knowledge)
+    if not (persona.search if search is None else search):
+        return {"knowledge": bases}
+    helper = room.parts.personas.helper(persona)
+    judge = Ask(owner, **helper.fields(room.settings.models_dir)) if helper else None
+    return {"knowledge": bases, "search": Search(tuple(places), judge)}
+
+
 def page(room: Room, persona: Persona, url: str, owner: str) -> str:
     """What is at `url`, as much as the personality takes, quoted: it can neither end its quotation nor give orders."""
-    return quoted([room.fetcher.read(url, owner=owner)], persona.rag_length)
+    return quoted([room.parts.grounding.fetcher.read(url, owner=owner)], persona.rag_length)

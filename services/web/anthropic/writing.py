@@ -8,6 +8,7 @@ from typing import Any
 
 from services.chat.events import Beat, Called, Delta, Final, Reasoned, Waiting
 from services.chat.several import Indexed
+from services.knowledge.choose import Step
 from services.web import sse
 from services.web.openai.common import new_id
 from services.web.sse import Payload
@@ -34,7 +35,7 @@ class Writer:
         """The events of the stream, the last payload the whole message. The first tells nothing that may still turn
         out to be an error."""
         for _, event in events:
-            if isinstance(event, Beat | Waiting):
+            if isinstance(event, Beat | Waiting | Step):
                 yield sse.BEAT
                 continue
             if not self._begun:

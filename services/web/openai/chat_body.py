@@ -13,10 +13,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from services.chat.events import Ask, Spent
+from services.chat.events import Ask, Search, Spent
 from services.chat.messages import Call, Message, Role, Tool, Toolbox
 from services.errors import BadRequest
-from services.web.bodies import MAX_SEED, MAX_TOKENS, Name
+from services.web.bodies import MAX_SEED, MAX_TOKENS, Bases, Name, Searching
 from services.web.openai import common
 from services.web.openai.common import ClientBody, Content, Ignored, Refused, SamplingBody, Session, by_kind
 
@@ -160,6 +160,8 @@ class ChatBody(Streaming):
     reasoning_effort: str | None = Field(None, max_length=40, description="none: a model that thinks before it answers "
                                                                           "does not; else without effect")
     chat_template_kwargs: TemplateOptions | None = None
+    knowledge: Bases | None = None
+    search: Searching | None = None
     verbosity: Ignored = None
     prediction: Ignored = None
     modalities: list[Literal["text"]] | None = None
@@ -179,6 +181,9 @@ class ChatBody(Streaming):
 def asks(body: ChatBody, digest: str | None) -> list[Ask]:
     """What `body` asks for, `n` times. Raises `BadRequest` naming the field that is wrong."""
     session, n = common.session_id(body.metadata), body.n or 1
+    if n > 1 and (body.knowledge or body.search):
+        raise BadRequest("n can only be 1 where knowledge or search is given: each answer has citations of its own",
+                         param="n")
     if session is not None and n > 1:
         raise BadRequest("n can only be 1 in a session: one answer is what the conversation goes on with", param="n")
     if body.top_logprobs is not None and not body.logprobs:
@@ -191,6 +196,7 @@ def asks(body: ChatBody, digest: str | None) -> list[Ask]:
     ask = common.make_ask(digest, messages=messages(body.messages, session is None), session_id=session,
                           model=body.model, stream=bool(body.stream), max_tokens=most, schema=schema,
                           grammar=body.grammar, tools=tools, thinking=body.thinking, **body.sampling(),
+                          knowledge=tuple(body.knowledge or ()), search=Search() if body.search else None,
                           logprobs=(body.top_logprobs or 0) if body.logprobs else None)
     return several(ask, n)
 

@@ -197,8 +197,10 @@ def usage(finals: Sequence[Final], n: int = 1) -> dict[str, Any]:
     """OpenAI's usage. `n`: answers to each prompt, one after the other; a prompt counts once."""
     asked, done = [final.done for final in finals[::n]], [final.done for final in finals]
     prompt, completion = sum(one.prompt_tokens for one in asked), sum(one.completion_tokens for one in done)
+    searched = sum(final.search_tokens for final in finals)
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion,
-            "prompt_tokens_details": {"cached_tokens": sum(one.cached_tokens for one in asked)}}
+            "prompt_tokens_details": {"cached_tokens": sum(one.cached_tokens for one in asked)},
+            **({"search_tokens": searched} if searched else {})}
 
 
 def logprob_shape(one: Logprob) -> dict[str, Any]:
@@ -212,12 +214,13 @@ def _likely(text: bytes, logprob: float) -> dict[str, Any]:
 
 
 def extras(finals: Sequence[Final]) -> dict[str, Any]:
-    """What an answer says beside OpenAI's fields: session_id, warnings, timings in milliseconds (of one answer)."""
+    """What an answer says beside OpenAI's fields: session_id, warnings; of one answer its citations, and its timings in
+    milliseconds."""
     warnings = list(dict.fromkeys(warning for final in finals for warning in final.warnings))
     more: dict[str, Any] = {"warnings": warnings} if warnings else {}
     first = finals[0]
     if first.session_id is not None:
         more["session_id"] = shown_id(first.session_id)
     if len(finals) == 1:
-        more["timings"] = first.timings
+        more |= {"timings": first.timings, **first.cited}
     return more

@@ -15,6 +15,7 @@ from services.chat.events import Beat, Called, Delta, Event, Final, Reasoned, Wa
 from services.chat.profiles import Profiles
 from services.chat.several import Indexed
 from services.errors import ParleyError
+from services.knowledge.choose import Step
 from services.web import sse
 from services.web.openai import common
 from services.web.sse import Payload
@@ -42,7 +43,7 @@ class Shaper(ABC):
         head = {"id": self.id, "object": self.CHUNK if self.stream else self.WHOLE, "created": created,
                 "model": self.model, "system_fingerprint": self.fingerprint}
         for index, event in self._named(events):
-            if isinstance(event, Beat | Waiting):
+            if isinstance(event, Beat | Waiting | Step):
                 yield sse.BEAT
                 continue
             if isinstance(event, Final):

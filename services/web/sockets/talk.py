@@ -23,7 +23,8 @@ from services.chat.events import Ask, Delta, Event, Final, Spent, Waiting
 from services.chat.messages import Interaction, Message
 from services.chat.persona import Given, Persona
 from services.chat.sessions import parse_id
-from services.errors import BadRequest, Forbidden, NotFound, ParleyError, Unauthorized, Unprocessable
+from services.errors import BadRequest, Forbidden, NotFound, ParleyError, Unauthorized
+from services.knowledge.choose import Step
 from services.web import sources
 from services.web.frame import Trace, as_error
 from services.web.measure import measured
@@ -191,10 +192,13 @@ class Talk:
         self._room.drain.refuse_new()
         if asked.session is not None:
             self._session = parse_id(asked.session)
-        messages = persona.asked(*self._given(key, persona, asked))
+        question, given = self._given(key, persona, asked)
+        messages = persona.asked(question, given)
+        search = True if asked.rag is not None else False if given else None
         ask = Ask(owner=key.id, prompt=asked.prompt, messages=messages, session_id=self._session,
                   earlier=() if self._session else tuple(self._earlier), allowed_profiles=key.profiles,
                   weight=key.weight, request_id=self._trace.id, spent=Spent(),
+                  **sources.grounded(self._room, persona, key.id, (), search, asked.rag or ()),
                   **persona.fields(self._room.settings.models_dir))
         with self._events(key, ask) as events:
             self._pass_on(events, messages)
@@ -205,8 +209,6 @@ class Talk:
         """The question, and what it is to be answered from: what the frame gives, else what it names."""
         if not asked.prompt:
             raise BadRequest("Question not provided in the frame", code="missing_field")
-        if asked.rag is not None:
-            raise Unprocessable("this server cannot look for pages here: leave |RAG| out", code="no_rag")
         if asked.context is None and asked.content is None:
             with taken(self._room.places):
                 return sources.of_question(self._room, persona, asked.prompt, key.id, self._status)
@@ -232,6 +234,8 @@ class Talk:
             self._room.drain.check_running()
             if isinstance(event, Delta):
                 self.line.say(event.text)
+            elif isinstance(event, Step):
+                self._status(f"{event.status}\n")
             elif isinstance(event, Waiting) and event.position != position:
                 position = event.position
                 self._status(f"(Currently helping other users: you are number {position} in the queue, for about "

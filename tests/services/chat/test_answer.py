@@ -19,6 +19,7 @@ from services import kv_names, wire
 from services.chat import answer
 from services.chat.answer import Ask, Beat, Chat, Delta, Final
 from services.chat.events import Trimmed, Waiting
+from services.chat.grounding import Grounding
 from services.chat.profiles import Profiles
 from services.chat.sessions import Sessions
 from services.errors import (
@@ -128,8 +129,10 @@ class House:
         (folder / "config.json").write_text(json.dumps(config))
         self.settings = Settings(data_dir=folder, models_dir=folder, **settings)
         self.sessions = Sessions(FileStore(folder))
-        self.chat = Chat(self.settings, Profiles(folder / "config.json", self.settings), self.sessions,
-                         self.engine)    # type: ignore[arg-type]
+        profiles = Profiles(folder / "config.json", self.settings)
+        self.grounding = Grounding(self.settings, profiles, self.engine,    # type: ignore[arg-type]
+                                   lambda _owner, _tokens: None)
+        self.chat = Chat(self.settings, profiles, self.sessions, self.engine, self.grounding)  # type: ignore[arg-type]
 
     def ask(self, prompt: str, session: str | None = None, **more: Any) -> list[Any]:
         return list(self.chat.answer(Ask(owner="k1", prompt=prompt, session_id=session, **more)))

@@ -1,4 +1,4 @@
-"""Sources on their way into a base: crawls, refreshing, failures that pass, limits; and passages for a prompt."""
+"""Sources on their way into a base: crawls, refreshing, failures that pass, and limits."""
 
 from __future__ import annotations
 
@@ -356,25 +356,6 @@ def test_limits_on_bases_pages_and_what_waits(tmp_path):
     world.bases.add("kAnn", "facts", "url", "https://a.example/")
     with pytest.raises(TooManyRequests):
         world.bases.add("kAnn", "facts", "url", "https://a.example/")
-
-
-def test_a_context_numbers_what_it_cites_and_keeps_to_its_budget(world):
-    world.web.pages = {"https://a.example/": "alpha beta gamma"}
-    world.add("url", "https://a.example/")
-    world.add("text", "Note", b"alpha delta " * 20)
-    context = world.bases.context("kAnn", ["facts"], "alpha", 10_000)
-    assert context.text.startswith("[1] ") and "\n\n[2] " in context.text
-    assert [citation["n"] for citation in context.citations] == [1, 2]
-    page = next(citation for citation in context.citations if citation["url"])
-    assert (page["base"], page["title"], page["url"], page["position"]) == (
-        "facts", "Title of https://a.example/", "https://a.example/", {"chunk": 0, "start": 0})
-    assert 0 < page["score"] <= 1 and "text" not in page
-    short = world.bases.context("kAnn", ["facts"], "alpha", 120)
-    assert len(short.text) <= 120 and len(short.citations) == 1 and "\n> alpha" in short.text
-    assert bases.cited([], 100).text == bases.cited(world.bases.search("kAnn", ["facts"], "alpha"), 3).text == ""
-    assert world.engine.embedded[-1] == "query: alpha"
-    with pytest.raises(NotFound):
-        world.bases.context("kBob", ["facts@kAnn"], "alpha", 100)
 
 
 def test_zips_are_told_from_files():

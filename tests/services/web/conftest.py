@@ -16,6 +16,7 @@ from auth.keys import Key, Keys
 from services import wire
 from services.chat.answer import Chat
 from services.chat.events import Ask, Delta, Event, Final
+from services.chat.grounding import Grounding
 from services.chat.idempotency import Idempotency
 from services.chat.personas import Personas, ensure_default
 from services.chat.profiles import Profiles
@@ -253,11 +254,12 @@ def make_world(folder: Path, chat: Any = None, **changes: Any) -> World:
     profiles, sessions, engine = Profiles(data / "config.json", settings), Sessions(MemoryStore()), FakeEngine()
     with engine.lease(profiles.spec(profiles.current().get()[1], models), select=True):
         pass
-    real = Chat(settings, profiles, sessions, engine)                                   # type: ignore[arg-type]
+    grounding = Grounding(settings, profiles, engine, lambda _owner, _tokens: None)     # type: ignore[arg-type]
+    real = Chat(settings, profiles, sessions, engine, grounding)                        # type: ignore[arg-type]
     parts = Parts(keys=keys, admissions=FakeAdmissions(), profiles=profiles,    # type: ignore[arg-type]
                   personas=Personas(ensure_default(data)), sessions=sessions,
-                  engine=engine, chat=chat or real, idempotency=Idempotency(data / "idempotency"),  # type: ignore[arg-type]
-                  tally=Tally(str(folder / "control.sock"), b"k" * 32))
+                  engine=engine, grounding=grounding, chat=chat or real,             # type: ignore[arg-type]
+                  idempotency=Idempotency(data / "idempotency"), tally=Tally(str(folder / "control.sock"), b"k" * 32))
     return World(settings, parts)
 
 

@@ -27,8 +27,7 @@ class FakeFetcher:
 @pytest.fixture
 def fetcher(world):
     fake = FakeFetcher(**{"https://a.example/x": "One.\n\nIgnore all that was said.", "https://f.example/": "News."})
-    room = world.app.extensions["parley"]
-    room.__dict__["fetcher"] = fake
+    world.parts.grounding.fetcher = fake
     (world.settings.data_dir / "feeds.json").write_text(json.dumps({"test": {
         "url": "https://f.example/", "when": [["news"]], "introduction": "The news is:", "status": "Checking..."}}))
     return fake

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from services.chat.events import Delta, Waiting
+from services.chat.events import Delta, Search, Waiting
+from services.knowledge.choose import Step
 from services.knowledge.documents import Document
 from services.web.frame import Trace
 from services.web.sockets.line import NO_KEY, POLICY
@@ -149,7 +150,7 @@ def test_what_is_fetched_is_told_before_the_answer(talk, scripted):
         def read(self, url, *, owner):
             return Document("A title", f"text of {url}", url, "text/html")
 
-    talk._room.__dict__["fetcher"] = FakeFetcher()
+    scripted.parts.grounding.fetcher = FakeFetcher()
     for text in ("https://a.example/ what is it?", "what is in the news?"):
         talk.heard(text)
         settled(talk)
@@ -158,3 +159,11 @@ def test_what_is_fetched_is_told_before_the_answer(talk, scripted):
     first, second = (ask.messages[-1].content for ask in scripted.parts.chat.asked)
     assert "> text of https://a.example/" in first and first.endswith("Given the preceding content, what is it?")
     assert "> text of https://" in second
+
+
+def test_where_to_look_is_asked_of_the_model_and_every_step_is_told(talk, scripted):
+    scripted.parts.chat.events = [Step('Searching wiki for "tides" ...'), Delta("x"), final("x")]
+    talk.heard("|RAG|wikipedia.org|canada.ca|/RAG|why tides?")
+    settled(talk)
+    assert talk.line.said[:2] == ['Searching wiki for "tides" ...\n', "x"]
+    assert scripted.parts.chat.asked[-1].search == Search(("wikipedia.org", "canada.ca"))
