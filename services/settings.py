@@ -76,6 +76,19 @@ class Settings:
     fetch_ports: tuple[int, ...] = ()       # beside 80 and 443
     fetch_timeout: float = 10.0             # seconds that a page may take, with its redirects
     fetch_max_bytes: int = 2 << 20          # of a page, uncompressed; what is beyond is left
+    modules: tuple[str, ...] = ("summaries:dispatcher", "summaries:executor")   # of jobs: take them, do them
+    max_concurrency: int = 5                # jobs that one executor does at once
+    job_timeout: float = 300.0              # seconds that one attempt at a job may take
+    job_kept: float = 1800.0                # seconds that a job's result is kept
+    jobs_per_key: int = 10_000              # of one key, that wait or run
+    redis_url: str | None = None            # redis://… rediss://… unix://…; unset, as redis_host: SQLite in data_dir
+    redis_host: str | None = None
+    redis_port: int = 6379
+    redis_tls: bool = False
+    redis_db: int = 0
+    redis_user: str | None = None
+    redis_password: str | None = None
+    redis_namespace: str = "parley"         # what every name in Redis begins with
     without_effect: tuple[str, ...] = ()    # set, understood by a source system, but not by this version
     runner: str = "llama"                   # "fake": scripted answers without a model, to test clients against
 
@@ -159,6 +172,30 @@ def _postgres(text: str) -> str:
     if not text.strip().startswith(("postgresql://", "postgres://")):
         raise ValueError("expected an address that begins with postgresql://")
     return text.strip()
+
+
+def _redis(text: str) -> str:
+    if not text.strip().startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("expected an address that begins with redis://, rediss:// (TLS) or unix://")
+    return text.strip()
+
+
+def _password(text: str) -> str:
+    return text
+
+
+def _namespace(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.:-]{1,64}", text.strip()):
+        raise ValueError("expected 1 to 64 of the characters A-Z a-z 0-9 _ . : -")
+    return text.strip()
+
+
+def _modules(text: str) -> tuple[str, ...]:
+    known = ("summaries:dispatcher", "summaries:executor")
+    found = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not set(found) <= {*known, "none"}:
+        raise ValueError(f"expected {', '.join(known)}, one of them, or none")
+    return tuple(name for name in known if name in found)
 
 
 def _galleries(text: str) -> tuple[tuple[str, str], ...]:
@@ -275,12 +312,25 @@ _VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "FETCH_PORTS": ("fetch_ports", _ports),
     "FETCH_TIMEOUT": ("fetch_timeout", _seconds),
     "FETCH_MAX_BYTES": ("fetch_max_bytes", _int(1024, 64 << 20)),
+    "ENABLED_MODULES": ("modules", _modules),
+    "MAX_CONCURRENCY": ("max_concurrency", _int(1, 256)),
+    "JOB_TIMEOUT": ("job_timeout", _seconds),
+    "JOB_KEPT": ("job_kept", _seconds),
+    "REDIS_EXP_SECONDS": ("job_kept", _seconds),
+    "MAX_JOBS_PER_KEY": ("jobs_per_key", _int(1, 10_000_000)),
+    "REDIS_URL": ("redis_url", _redis),
+    "REDIS_HOST": ("redis_host", _text),
+    "REDIS_PORT": ("redis_port", _int(1, 65535)),
+    "REDIS_USE_TLS": ("redis_tls", _bool),
+    "REDIS_DB_NO": ("redis_db", _int(0, 65535)),
+    "REDIS_USR": ("redis_user", _text),
+    "REDIS_PWD": ("redis_password", _password),
+    "REDIS_NAMESPACE": ("redis_namespace", _namespace),
     "RUNNER": ("runner", _choice("llama", "fake")),
 }
 # The source systems' variables that mean nothing here yet. None of them opens a route: every one needs a key.
-_WITHOUT_EFFECT = ("BYPASS_AUTHORIZATION", "ENABLED_MODULES", "JOB_TIMEOUT", "LLAMA_PATH", "LLM_HUGGINGFACE_FILE",
-                   "LLM_HUGGINGFACE_REPO", "LLM_LIB", "LLM_MODEL_FILE", "REDIS_HOST", "REDIS_PORT",
-                   "SUMMARY_MINIMUM_PAYLOAD_LENGTH")
+_WITHOUT_EFFECT = ("BYPASS_AUTHORIZATION", "LLAMA_PATH", "LLM_HUGGINGFACE_FILE", "LLM_HUGGINGFACE_REPO", "LLM_LIB",
+                   "LLM_MODEL_FILE", "SUMMARY_MINIMUM_PAYLOAD_LENGTH")
 _MAY_BE_EMPTY = {"DEBUG"}       # an empty value of any other variable counts as unset
 
 
@@ -296,7 +346,7 @@ def load(environ: Mapping[str, str] | None = None, env_file: Path | None = ROOT 
         try:
             values[field] = parse(text)
         except ValueError as error:
-            shown = "(not shown)" if parse in (_secret, _postgres) else repr(text[:80])
+            shown = "(not shown)" if parse in (_secret, _postgres, _redis, _password) else repr(text[:80])
             raise ConfigError(f"{variable}={shown}: {error}") from None
     unused = tuple(name for name in _WITHOUT_EFFECT if source.get(name, "").strip())
     return Settings(**values, without_effect=unused)

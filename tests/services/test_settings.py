@@ -96,7 +96,7 @@ def test_a_nearly_right_name_in_the_file_is_told(tmp_path: Path) -> None:
 
 
 def test_variables_of_source_systems_without_effect_are_known() -> None:
-    settings = load({"LLM_MODEL_FILE": "x.gguf", "BYPASS_AUTHORIZATION": "1", "REDIS_HOST": ""}, None)
+    settings = load({"LLM_MODEL_FILE": "x.gguf", "BYPASS_AUTHORIZATION": "1", "LLM_LIB": ""}, None)
     assert settings.without_effect == ("BYPASS_AUTHORIZATION", "LLM_MODEL_FILE")
 
 
@@ -122,3 +122,16 @@ def test_origins_are_addresses_without_a_path():
     for text in ("a.example", "*", "https://a.example/x", "null", "https://"):
         with pytest.raises(ConfigError, match="ALLOWED_ORIGINS"):
             load({"ALLOWED_ORIGINS": text}, None)
+
+
+def test_jobs_and_where_they_are_queued():
+    settings = load({"ENABLED_MODULES": "summaries:executor", "REDIS_HOST": "queue", "REDIS_PWD": "x y",
+                     "REDIS_EXP_SECONDS": "60", "JOB_TIMEOUT": "9.5"}, None)
+    assert settings.modules == ("summaries:executor",) and load({"ENABLED_MODULES": "none"}, None).modules == ()
+    assert (settings.redis_host, settings.redis_password, settings.job_kept, settings.job_timeout) == \
+        ("queue", "x y", 60.0, 9.5)
+    for name, text in (("ENABLED_MODULES", "summaries"), ("REDIS_URL", "http://u:verysecret@h"),
+                       ("REDIS_NAMESPACE", "a b"), ("MAX_CONCURRENCY", "0")):
+        with pytest.raises(ConfigError, match=name) as told:
+            load({name: text}, None)
+        assert "verysecret" not in told.value.message
