@@ -127,6 +127,8 @@ class Figures:
         self._key_requests = self._counter("key_requests", "Requests for text, by key id", "key")
         self._key_tokens = self._counter("key_tokens", "Tokens of prompts and answers, by key id", "key", "kind")
         self._served = self._counter("http_requests", "HTTP requests that were answered", "route", "method", "status")
+        self._bound = self._counter("binding_messages", "Messages of bound chat platforms, by how they ended",
+                                    "platform", "outcome")
         self._first = self._histogram("time_to_first_token", "From a question's arrival to its first text", FIRST_TOKEN)
         self._between = self._histogram("time_per_token", "Between two tokens: the average of an answer", PER_TOKEN)
         self._queue = self._histogram("queue", "Waiting for a slot", QUEUE)
@@ -154,9 +156,11 @@ class Figures:
                 histogram.labels(profile).observe(seconds)
 
     def served(self, report: Report) -> None:
-        """Count HTTP requests. Their routes are those of the application, so they need no cap."""
+        """Count HTTP requests, and messages of platforms. Routes and platforms are the application's: without a cap."""
         for group in report.served:
             self._served.labels(group.route, group.method, str(group.status)).inc(group.count)
+        for message in report.bound:
+            self._bound.labels(message.platform, self._outcome(message.outcome)).inc(message.count)
 
     def text(self, runners: Iterable[RunnerState]) -> str:
         """Everything counted, and how `runners` are now."""

@@ -452,10 +452,19 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
     count: int
 
 
+class Bound(msgspec.Struct, frozen=True, kw_only=True):
+    """How many messages of a bound chat platform ended alike."""
+
+    platform: str
+    outcome: str                        # "answered", "undelivered" or the code of an error that was told
+    count: int
+
+
 class Report(Message, frozen=True, kw_only=True):
-    """HTTP requests that ended in a web worker since its last word. No answer."""
+    """What ended in a web worker since its last word: HTTP requests, messages of chat platforms. No answer."""
 
     served: list[Served]
+    bound: list[Bound] = []
 
 
 class GetMetrics(Message, frozen=True, kw_only=True):

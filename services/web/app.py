@@ -39,6 +39,8 @@ from services.web import (
     sessions,
 )
 from services.web.anthropic import counting, messages
+from services.web.bindings import routes as bindings
+from services.web.bindings.desk import Desk
 from services.web.drain import Drain
 from services.web.measure import charging
 from services.web.openai import chat, completions, embeddings, listing, tokens
@@ -104,6 +106,7 @@ ROUTES = (
     Route("/openapi.json", docs.OpenApi, "server"),
     Route("/docs", docs.Docs, "server"),
     Route("/docs/<string:name>", docs.DocsFile, "server"),
+    *bindings.ROUTES,
 )
 
 
@@ -137,6 +140,10 @@ class Room:
     @functools.cached_property
     def openapi(self) -> dict[str, Any]:
         return openapi.document(ROUTES)
+
+    @functools.cached_property
+    def desk(self) -> Desk:
+        return Desk(self, bindings.KINDS)
 
     @functools.cached_property
     def model_jobs(self) -> Jobs:

@@ -30,13 +30,15 @@ class Metrics(Endpoint):
 
 
 class Tally:
-    """This worker's HTTP requests by route, method and status. Safe for threads; `start` after the fork."""
+    """This worker's HTTP requests by route, method and status, and messages of chat platforms by platform and outcome.
+    Safe for threads; `start` after the fork."""
 
     def __init__(self, control_address: str, authkey: bytes) -> None:
         self._address = control_address
         self._authkey = authkey
         self._lock = threading.Lock()           # owns the counts
         self._counts: Counter[tuple[str, str, int]] = Counter()
+        self._bound: Counter[tuple[str, str]] = Counter()
         self._news = threading.Event()
 
     def start(self) -> None:
@@ -45,6 +47,11 @@ class Tally:
     def count(self, route: str, method: str, status: int) -> None:
         with self._lock:
             self._counts[route, method, status] += 1
+        self._news.set()
+
+    def count_message(self, platform: str, outcome: str) -> None:
+        with self._lock:
+            self._bound[platform, outcome] += 1
         self._news.set()
 
     def figures(self) -> str:
@@ -69,13 +76,18 @@ class Tally:
         self._news.clear()
         with self._lock:
             counts, self._counts = self._counts, Counter()
+            bound, self._bound = self._bound, Counter()
         try:
-            if counts:
-                channel.send(wire.Report(served=[wire.Served(route=route, method=method, status=status, count=count)
-                                                 for (route, method, status), count in counts.items()]))
+            if counts or bound:
+                channel.send(wire.Report(
+                    served=[wire.Served(route=route, method=method, status=status, count=count)
+                            for (route, method, status), count in counts.items()],
+                    bound=[wire.Bound(platform=platform, outcome=outcome, count=count)
+                           for (platform, outcome), count in bound.items()]))
         except wire.WireError:
             with self._lock:
                 self._counts.update(counts)
+                self._bound.update(bound)
             raise
 
 

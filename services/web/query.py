@@ -22,10 +22,15 @@ def read_query(request: Request) -> dict[str, str]:
     return _parsed(request.query_string, "the query", "bad_query")
 
 
+def parse_form(raw: bytes) -> dict[str, str]:
+    """The fields of a form. `BadRequest` (`bad_form`) for what is not UTF-8, or there twice."""
+    return _parsed(raw, "the form", "bad_form")
+
+
 def read_form(request: Request, max_bytes: int, *, optional: bool = False) -> tuple[bytes, dict[str, str] | None]:
     """The bytes of a form and its fields; None when there is no body and `optional`. As `json_body.read_object`."""
     raw = read_bytes(request, max_bytes)
-    return raw, (None if optional and not raw else _parsed(raw, "the form", "bad_form"))
+    return raw, (None if optional and not raw else parse_form(raw))
 
 
 def _parsed(raw: bytes, what: str, code: str) -> dict[str, str]:

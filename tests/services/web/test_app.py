@@ -11,7 +11,8 @@ import pytest
 from services.web.app import ROUTES
 from services.web.routes import METHODS
 
-PUBLIC = {"/healthz", "/docs", "/docs/<string:name>"}
+BINDINGS = {f"/bindings/{platform}/<string:name>" for platform in ("slack", "discord", "teams")}
+PUBLIC = {"/healthz", "/docs", "/docs/<string:name>", *BINDINGS}
 ANY_METHOD = [*(method.upper() for method in METHODS), "HEAD", "OPTIONS", "TRACE", "BREW"]
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 
@@ -45,8 +46,9 @@ def test_every_route_is_declared_and_open_to_somebody(world):
 def test_nothing_answers_without_a_key(world, credentials, rule):
     for (name, headers), method, slash in product(credentials.items(), ANY_METHOD, ("", "/")):
         response = world.call(method, path_of(rule) + slash, key=None, headers=headers)
-        is_open = rule in PUBLIC and method in ("GET", "HEAD")
-        assert response.status_code == (200 if is_open else 401), f"{method} {rule} with {name}"
+        is_open = rule in PUBLIC - BINDINGS and method in ("GET", "HEAD")
+        absent = rule in BINDINGS and method == "POST"      # nothing is bound
+        assert response.status_code == (200 if is_open else 404 if absent else 401), f"{method} {rule} with {name}"
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.path)
