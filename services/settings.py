@@ -76,6 +76,8 @@ class Settings:
     fetch_ports: tuple[int, ...] = ()       # beside 80 and 443
     fetch_timeout: float = 10.0             # seconds that a page may take, with its redirects
     fetch_max_bytes: int = 2 << 20          # of a page, uncompressed; what is beyond is left
+    summary_minimum: int = 100              # characters that a text to be summarised has at least
+    live_summary_minimum: int = 400         # the same, of a text that is still being written
     modules: tuple[str, ...] = ("summaries:dispatcher", "summaries:executor")   # of jobs: take them, do them
     max_concurrency: int = 5                # jobs that one executor does at once
     job_timeout: float = 300.0              # seconds that one attempt at a job may take
@@ -326,11 +328,13 @@ _VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "REDIS_USR": ("redis_user", _text),
     "REDIS_PWD": ("redis_password", _password),
     "REDIS_NAMESPACE": ("redis_namespace", _namespace),
+    "SUMMARY_MINIMUM_PAYLOAD_LENGTH": ("summary_minimum", _int(0, 1 << 20)),
+    "LIVE_SUMMARY_MINIMUM_PAYLOAD_LENGTH": ("live_summary_minimum", _int(0, 1 << 20)),
     "RUNNER": ("runner", _choice("llama", "fake")),
 }
 # The source systems' variables that mean nothing here yet. None of them opens a route: every one needs a key.
 _WITHOUT_EFFECT = ("BYPASS_AUTHORIZATION", "LLAMA_PATH", "LLM_HUGGINGFACE_FILE", "LLM_HUGGINGFACE_REPO", "LLM_LIB",
-                   "LLM_MODEL_FILE", "SUMMARY_MINIMUM_PAYLOAD_LENGTH")
+                   "LLM_MODEL_FILE")
 _MAY_BE_EMPTY = {"DEBUG"}       # an empty value of any other variable counts as unset
 
 

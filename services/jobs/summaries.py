@@ -35,7 +35,7 @@ from services.errors import (
     Unprocessable,
 )
 from services.jobs import actions, contents, prompts
-from services.jobs.asking import Asking, Work
+from services.jobs.asking import TYPES, Asking, Work
 from services.jobs.chunks import OVERLAP, chunks
 from services.store.jobs import Job
 from services.wire import Charge
@@ -64,8 +64,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     usage: dict[str, int] = {}
 
 
-def handler(chat: Chat, keys: Keys, admissions: Admissions) -> Callable[[Job, Tell], dict[str, Any]]:
-    """What does the jobs of these TYPES; an `Outcome` as JSON values comes of each."""
+def handlers(chat: Chat, keys: Keys, admissions: Admissions) -> dict[str, Callable[[Job, Tell], dict[str, Any]]]:
+    """What does the jobs of each type; an `Outcome` as JSON values comes of each."""
     def handle(job: Job, tell: Tell) -> dict[str, Any]:
         key = keys.get(job.owner)
         if key.revoked_at is not None or key.ends() <= time.time():
@@ -73,7 +73,7 @@ def handler(chat: Chat, keys: Keys, admissions: Admissions) -> Callable[[Job, Te
         wanted = msgspec.convert({**job.payload, "type": job.type}, Work)
         found: dict[str, Any] = msgspec.to_builtins(work(chat, admissions, key, wanted, tell))
         return found
-    return handle
+    return dict.fromkeys(TYPES, handle)
 
 
 def work(chat: Chat, admissions: Admissions, key: Key, wanted: Work, tell: Tell) -> Outcome:

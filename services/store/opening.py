@@ -11,6 +11,8 @@ from services.errors import ConfigError, ParleyError
 from services.settings import Settings
 from services.store import sealing, takeover
 from services.store.files import FileStore
+from services.store.jobs import JobStore, Limits
+from services.store.jobs_sqlite import SqliteJobs
 from services.store.knowledge import Library
 from services.store.knowledge_sqlite import SqliteLibrary
 
@@ -36,6 +38,12 @@ def open_library(settings: Settings) -> Library:
         return SqliteLibrary(settings.data_dir, sealing.open_cipher(settings.data_dir, settings.data_key))
     from services.store.knowledge_postgres import PostgresLibrary
     return PostgresLibrary(settings.knowledge_url)
+
+
+def open_jobs(settings: Settings) -> JobStore:
+    """The queue of jobs, in `settings.data_dir`."""
+    cipher = sealing.open_cipher(settings.data_dir, settings.data_key)
+    return SqliteJobs(settings.data_dir, cipher, Limits(kept=settings.job_kept, per_owner=settings.jobs_per_key))
 
 
 def check_store(settings: Settings) -> None:

@@ -22,7 +22,8 @@ from services.chat.sessions import Sessions
 from services.engine.client import Engine
 from services.engine.model_jobs import Jobs, jobs_of
 from services.settings import Settings
-from services.store.opening import open_store
+from services.store.jobs import JobStore
+from services.store.opening import open_jobs, open_store
 from services.web import (
     answer,
     docs,
@@ -48,6 +49,7 @@ from services.web.responses import routes as responses
 from services.web.routes import PlainApi, Route, register
 from services.web.sockets import routes as sockets
 from services.web.sockets.switchboard import Switchboard
+from services.web.summaries import routes as summaries
 
 SPARE_THREADS = 8       # never taken by what may wait for long, so that a full house can still say so
 
@@ -90,6 +92,7 @@ ROUTES = (
     Route("/knowledge/<string:name>/refresh", knowledge.RefreshKnowledge, "knowledge"),
     Route("/knowledge/<string:name>/reindex", knowledge.ReindexKnowledge, "knowledge"),
     Route("/knowledge/<string:name>/search", knowledge.SearchKnowledge, "knowledge"),
+    *summaries.ROUTES,
     Route("/models", models.Models, "models"),
     Route("/models/model", models.Switch, "models"),
     Route("/models/available", gallery.AvailableModels, "models"),
@@ -144,6 +147,10 @@ class Room:
     @functools.cached_property
     def desk(self) -> Desk:
         return Desk(self, bindings.KINDS)
+
+    @functools.cached_property
+    def jobs(self) -> JobStore:
+        return open_jobs(self.settings)
 
     @functools.cached_property
     def model_jobs(self) -> Jobs:
