@@ -14,7 +14,7 @@ from services.runner.batch import Chunk, DecodeFailed, share
 from services.runner.draft import Payoff
 from services.runner.pace import Pace
 from services.runner.seats import Seats
-from services.runner.sequence import PREPARE, SamplingFailed, Sequence
+from services.runner.sequence import INTERACTIVE, PREPARE, SamplingFailed, Sequence
 from services.runner.slots import WORTH, Memory, Slots
 from services.wire import Failed, Logprob, Message, Piece, Queued, RunnerLimits, Stats
 
@@ -145,13 +145,19 @@ class Scheduler:
         """The next batch: a token of every running answer and guesses at more, then prompt tokens as the pace allows;
         when there is nothing else, some of what is prepared."""
         answers = [sequence for sequence in self.seats.running if sequence.decoding]
-        prompts = [s for s in self.seats.running if not s.decoding and s.leader is None and s.rank != PREPARE]
+        prompts = self._urgent([s for s in self.seats.running
+                                if not s.decoding and s.leader is None and s.rank != PREPARE])
         chunks = [Chunk(sequence, 1, draft) for sequence, draft in zip(answers, self._drafts(answers), strict=True)]
         room = self.pace.room(sum(chunk.rows for chunk in chunks), len(prompts), sum(s.pending for s in prompts))
         if not answers and not prompts:
             prompts, room = [s for s in self.seats.running if s.rank == PREPARE], self.pace.spare_room()
         telling = sum(s.tells for s in prompts)
         return chunks + share(room, [(s, self._most(s, telling)) for s in prompts])
+
+    def _urgent(self, prompts: list[Sequence]) -> list[Sequence]:
+        """Those that somebody waits for, and what such ones wait for; all where there are none."""
+        waited = {id(s.leader) for s in self.seats.running if s.rank == INTERACTIVE}
+        return [s for s in prompts if s.rank == INTERACTIVE or id(s) in waited] or prompts
 
     def _drafts(self, answers: list[Sequence]) -> list[list[int]]:
         """Guesses for each, all as many: llama.cpp computes what is uneven in a pass of its own."""

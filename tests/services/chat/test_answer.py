@@ -538,6 +538,8 @@ def test_weight_and_head_go_along(house: House) -> None:
     house.ask("a", weight=2.5)
     sent = house.engine.asked[-1]
     assert (sent.weight, sent.session, sent.batch) == (2.5, "", False)
+    house.ask("a", batch=True)
+    assert house.engine.asked[-1].batch
     assert sent.prompt[0][:sent.head] == "You are a chatbot. \n\n \n\nPROMPT: "
 
 

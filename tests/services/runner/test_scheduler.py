@@ -211,6 +211,35 @@ def test_batch_work_gives_way_at_once() -> None:
     assert desk.texts[slow] == completion([1, 2], 40)
 
 
+def test_prompts_that_somebody_waits_for_come_first() -> None:
+    """Also where there is a slot for everybody."""
+    desk = Desk(FakeBackend(n_ctx=4096, n_batch=64))
+    slow = [desk.ask([n, 2] * 1000, owner="b", max_tokens=2, rank=BATCH) for n in range(2)]
+    desk.step()
+    before = [sequence.past for sequence in slow]
+    quick = desk.ask([3, 4] * 200, max_tokens=2)
+    while not quick.decoding:
+        desk.step()
+    assert all(before) and [sequence.past for sequence in slow] == before
+    desk.run()
+    assert next(iter(desk.ends)) is quick
+    assert all(desk.texts[sequence] == completion(sequence.prompt, 2) for sequence in slow)
+
+
+def test_batch_work_that_somebody_waits_for_goes_on() -> None:
+    """Both begin alike, so the later one waits for what the first computes."""
+    desk = Desk(FakeBackend(n_ctx=4096, n_batch=64))
+    first = desk.ask([1, 2] * 500, max_tokens=2, rank=BATCH)
+    desk.step()
+    follower, other = desk.ask([1, 2] * 500 + [3], max_tokens=2), desk.ask([5, 6] * 300, owner="b", max_tokens=2)
+    desk.step()
+    assert follower.leader is first
+    desk.run()
+    end = desk.ends[follower]
+    assert isinstance(end, Done) and end.cached_tokens >= 900
+    assert all(isinstance(desk.ends[sequence], Done) for sequence in (first, other))
+
+
 def test_a_queue_of_one_owner_is_bounded_by_itself() -> None:
     desk = Desk(FakeBackend(slots=1), max_queue=8, max_queue_per_owner=2)
     mine = [desk.ask([n], max_tokens=3) for n in range(4)]
