@@ -42,6 +42,7 @@ DOORS = {                                                   # library -> where i
     "charset_normalizer": {"services.knowledge.readers.text"},
     "sqlite3": {"services.store"},
     "psycopg": {"services.store"},
+    "redis": {"services.store"},
     "langchain_text_splitters": {"services.knowledge.split"},
     "prometheus_client": {"services.metrics"},
     "dotenv": {"services.settings"},

@@ -109,6 +109,24 @@ class Cipher:
                               code="store_failed") from None
 
 
+class SharedCipher:
+    """For stores that several machines share, which have no key file in common: an owner's key comes of `DATA_KEY`
+    alone. Shared by threads."""
+
+    def __init__(self, data_key: str) -> None:
+        self._secret = _derived(data_key, b"", b"parley shared stores v1")
+
+    def seal(self, owner: str, context: str, data: bytes) -> str:
+        return _box(self._key(owner), data, context.encode())
+
+    def unseal(self, owner: str, context: str, box: str) -> bytes:
+        """ValueError when `box` was changed, or sealed for another owner, context or `DATA_KEY`."""
+        return _unbox(self._key(owner), box, context.encode())
+
+    def _key(self, owner: str) -> bytes:
+        return _derived(self._secret.hex(), b"", owner.encode())
+
+
 def kv_key(data_dir: Path, data_key: str) -> bytes:
     """The 32 bytes that seal a data folder's snapshots of computed state: all that a runner learns of `data_key`.
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import secrets
 import time
 import uuid
 from abc import ABC, abstractmethod
@@ -35,6 +36,7 @@ KEY_PAUSE = 60.0            # seconds until a job is looked at again whose owner
 PLAIN = "="                 # begins what is not sealed; no base64 does
 PACKED = ("payload", "result", "callback")
 Row = dict[str, Any]        # a job's fields, those of PACKED as texts or None
+SECRET = ("0", "secret")    # the master's, under which no job can be: it has a type
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -137,7 +139,7 @@ class JobStore(ABC):
     @abstractmethod
     def all(self, owner: str | None, *, states: Collection[str] = (), types: Collection[str] = (), limit: int = 100,
             before: int | None = None) -> list[Job]:
-        """The newest first, without their payload; (): any state, any type but CALLBACK. `before`: a job's number."""
+        """The newest first, without their payload; (): any state, any type. `before`: a job's number."""
 
     def take(self, worker: str, types: Collection[str], lease_seconds: float) -> Job | None:
         """The next job that may run, for `worker` alone, or None. What cannot be decrypted holds nobody up."""
@@ -187,6 +189,18 @@ class JobStore(ABC):
     @abstractmethod
     def busy(self) -> bool:
         """Whether anything waits or runs, callbacks too."""
+
+    def secret(self) -> bytes:
+        """32 bytes, made once, the same for everybody who uses these jobs."""
+        found = self._secret(self.codec.pack(*SECRET, secrets.token_hex(32)))
+        try:
+            return bytes.fromhex(self.codec.unpack(*SECRET, found))
+        except ValueError:
+            raise damaged("secret") from None
+
+    @abstractmethod
+    def _secret(self, fresh: str) -> str:
+        """What is kept; `fresh`, if there was none."""
 
     @abstractmethod
     def wait(self, seconds: float) -> None:

@@ -26,6 +26,7 @@ from services.store.jobs import (
     PENDING,
     PLAIN,
     RUNNING,
+    SECRET,
     SUCCESS,
     Job,
     JobLost,
@@ -65,6 +66,7 @@ _TABLES = (
     "CREATE INDEX by_turn ON jobs (state, rank, turn, number)",
     "CREATE INDEX by_owner ON jobs (owner, state, rank, turn)",
     "CREATE INDEX by_expiry ON jobs (expires) WHERE expires IS NOT NULL",
+    "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
     f"PRAGMA user_version = {SCHEMA}",
 )
 _FIELDS = ("number", "owner", "id", "type", "priority", "state", "created", "start", "end", "expires", "attempts",
@@ -106,20 +108,27 @@ class SqliteJobs(JobStore):
         """Encrypt the jobs that are plain, in one transaction; how many. At a start, before others use the file."""
         if self.codec.cipher is None:
             return 0
-        sealed = set()
         with self._transaction() as db:
-            for name in PACKED:
-                for number, owner, id, text in db.execute(
-                        f"SELECT number, owner, id, {name} FROM jobs WHERE {name} LIKE '{PLAIN}%'").fetchall():
-                    packed = self.codec.pack(owner, id, self.codec.unpack(owner, id, text))
-                    db.execute(f"UPDATE jobs SET {name} = ? WHERE number = ?", (packed, number))
-                    sealed.add(number)
+            sealed = {number for name in PACKED for number in self._seal(db, name)}
+            self._seal_secret(db)
         if sealed:
             with self._database() as db:
                 db.execute("VACUUM")            # else what was plain stays in pages that are free
                 db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             log.warning("%d jobs that were plain are encrypted now", len(sealed))
         return len(sealed)
+
+    def _seal(self, db: sqlite3.Connection, name: str) -> Iterator[int]:
+        for number, owner, id, text in db.execute(
+                f"SELECT number, owner, id, {name} FROM jobs WHERE {name} LIKE '{PLAIN}%'").fetchall():
+            packed = self.codec.pack(owner, id, self.codec.unpack(owner, id, text))
+            db.execute(f"UPDATE jobs SET {name} = ? WHERE number = ?", (packed, number))
+            yield number
+
+    def _seal_secret(self, db: sqlite3.Connection) -> None:
+        for text, in db.execute(f"SELECT value FROM facts WHERE value LIKE '{PLAIN}%'").fetchall():
+            db.execute("UPDATE facts SET value = ? WHERE name = 'secret'",
+                       (self.codec.pack(*SECRET, self.codec.unpack(*SECRET, text)),))
 
     # ------------------------------------------------------------ in and out
 
@@ -178,10 +187,9 @@ class SqliteJobs(JobStore):
             if chosen:
                 where += f" AND {name} IN ({','.join('?' * len(chosen))})"
                 values += tuple(chosen)
-        if not types:
-            where += f" AND type != '{CALLBACK}'"
         with self._database() as db:
-            rows = db.execute(f"SELECT {_COLUMNS} FROM jobs WHERE number < ?{where} ORDER BY number DESC LIMIT ?",
+            rows = db.execute(f"SELECT {_COLUMNS} FROM jobs WHERE type != '{CALLBACK}' AND number < ?{where} "
+                              "ORDER BY number DESC LIMIT ?",
                               (before or 1 << 62, *values, limit)).fetchall()
         return [shown(_row(row), self.codec) for row in rows]
 
@@ -300,6 +308,11 @@ class SqliteJobs(JobStore):
         with self._database() as db:
             return db.execute("SELECT 1 FROM jobs WHERE state IN (?, ?) LIMIT 1",
                               (PENDING, RUNNING)).fetchone() is not None
+
+    def _secret(self, fresh: str) -> str:
+        with self._transaction() as db:
+            db.execute("INSERT OR IGNORE INTO facts VALUES ('secret', ?)", (fresh,))
+            return str(db.execute("SELECT value FROM facts WHERE name = 'secret'").fetchone()[0])
 
     def wait(self, seconds: float) -> None:
         """For one thread: SQLite counts what other connections commit, of any process."""

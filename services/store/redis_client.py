@@ -1,0 +1,80 @@
+"""How Redis is connected to, and what its failures mean. One client for all stores of a process; any thread may use it.
+
+Connections are given up as soon as a reply is late or cut short, so none is ever read by the next caller (row X3).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from services.errors import ConfigError, ParleyError, StorageFull, Unavailable
+from services.settings import Settings
+
+if TYPE_CHECKING:
+    import redis
+
+log = logging.getLogger("parley.store")
+CONNECT = 2.0               # seconds
+ANSWER = 5.0                # seconds
+
+
+def configured(settings: Settings) -> bool:
+    return settings.redis_url is not None or settings.redis_host is not None
+
+
+def connect(settings: Settings) -> redis.Redis:
+    """A client, not connected yet. ConfigError for settings that name no Redis."""
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+    assert configured(settings)
+    # Once more on a connection that turns out to be closed, after a restart of Redis for one; never after a timeout.
+    options: dict[str, Any] = {
+        "decode_responses": True, "socket_connect_timeout": CONNECT, "socket_timeout": ANSWER,
+        "socket_keepalive": True, "retry": Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))}
+    if settings.redis_url is not None:
+        if settings.redis_url.startswith("unix:"):
+            options.pop("socket_keepalive")
+        try:
+            return redis.Redis.from_url(settings.redis_url, **options)
+        except ValueError as error:
+            raise ConfigError(f"REDIS_URL=(not shown): {error}") from None
+    options.update(username=settings.redis_user, password=settings.redis_password, ssl=settings.redis_tls)
+    return redis.Redis(host=settings.redis_host or "", port=settings.redis_port, db=settings.redis_db, **options)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """redis' errors as `Unavailable` (`redis_unavailable`) and `StorageFull`. What it says is for the log alone."""
+    import redis
+    try:
+        yield
+    except redis.RedisError as error:
+        raise _meaning(error) from error
+
+
+def _meaning(error: redis.RedisError) -> ParleyError:
+    import redis
+    if isinstance(error, redis.exceptions.OutOfMemoryError):
+        return StorageFull("Redis has no memory left (maxmemory): give it more, nothing that was saved is lost")
+    log.warning("Redis: %s", error)
+    return Unavailable("Redis, which holds this, does not answer as it should; the server's log says why",
+                       code="redis_unavailable", retry_after=2)
+
+
+def check_durable(client: redis.Redis) -> None:
+    """Warn where a crash of Redis, or a want of memory, would lose what was acknowledged. Raises as `told`."""
+    import redis
+    with told():
+        try:
+            found: Any = client.config_get("appendonly", "maxmemory-policy")
+        except redis.ResponseError:
+            return                          # a hosted one, which keeps its configuration to itself
+    if found.get("appendonly") == "no":
+        log.warning("Redis runs with appendonly no: what it took in the last minutes is lost when it dies")
+    if found.get("maxmemory-policy", "noeviction") != "noeviction":
+        log.warning("Redis runs with maxmemory-policy %s: it may throw away what it holds for us; set noeviction",
+                    found["maxmemory-policy"])
