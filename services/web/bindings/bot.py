@@ -33,8 +33,9 @@ class Bot(Endpoint, Generic[Kind]):
             raise NotFound("there is nothing at this path; GET /docs shows what there is")
         found = cast(Kind, binding)
         raw = read_bytes(request, min(MOST_BYTES, self.room.settings.max_body_bytes))
-        g.trace.key = binding.key
-        return self.handle(found, raw, self.signature(found, raw))
+        signature = self.signature(found, raw)
+        g.trace.key = binding.key       # from here on it is the platform that asks
+        return self.handle(found, raw, signature)
 
     def signature(self, binding: Kind, raw: bytes) -> str:
         """The request's signature, when it is the platform's. Raises `Unauthorized`."""

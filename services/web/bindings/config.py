@@ -97,14 +97,17 @@ class Bindings:
 
     def _load(self, there: bool) -> None:
         try:
-            self._bindings = self._parsed(config.read(self.path, "bindings by name")) if there else {}
+            self._bindings = self._parsed() if there else {}
             self._wrong = None
             log.info("%s is in use, with %d bindings", config.shown(self.path), len(self._bindings))
         except ConfigError as error:
             self._wrong = error.message
             log.error("%s; the last good bindings stay in use", error.message)
 
-    def _parsed(self, document: config.Document) -> dict[str, Binding]:
+    def _parsed(self) -> dict[str, Binding]:
+        document = config.read(self.path, "bindings by name")
+        if document.mode & 0o077:
+            log.warning("%s may hold secrets and can be read by others: chmod 600", document.where)
         return {name: self._binding(document, name, value) for name, value in document.values.items()}
 
     def _binding(self, document: config.Document, name: str, value: Any) -> Binding:

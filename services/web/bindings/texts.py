@@ -28,7 +28,8 @@ def _parts(rest: str, most: int) -> Iterator[str]:
     while rest:
         part = _fitting(rest, most)
         if len(part) < len(rest):
-            ends = (part.rfind(end) for end in ("\n\n", "\n", " "))
+            seen = rest[:len(part) + 1]
+            ends = (seen.rfind(end) for end in ("\n\n", "\n", " "))
             part = part[:next((at for at in ends if at > len(part) // 2), len(part))]
         yield part.rstrip()
         rest = rest[len(part):].lstrip()

@@ -92,7 +92,9 @@ def platform(platform_server):
 
 
 def write_bindings(data, values):
-    (data / "bindings.json").write_text(json.dumps(values, indent=2))
+    path = data / "bindings.json"
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(values, indent=2))
 
 
 def bindings(platform, key):
@@ -116,6 +118,7 @@ def server(tmp_path_factory, platform_server):
     started = Server(home, TEST_SLACK_SECRET=SIGNING_SECRET, NO_PROXY="127.0.0.1").start().ready()
     started.bot_key = new_key(started)
     write_bindings(started.data, bindings(platform_server, started.bot_key))
+    started.ready()         # which reads them
     yield started
     started.end()
 

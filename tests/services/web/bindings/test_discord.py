@@ -92,7 +92,8 @@ def test_a_wrong_signature_is_401(server, platform, bad):
     changes = {"flipped": {"X-Signature-Ed25519": format(int(signature, 16) ^ 1, "0128x")},
                "none": {"X-Signature-Ed25519": None}, "no time": {"X-Signature-Timestamp": None},
                "another time": {"X-Signature-Timestamp": str(int(at) + 1)},
-               "no hex": {"X-Signature-Ed25519": "z" * 128}, "short": {"X-Signature-Ed25519": signature[:-2]}, "another body": {}}
+               "no hex": {"X-Signature-Ed25519": "z" * 128}, "short": {"X-Signature-Ed25519": signature[:-2]},
+               "another body": {}}
     body = raw.replace(b"never", b"again") if bad == "another body" else raw
     headers = {name: value for name, value in {**headers, **changes[bad]}.items() if value}
     assert post(server, "/bindings/discord/guild", body, headers).status_code == 401
