@@ -1,8 +1,11 @@
 """Hybrid search: the nearest vectors and the best matching words, fused by their ranks.
 
 Reciprocal rank fusion (Cormack, Clarke, Büttcher 2009): a chunk scores the sum of weight / (60 + rank) over both lists,
-whose own numbers cannot be compared. A chunk that was found by words counts as much as it has of the query's: some word
-of a question is in almost any text. `tests/bench/bench_retrieval.py` measures what comes of it.
+whose own numbers cannot be compared. Ranks alone would make much of little: some word of a question is in almost any
+text, and something is always second nearest. So a chunk counts as much as it has of the query's words, and as much as
+it is as near as the nearest. A number or code in a query is meant as it is, and vectors hardly tell two of them apart:
+a chunk that has it has what was asked for, whatever else it lacks. `tests/bench/bench_retrieval.py` measures what comes
+of it.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from services.store.knowledge import Collection, Passage
 K = 60                      # of the fusion: how little the first ranks stand out
 DEPTH = 60                  # chunks that each half brings, at least
 MOST_WORDS = 64             # of a query that are matched
+LEAST_CODE = 4              # letters and digits of a word with digits that names one thing among many
 Place = tuple[int, int]     # a base's and a chunk's number
 # Words by which questions are put, in English and French.
 _ASKING = """
@@ -73,11 +77,11 @@ def hybrid(bases: Sequence[Searched], query: str, top_k: int, weights: Weights =
     depth, words = max(DEPTH, 4 * top_k), words_of(query) if weights.words else []
     near = [(score, (at, id)) for at, base in enumerate(bases) if base.vector is not None and weights.vector
             for id, score in base.collection.near(base.vector, depth)]
-    matching = [(score, (at, id)) for at, base in enumerate(bases) for id, score in base.collection.matching(words,
-                                                                                                             depth)]
+    matching = [(share, (at, id)) for at, base in enumerate(bases)
+                for id, share in _matching(base.collection, words, depth)]
     near.sort(key=lambda one: (-one[0], one[1]))
     matching.sort(key=lambda one: (-one[0], one[1]))
-    scores = fused([(weights.vector, [(place, 1.0) for _, place in near]),
+    scores = fused([(weights.vector, _nearness(near, [place for _, place in matching])),
                     (weights.words, [(place, share) for share, place in matching])])
     similar = {place: score for score, place in near}
     best = sorted(scores, key=lambda place: (-scores[place], place))[:depth]
@@ -86,6 +90,30 @@ def hybrid(bases: Sequence[Searched], query: str, top_k: int, weights: Weights =
     hits = (Hit(bases[place[0]].name, passages[place], scores[place], similar.get(place))
             for place in best if place in passages)
     return without_neighbours(hits, top_k)
+
+
+def _nearness(near: list[tuple[float, Place]], others: Iterable[Place]) -> list[tuple[Place, float]]:
+    """How near chunks are, the nearest being 1. `others` come after the last that was looked at, and may be as near."""
+    if not near or near[0][0] <= 0:
+        return [(place, 1.0) for _, place in near]
+    found = {place: max(score, 0.0) / near[0][0] for score, place in near}
+    last = found[near[-1][1]]
+    return [*found.items(), *((place, last) for place in others if place not in found)]
+
+
+def _matching(collection: Collection, words: Sequence[str], depth: int) -> list[tuple[int, float]]:
+    """(chunk, share) of those that have some of the words: of all of them, or of the codes among them if that is more.
+    Codes that as many chunks have as are looked at tell none of them from the others."""
+    shares = dict(collection.matching(words, depth))
+    codes = [word for word in words if _is_code(word)]
+    having = collection.matching(codes, depth) if codes and codes != words else []
+    if len(having) < depth:
+        shares |= {id: max(share, shares.get(id, 0.0)) for id, share in having}
+    return list(shares.items())
+
+
+def _is_code(word: str) -> bool:
+    return any(sign.isdigit() for sign in word) and sum(sign.isalnum() for sign in word) >= LEAST_CODE
 
 
 def fused(lists: Iterable[tuple[float, list[tuple[Place, float]]]]) -> dict[Place, float]:

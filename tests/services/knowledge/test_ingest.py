@@ -13,7 +13,7 @@ import pytest
 from services import wire
 from services.engine.fake_words import DIMENSIONS, vector
 from services.errors import BadRequest, Forbidden, NotFound, TooManyRequests, Unavailable
-from services.knowledge import bases, read
+from services.knowledge import read
 from services.knowledge.bases import Bases
 from services.knowledge.documents import Document, Link, Section
 from services.knowledge.index import Indexer, Model
