@@ -122,6 +122,18 @@ install_node_client() {
     else say "npm could not install OpenAI's client for Node: its test is skipped ($LOG says why)"; fi
 }
 
+# A Redis, which the tests of the shared queue start for themselves; without one they are skipped.
+install_redis() {
+    if command -v redis-server >/dev/null; then return; fi
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        # RUNLEVEL=1: no Redis is started as a service
+        if (apt-get update && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
+                apt-get install -y --no-install-recommends redis-server) >>"$LOG" 2>&1; then return; fi
+    fi
+    say "there is no redis-server: its tests are skipped. Get it with:" \
+        "$(install_command redis-server redis redis redis redis redis)"
+}
+
 # llama.cpp's AMX kernels crash on quantised weights (ggml-org/llama.cpp#20824): it is built without them.
 build_without_amx() {
     local flags=(-mno-amx-tile -mno-amx-int8 -mno-amx-bf16) compiler
@@ -146,6 +158,7 @@ install() {  # "dev" for the test packages too
     if [ "${1:-}" = dev ]; then
         install_packages installed-dev requirements.txt requirements-dev.txt
         install_node_client
+        install_redis
     fi
 }
 

@@ -110,11 +110,12 @@ class SqliteJobs(JobStore):
             return 0
         with self._transaction() as db:
             sealed = {number for name in PACKED for number in self._seal(db, name)}
-            self._seal_secret(db)
-        if sealed:
+            changed = self._seal_secret(db) or bool(sealed)
+        if changed:
             with self._database() as db:
                 db.execute("VACUUM")            # else what was plain stays in pages that are free
                 db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        if sealed:
             log.warning("%d jobs that were plain are encrypted now", len(sealed))
         return len(sealed)
 
@@ -125,10 +126,12 @@ class SqliteJobs(JobStore):
             db.execute(f"UPDATE jobs SET {name} = ? WHERE number = ?", (packed, number))
             yield number
 
-    def _seal_secret(self, db: sqlite3.Connection) -> None:
-        for text, in db.execute(f"SELECT value FROM facts WHERE value LIKE '{PLAIN}%'").fetchall():
-            db.execute("UPDATE facts SET value = ? WHERE name = 'secret'",
-                       (self.codec.pack(*SECRET, self.codec.unpack(*SECRET, text)),))
+    def _seal_secret(self, db: sqlite3.Connection) -> bool:
+        row = db.execute(f"SELECT value FROM facts WHERE value LIKE '{PLAIN}%'").fetchone()
+        if row is not None:
+            packed = self.codec.pack(*SECRET, self.codec.unpack(*SECRET, row[0]))
+            db.execute("UPDATE facts SET value = ? WHERE name = 'secret'", (packed,))
+        return row is not None
 
     # ------------------------------------------------------------ in and out
 

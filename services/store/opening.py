@@ -9,7 +9,8 @@ from pathlib import Path
 
 from services.errors import ConfigError, ParleyError
 from services.settings import Settings
-from services.store import sealing, takeover
+from services.store import redis_client, sealing, takeover
+from services.store.crypto import SharedCipher
 from services.store.files import FileStore
 from services.store.jobs import JobStore, Limits
 from services.store.jobs_sqlite import SqliteJobs
@@ -28,6 +29,7 @@ def open_store(settings: Settings, prepare: bool = True) -> FileStore:
         if prepare:
             sealing.seal_plain(store)
             SqliteLibrary(settings.data_dir, store.cipher).seal()
+            SqliteJobs(settings.data_dir, store.cipher).seal()
             takeover.take_over(store)
         return store
 
@@ -41,9 +43,13 @@ def open_library(settings: Settings) -> Library:
 
 
 def open_jobs(settings: Settings) -> JobStore:
-    """The queue of jobs, in `settings.data_dir`."""
-    cipher = sealing.open_cipher(settings.data_dir, settings.data_key)
-    return SqliteJobs(settings.data_dir, cipher, Limits(kept=settings.job_kept, per_owner=settings.jobs_per_key))
+    """The queue: in `settings.data_dir`, or in the Redis that REDIS_URL or REDIS_HOST names."""
+    limits = Limits(kept=settings.job_kept, per_owner=settings.jobs_per_key)
+    if not redis_client.configured(settings):
+        return SqliteJobs(settings.data_dir, sealing.open_cipher(settings.data_dir, settings.data_key), limits)
+    from services.store.jobs_redis import RedisJobs
+    cipher = None if settings.data_key is None else SharedCipher(settings.data_key)
+    return RedisJobs(redis_client.connect(settings), settings.redis_namespace, cipher, limits)
 
 
 def check_store(settings: Settings) -> None:

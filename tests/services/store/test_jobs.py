@@ -8,10 +8,13 @@ import sys
 import pytest
 
 from services.errors import ConfigError, Gone, StorageFull, Unavailable
+from services.settings import Settings
 from services.store.crypto import FILE as KEYS
 from services.store.crypto import Cipher
 from services.store.jobs import ERROR, SUCCESS, Limits
+from services.store.jobs_redis import RedisJobs
 from services.store.jobs_sqlite import FILE, SqliteJobs
+from services.store.opening import open_jobs, open_store
 from tests.services.store.jobs_contract import JobsContract, job, take
 
 DATA_KEY = "0123456789abcdef0123456789abcdef-data-key"
@@ -146,3 +149,24 @@ def test_what_was_put_outlives_a_kill(tmp_path):
     assert subprocess.run([sys.executable, "-c", act, str(tmp_path)], timeout=60).returncode == -9
     store = SqliteJobs(tmp_path)
     assert store.requeue_worker("w") == 1 and [take(store).id, take(store).id] == ["a", "b"]
+
+
+def test_the_settings_say_where_the_jobs_are(tmp_path):
+    store = open_jobs(Settings(data_dir=tmp_path, job_kept=60.0, jobs_per_key=7))
+    assert isinstance(store, SqliteJobs) and (store.limits.kept, store.limits.per_owner) == (60.0, 7)
+    shared = open_jobs(Settings(data_dir=tmp_path, redis_host="nowhere.invalid", data_key=DATA_KEY))
+    assert isinstance(shared, RedisJobs) and shared.codec.cipher is not None
+    open_store(Settings(data_dir=tmp_path))
+    SqliteJobs(tmp_path).put(job("a", payload={"text": "unmistakable"}))
+    open_store(Settings(data_dir=tmp_path, data_key=DATA_KEY))
+    assert b"unmistakable" not in (tmp_path / FILE).read_bytes()
+
+
+def test_the_secret_is_made_once_and_sealed_later(tmp_path):
+    plain = SqliteJobs(tmp_path)
+    found = plain.secret()
+    assert len(found) == 32 and SqliteJobs(tmp_path).secret() == found
+    plain.close()
+    store = SqliteJobs(tmp_path, Cipher.open(tmp_path, DATA_KEY))
+    store.seal()
+    assert store.secret() == found and found.hex().encode() not in everything(tmp_path)
