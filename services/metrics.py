@@ -13,18 +13,21 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
-from services.wire import Charge, Report, RunnerState
+from services.wire import Charge, QueueSize, Report, RunnerState, Worked
 
 disable_created_metrics()       # type: ignore[no-untyped-call]  # a second series for each, of when it began
 MOST_PROFILES = 100
 MOST_OUTCOMES = 50
 OTHER = "other"
+SKYNET = "Skynet_Summaries_"        # what names begin with that skynet's dashboards know
 FIRST_TOKEN = (.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120)                 # seconds, all of them
 PER_TOKEN = (.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5)
 QUEUE = (.001, .01, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+LENGTH = (50, 100, 500, 1000, 2000, 5000, 10000)        # characters
+WORK = (1, 5, 25, 125)                                  # seconds; these two are skynet's
 DURATION = (.05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
@@ -114,6 +117,32 @@ class _Runners(Collector):
         return family
 
 
+class _Summaries(Collector):
+    """skynet's names of what is so at this moment, and of HTTP requests (S1.44)."""
+
+    def __init__(self, queue: QueueSize, served: dict[tuple[str, str, str], tuple[int, float]]) -> None:
+        self._queue, self._served = queue, served
+
+    def collect(self) -> Iterator[Metric]:
+        queue, local = self._queue, ["LOCAL"]
+        if queue.redis is not None:
+            yield GaugeMetricFamily(f"{SKYNET}redis_connection_status", "Whether Redis answers", float(queue.redis))
+        yield GaugeMetricFamily(f"{SKYNET}summary_queue_size", "Jobs that wait", queue.pending)
+        for name, value in (("queue_size", queue.pending), ("current_tasks", queue.running)):
+            family = GaugeMetricFamily(f"{SKYNET}summary_{name}_by_processor", "The same, or of those that run",
+                                       labels=["processor"])
+            family.add_metric(local, value)
+            yield family
+        requests = CounterMetricFamily(f"{SKYNET}http_requests", "HTTP requests of /summaries",
+                                       labels=["handler", "method", "status"])
+        seconds = SummaryMetricFamily(f"{SKYNET}http_request_duration_seconds", "That they took",
+                                      labels=["handler", "method", "status"])
+        for labels, (count, total) in self._served.items():
+            requests.add_metric(labels, count)
+            seconds.add_metric(labels, count, total)
+        yield from (requests, seconds)
+
+
 class Figures:
     """Counts from the start of the server. Safe for threads. At most `most_keys` keys are told apart."""
 
@@ -133,6 +162,15 @@ class Figures:
         self._between = self._histogram("time_per_token", "Between two tokens: the average of an answer", PER_TOKEN)
         self._queue = self._histogram("queue", "Waiting for a slot", QUEUE)
         self._duration = self._histogram("request_duration", "From a question's arrival to its end", DURATION)
+        self._lock = threading.Lock()           # owns the next one: (route, method, status) -> requests, seconds
+        self._skynets: dict[tuple[str, str, str], tuple[int, float]] = {}
+        self._lengths = self._of_jobs("input_length", "Characters of texts", LENGTH)
+        self._work = self._of_jobs("duration_seconds", "Of jobs that were done", WORK)
+        self._waits = self._of_jobs("queue_time_seconds", "That jobs waited", WORK)
+        self._whole = self._of_jobs("full_duration_seconds", "Of jobs that were done, with what they waited", WORK)
+        self._errors = Counter(f"{SKYNET}summary_errors", "Attempts at jobs that failed", registry=self._registry)
+        self._chunked = Counter(f"{SKYNET}map_reduce_chunking", "Texts that were cut in parts", ["job_type"],
+                                registry=self._registry)
 
     def answered(self, charge: Charge) -> None:
         """Count one request for text."""
@@ -158,14 +196,34 @@ class Figures:
     def served(self, report: Report) -> None:
         """Count HTTP requests, and messages of platforms. Routes and platforms are the application's: without a cap."""
         for group in report.served:
-            self._served.labels(group.route, group.method, str(group.status)).inc(group.count)
+            labels = (group.route, group.method, str(group.status))
+            self._served.labels(*labels).inc(group.count)
+            if group.route.startswith("/summaries/"):
+                with self._lock:
+                    count, seconds = self._skynets.get(labels, (0, 0.0))
+                    self._skynets[labels] = (count + group.count, seconds + group.seconds)
         for message in report.bound:
             self._bound.labels(message.platform, self._outcome(message.outcome)).inc(message.count)
+        for job in report.worked:
+            self._worked(job)
 
-    def text(self, runners: Iterable[RunnerState]) -> str:
-        """Everything counted, and how `runners` are now."""
+    def _worked(self, job: Worked) -> None:
+        self._lengths.observe(job.length)
+        self._waits.observe(job.queue_seconds)
+        if job.outcome != "success":
+            self._errors.inc()
+            return
+        self._work.observe(job.seconds)
+        self._whole.observe(job.full_seconds)
+        if job.chunks > 1:
+            self._chunked.labels(job.type).inc()
+
+    def text(self, runners: Iterable[RunnerState], queue: QueueSize = QueueSize()) -> str:
+        """Everything counted, and how `runners` and the `queue` are now."""
         now = CollectorRegistry()
         now.register(_Runners(runners))
+        with self._lock:
+            now.register(_Summaries(queue, dict(self._skynets)))
         return (generate_latest(self._registry) + generate_latest(now)).decode()
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -173,3 +231,6 @@ class Figures:
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"parley_{name}_seconds", text, ["profile"], registry=self._registry, buckets=buckets)
+
+    def _of_jobs(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"{SKYNET}summary_{name}", text, registry=self._registry, buckets=buckets)

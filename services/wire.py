@@ -450,6 +450,19 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
     method: str
     status: int
     count: int
+    seconds: float = 0.0                # that they took, all together
+
+
+class Worked(msgspec.Struct, frozen=True, kw_only=True):
+    """How an attempt at a job of summaries ended. Seconds: until it was begun, of the attempt, since it was asked."""
+
+    type: str
+    outcome: str                        # "success" or an error's code
+    length: int                         # characters of the text
+    chunks: int = 1                     # that it was cut in
+    queue_seconds: float = 0.0
+    seconds: float = 0.0
+    full_seconds: float = 0.0
 
 
 class Bound(msgspec.Struct, frozen=True, kw_only=True):
@@ -461,14 +474,26 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(Message, frozen=True, kw_only=True):
-    """What ended in a web worker since its last word: HTTP requests, messages of chat platforms. No answer."""
+    """What ended in a process since its last word: HTTP requests, messages of chat platforms, jobs. No answer."""
 
-    served: list[Served]
+    served: list[Served] = []
     bound: list[Bound] = []
+    worked: list[Worked] = []
+
+
+class QueueSize(msgspec.Struct, frozen=True, kw_only=True):
+    """Jobs that wait and run. `redis`: whether Redis answers; None where none is used."""
+
+    pending: int = 0
+    running: int = 0
+    redis: bool | None = None
 
 
 class GetMetrics(Message, frozen=True, kw_only=True):
-    """Ask the supervisor for all figures. Answered by `Metrics`."""
+    """Ask the supervisor for all figures, with those of the queue that only the asker can see. Answered by
+    `Metrics`."""
+
+    queue: QueueSize = QueueSize()
 
 
 class Metrics(Message, frozen=True, kw_only=True):

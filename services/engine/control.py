@@ -51,7 +51,7 @@ class Figures(Protocol):
 
     def served(self, report: wire.Report) -> None: ...
 
-    def text(self, runners: list[wire.RunnerState]) -> str: ...
+    def text(self, runners: list[wire.RunnerState], queue: wire.QueueSize) -> str: ...
 
 
 class ControlServer:
@@ -118,7 +118,7 @@ class ControlServer:
             self.lender.forget(message)
             return None
         if isinstance(message, wire.GetMetrics):
-            return wire.Metrics(text=self.figures.text(self.lender.status().runners))
+            return wire.Metrics(text=self.figures.text(self.lender.status().runners, message.queue))
         if isinstance(message, wire.GetUsage):
             return self.admission.usage(message.key)
         if isinstance(message, wire.Status):

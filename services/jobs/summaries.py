@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -38,7 +38,7 @@ from services.jobs import actions, contents, prompts
 from services.jobs.asking import TYPES, Asking, Work
 from services.jobs.chunks import OVERLAP, chunks
 from services.store.jobs import Job
-from services.wire import Charge
+from services.wire import Charge, Report, WireError, Worked
 
 log = logging.getLogger("parley.jobs")
 TRIES = 3               # of an answer that is empty
@@ -71,9 +71,39 @@ def handlers(chat: Chat, keys: Keys, admissions: Admissions) -> dict[str, Callab
         if key.revoked_at is not None or key.ends() <= time.time():
             raise Forbidden("the key that this was asked for with has ended", code="key_ended")
         wanted = msgspec.convert({**job.payload, "type": job.type}, Work)
-        found: dict[str, Any] = msgspec.to_builtins(work(chat, admissions, key, wanted, tell))
+        with _counted(job, wanted, admissions) as chunks:
+            outcome = work(chat, admissions, key, wanted, tell)
+            chunks.append(outcome.chunks)
+        found: dict[str, Any] = msgspec.to_builtins(outcome)
         return found
     return dict.fromkeys(TYPES, handle)
+
+
+@contextmanager
+def _counted(job: Job, wanted: Work, admissions: Admissions) -> Iterator[list[int]]:
+    """Has the attempt counted in the server's figures. What could not even begin is no attempt."""
+    chunks: list[int] = []
+    outcome, start = "success", job.start or time.time()
+    try:
+        yield chunks
+    except ParleyError as error:
+        if isinstance(error, Unavailable | TooManyRequests) and not isinstance(error, QuotaSpent):
+            raise
+        outcome = error.code
+        raise
+    finally:
+        if chunks or outcome != "success":
+            now = time.time()
+            _report(admissions, Worked(type=job.type, outcome=outcome, length=len(wanted.text), chunks=sum(chunks),
+                                       queue_seconds=max(0.0, start - job.created), seconds=max(0.0, now - start),
+                                       full_seconds=max(0.0, now - job.created)))
+
+
+def _report(admissions: Admissions, worked: Worked) -> None:
+    try:
+        admissions.tell(Report(worked=[worked]))
+    except (WireError, Unavailable) as error:
+        log.warning("a job is missing in /metrics: %s", error)
 
 
 def work(chat: Chat, admissions: Admissions, key: Key, wanted: Work, tell: Tell) -> Outcome:
@@ -231,23 +261,18 @@ class _Working:
                     yield Beat()
 
     def _answer(self, ask: Ask) -> Generator[Event, None, Final]:
-        """One answer, which counts as one of its key's in parallel, and whose tokens are charged whatever comes."""
+        """One answer, which counts as one of its key's in parallel, and whose tokens are charged whatever comes. It is
+        charged without an outcome: its times would say nothing of answers that somebody waits for."""
         with self.admissions.admit(self.key, cost=0, place=True) as ticket, closing(self.chat.answer(ask)) as events:
             self.begun = True
-            outcome = "cancelled"
             try:
                 for event in events:
                     yield event
                     if isinstance(event, Final):
-                        outcome = event.done.finish_reason
                         return event
                 raise AssertionError("an answer ended without its Final")
-            except ParleyError as error:
-                outcome = error.code
-                raise
             finally:
-                ticket.charge(Charge(key="", outcome=outcome, profile=ask.spent.profile,
-                                     prompt_tokens=ask.spent.prompt_tokens,
+                ticket.charge(Charge(key="", prompt_tokens=ask.spent.prompt_tokens,
                                      completion_tokens=ask.spent.completion_tokens))
 
     # ------------------------------------------------------------ what is told

@@ -106,6 +106,7 @@ ROUTES = (
     Route("/healthz", health.Healthz, "server"),
     Route("/readyz", health.Readyz, "server"),
     Route("/metrics", metrics.Metrics, "server"),
+    Route("/metrics/autoscaler", metrics.Autoscaler, "server"),
     Route("/openapi.json", docs.OpenApi, "server"),
     Route("/docs", docs.Docs, "server"),
     Route("/docs/<string:name>", docs.DocsFile, "server"),

@@ -15,7 +15,9 @@ from flask import Flask, Response, g, request
 
 from services import wire
 from services.engine.client import asked, supervisor
-from services.web.frame import Trace
+from services.errors import ParleyError
+from services.web import replies
+from services.web.frame import Trace, json_response
 from services.web.routes import Endpoint, op
 
 PAUSE = 1.0             # seconds in which counts are gathered before they are told
@@ -26,7 +28,25 @@ log = logging.getLogger("parley.web")
 class Metrics(Endpoint):
     @op("The server's figures, in Prometheus' text format", scope="admin", media="text/plain")
     def get(self) -> Response:
-        return Response(self.parts.tally.figures(), content_type="text/plain; version=0.0.4; charset=utf-8")
+        text = self.parts.tally.figures(self._queue())
+        return Response(text, content_type="text/plain; version=0.0.4; charset=utf-8")
+
+    def _queue(self) -> wire.QueueSize:
+        """How the queue is, also when it is away: the other figures are all the more wanted then."""
+        settings = self.room.settings
+        on_redis = bool(settings.redis_url or settings.redis_host)
+        try:
+            sizes = self.room.jobs.sizes()
+        except ParleyError as error:
+            log.warning("the queue's figures are not known: %s", error.message)
+            return wire.QueueSize(redis=False if on_redis else None)
+        return wire.QueueSize(pending=sizes.pending, running=sizes.running, redis=True if on_redis else None)
+
+
+class Autoscaler(Endpoint):
+    @op("Jobs that wait, for whoever starts more executors", scope="admin", reply=replies.QueueLength)
+    def get(self) -> Response:
+        return json_response({"queueSize": self.room.jobs.sizes().pending})
 
 
 class Tally:
@@ -38,15 +58,17 @@ class Tally:
         self._authkey = authkey
         self._lock = threading.Lock()           # owns the counts
         self._counts: Counter[tuple[str, str, int]] = Counter()
+        self._seconds: dict[tuple[str, str, int], float] = {}
         self._bound: Counter[tuple[str, str]] = Counter()
         self._news = threading.Event()
 
     def start(self) -> None:
         threading.Thread(target=self._tell_now_and_then, name="tally", daemon=True).start()
 
-    def count(self, route: str, method: str, status: int) -> None:
+    def count(self, route: str, method: str, status: int, seconds: float = 0.0) -> None:
         with self._lock:
             self._counts[route, method, status] += 1
+            self._seconds[route, method, status] = self._seconds.get((route, method, status), 0.0) + seconds
         self._news.set()
 
     def count_message(self, platform: str, outcome: str) -> None:
@@ -54,11 +76,12 @@ class Tally:
             self._bound[platform, outcome] += 1
         self._news.set()
 
-    def figures(self) -> str:
-        """What the serve process has counted and knows of the runners, this worker's last requests included."""
+    def figures(self, queue: wire.QueueSize) -> str:
+        """What the serve process has counted and knows of the runners, this worker's last requests included, and how
+        the `queue` is."""
         with supervisor(self._address, self._authkey) as channel:
             self._tell(channel)
-            answer = asked(channel, wire.GetMetrics())
+            answer = asked(channel, wire.GetMetrics(queue=queue))
         assert isinstance(answer, wire.Metrics)
         return answer.text
 
@@ -76,17 +99,20 @@ class Tally:
         self._news.clear()
         with self._lock:
             counts, self._counts = self._counts, Counter()
+            seconds, self._seconds = self._seconds, {}
             bound, self._bound = self._bound, Counter()
         try:
             if counts or bound:
                 channel.send(wire.Report(
-                    served=[wire.Served(route=route, method=method, status=status, count=count)
+                    served=[wire.Served(route=route, method=method, status=status, count=count,
+                                        seconds=seconds[route, method, status])
                             for (route, method, status), count in counts.items()],
                     bound=[wire.Bound(platform=platform, outcome=outcome, count=count)
                            for (platform, outcome), count in bound.items()]))
         except wire.WireError:
             with self._lock:
                 self._counts.update(counts)
+                self._seconds = {one: self._seconds.get(one, 0.0) + seconds.get(one, 0.0) for one in self._counts}
                 self._bound.update(bound)
             raise
 
@@ -98,5 +124,5 @@ def install(app: Flask, tally: Tally) -> None:
         trace: Trace = g.trace
         rule = request.url_rule
         route, method = (rule.rule, request.method) if rule else (OTHER, OTHER)
-        response.call_on_close(lambda: tally.count(route, method, trace.status))
+        response.call_on_close(lambda: tally.count(route, method, trace.status, time.monotonic() - trace.started))
         return response

@@ -273,6 +273,10 @@ class Readiness(BaseModel):
     warnings: list[str] = Field(description="what is wrong while the last good file goes on serving")
 
 
+class QueueLength(BaseModel):
+    queueSize: int
+
+
 class Document(BaseModel):
     """Any JSON object."""
 

@@ -7,7 +7,7 @@ import threading
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.metrics import Capped, Figures
-from services.wire import Charge, Report, RunnerSpec, RunnerState, Served, Stats
+from services.wire import Charge, QueueSize, Report, RunnerSpec, RunnerState, Served, Stats, Worked
 
 
 def read(text: str) -> dict[tuple[str, ...], float]:
@@ -130,3 +130,31 @@ def test_many_hands_lose_nothing():
 def test_a_cap_keeps_the_first_names():
     cap = Capped(2)
     assert [cap(name) for name in ("a", "b", "c", "a", "d", "b")] == ["a", "b", "other", "a", "other", "b"]
+
+
+def test_jobs_of_summaries_are_told_under_skynets_names():
+    figures = Figures(10)
+    ends = (("summary", "success", 3), ("summary", "empty_result", 1), ("action_items", "success", 1))
+    for type, outcome, chunks in ends:
+        figures.served(Report(worked=[Worked(type=type, outcome=outcome, length=800, chunks=chunks, queue_seconds=2,
+                                             seconds=4, full_seconds=6)]))
+    for _ in range(2):
+        figures.served(Report(served=[
+            Served(route="/summaries/v1/summary", method="POST", status=200, count=2, seconds=0.5),
+            Served(route="/answer", method="POST", status=200, count=1, seconds=9)]))
+    told = read(figures.text([], QueueSize(pending=4, running=2, redis=True)))
+    name = "Skynet_Summaries_"
+    assert told[name + "summary_input_length_count",] == 3 and told[name + "summary_input_length_bucket", "500.0"] == 0
+    assert told[name + "summary_input_length_bucket", "1000.0"] == 3
+    assert told[name + "summary_duration_seconds_bucket", "1.0"] == 0
+    assert told[name + "summary_duration_seconds_bucket", "5.0"] == told[name + "summary_duration_seconds_count",] == 2
+    assert told[name + "summary_queue_time_seconds_sum",] == 6 and told[name + "summary_errors_total",] == 1
+    assert told[name + "summary_full_duration_seconds_sum",] == 12
+    assert told[name + "map_reduce_chunking_total", "summary"] == 1
+    assert told[name + "summary_queue_size",] == told[name + "summary_queue_size_by_processor", "LOCAL"] == 4
+    assert told[name + "summary_current_tasks_by_processor", "LOCAL"] == 2
+    assert told[name + "redis_connection_status",] == 1
+    assert told[name + "http_requests_total", "/summaries/v1/summary", "POST", "200"] == 4
+    assert told[name + "http_request_duration_seconds_sum", "/summaries/v1/summary", "POST", "200"] == 1
+    assert not any("/answer" in labels for first, *labels in told if first.startswith(name))
+    assert "redis" not in figures.text([])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +13,15 @@ from typing import Any
 
 import pytest
 
-from auth.keys import Key
+from auth.keys import Key, Keys
 from services import wire
-from services.errors import ContextOverflow, QuotaSpent, TooManyRequests, Unavailable, Unprocessable
+from services.errors import ContextOverflow, Forbidden, QuotaSpent, TooManyRequests, Unavailable, Unprocessable
 from services.jobs import summaries
 from services.jobs.asking import Work
 from services.jobs.summaries import Outcome, work
-from tests.services.web.conftest import make_world
+from services.settings import Settings
+from services.store.jobs import Job
+from tests.services.web.conftest import MASTER, make_world
 
 KEY = Key(id="k1", name="", prefix="", scopes=("answer",), profiles=None, created="", expires_at=None,
           requests_per_minute=None, max_parallel=None, revoked_at=None, old_secret_until=None, weight=2.0)
@@ -57,6 +60,11 @@ class Desk:
     def do(self, text: str, type: Any = "summary", key: Key = KEY, **more: Any) -> Outcome:
         return work(self.chat, self.admissions, key, Work(type=type, text=text, **more),
                     lambda done, total: self.told.append((done, total)))
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
+    return Keys(tmp_path_factory.mktemp("keys"), Settings(master_key=MASTER))
 
 
 @pytest.fixture
@@ -252,7 +260,34 @@ def test_whoever_is_told_may_end_it(desk: Desk, monkeypatch: Any, calls: int) ->
     with pytest.raises(Lost):
         work(desk.chat, desk.admissions, replace(KEY, max_parallel=1), Work(type="summary", text=LONG), tell)
     assert len(desk.asked) == len(desk.engine.cancelled) == len(desk.admissions.charges) == calls - 1
-    assert all(charge.outcome == "cancelled" for charge in desk.admissions.charges)
+
+
+def test_a_job_is_counted_once_it_is_done_or_has_failed(desk: Desk, keys: Keys) -> None:
+    _, key = keys.create()
+    handle = summaries.handlers(desk.chat, keys, desk.admissions)["summary"]
+    job = Job(owner=key.id, type="summary", payload={"text": LONG}, created=time.time() - 3, start=time.time() - 1)
+    found = handle(job, lambda done, total: None)
+    assert found["text"].startswith("summary") and json.dumps(found)
+    desk.says = lambda text, request: ""
+    with pytest.raises(Unprocessable):
+        handle(job, lambda done, total: None)
+    desk.admissions.refuse = TooManyRequests("wait", retry_after=7)
+    with pytest.raises(TooManyRequests):
+        handle(job, lambda done, total: None)
+    reports = [told for told in desk.admissions.charges if isinstance(told, wire.Report)]
+    done, failed = (report.worked[0] for report in reports)
+    assert (done.type, done.outcome, done.length, done.chunks) == ("summary", "success", len(LONG), found["chunks"])
+    assert 2 <= done.queue_seconds < done.full_seconds and 1 <= done.seconds < done.full_seconds
+    assert failed.outcome == "empty_result"
+
+
+def test_a_key_that_has_ended_has_nothing_done(desk: Desk, keys: Keys) -> None:
+    handle = summaries.handlers(desk.chat, keys, desk.admissions)["summary"]
+    _, key = keys.create()
+    keys.revoke(key.id)
+    with pytest.raises(Forbidden):
+        handle(Job(owner=key.id, type="summary", payload={"text": SHORT}), lambda done, total: None)
+    assert not desk.asked
 
 
 def test_a_prompt_that_leaves_no_room_is_an_error(desk: Desk) -> None:

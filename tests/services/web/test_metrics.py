@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from services import wire
+from services.errors import Unavailable
 from services.web import metrics
 from services.web.metrics import Tally
 from tests.services.web.conftest import MASTER, wait_until
@@ -59,6 +60,25 @@ def test_figures_are_the_administrator_s(world, heard):
     assert world.call("GET", "/metrics", key=None).status_code == 401
     assert world.call("GET", "/metrics", key=world.make_key()).status_code == 403
     assert world.call("GET", "/metrics", key=world.make_key(scopes=["admin"])).status_code == 200
+
+
+def test_the_queue_is_told_with_them_and_to_who_scales(world, monkeypatch):
+    said = []
+    monkeypatch.setattr(world.parts.tally, "figures", lambda queue: said.append(queue) or "")
+    body = {"text": "A text that is long enough to be summarised. " * 3}
+    for _ in range(3):
+        assert world.call("POST", "/summaries/v1/summary", json=body).status_code == 200
+    assert world.call("GET", "/metrics/autoscaler").json == {"queueSize": 3}
+    assert world.call("GET", "/metrics/autoscaler", key=world.make_key()).status_code == 403
+    jobs = world.app.extensions["parley"].jobs
+
+    def away():
+        raise Unavailable("Redis does not answer")
+    for sizes in (jobs.sizes, away):
+        monkeypatch.setattr(jobs, "sizes", sizes)
+        assert world.call("GET", "/metrics").status_code == 200
+    assert said == [wire.QueueSize(pending=3), wire.QueueSize()]
+    assert world.call("GET", "/metrics/autoscaler").status_code == 503
 
 
 def test_without_a_supervisor_requests_go_on_and_nothing_is_lost(tmp_path, request, world):
