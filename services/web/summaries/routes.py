@@ -13,11 +13,12 @@ from services.chat.events import Ask
 from services.errors import ParleyError, Unprocessable
 from services.jobs import prompts
 from services.jobs.asking import TYPES
+from services.jobs.shown import shown
 from services.knowledge.urls import parse
 from services.store.jobs import CANCELLED, ERROR, NORMAL, Job, not_found
 from services.web.frame import json_response
 from services.web.routes import Endpoint, Route, op
-from services.web.summaries.shapes import DocumentBody, JobId, JobQuery, SummaryJob, SummaryJobs, shown
+from services.web.summaries.shapes import DocumentBody, JobId, JobQuery, SummaryJob, SummaryJobs
 
 PAGE, LONGEST_PAGE = 100, 1000
 _MADE: dict[str, Any] = {"scope": "answer", "body": DocumentBody, "reply": JobId, "errors": (404, 409, 422, 507)}
