@@ -43,7 +43,7 @@ class DiscordBinding(Binding):
 class DiscordBot(Bot[DiscordBinding]):
     model = DiscordBinding
 
-    @op("What Discord sends to a bound personality; signed by Discord", scope=PUBLIC, reply=Document)
+    @op("What Discord sends to a bound personality; signed by Discord", scope=PUBLIC, reply=Document, errors=(507,))
     def post(self, name: str) -> Response:
         return self.receive(name)
 

@@ -45,7 +45,8 @@ class SlackBinding(Binding):
 class SlackBot(Bot[SlackBinding]):
     model = SlackBinding
 
-    @op("What Slack sends to a bound personality; signed by Slack", scope=PUBLIC, reply=Document, plain=True)
+    @op("What Slack sends to a bound personality; signed by Slack", scope=PUBLIC, reply=Document, plain=True,
+        errors=(507,))
     def post(self, name: str) -> Response:
         return self.receive(name)
 

@@ -67,7 +67,7 @@ class TeamsBot(Bot[TeamsBinding]):
         super().__init__(room)
         self._late = Late(self.desk.folder / "late", self.parts.sessions)
 
-    @op("What Teams sends to a bound personality; signed by Teams", scope=PUBLIC, reply=Document)
+    @op("What Teams sends to a bound personality; signed by Teams", scope=PUBLIC, reply=Document, errors=(507,))
     def post(self, name: str) -> Response:
         return self.receive(name)
 

@@ -61,6 +61,14 @@ def test_all_platforms_at_once(server, platform):
     assert {call.body.get("text") or call.body["content"] for call in platform.wait(3)} == {"one", "two", "three"}
 
 
+def test_a_conversation_has_one_turn_at_a_time(server, platform):
+    first = mention("!wait 0.2 !echo one")
+    send(server, first)
+    send(server, mention("!prompt", thread_ts=first["event"]["ts"]))
+    one, two = sorted((call.body["text"] for call in platform.wait(2)), key=len)
+    assert one == "one" and "!prompt" in two, "neither is turned away"
+
+
 def test_a_stop_waits_for_answers_cuts_them_and_the_next_start_repeats_none(start, platform):
     server = start(DRAIN_TIMEOUT="1", TEST_SLACK_SECRET=SIGNING_SECRET, NO_PROXY="127.0.0.1").ready()
     write_bindings(server.data, bindings(platform, new_key(server)))
