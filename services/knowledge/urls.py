@@ -21,7 +21,6 @@ _AUTHORITY = re.compile(r"(?P<host>\[[^\]]*\]|[^:\[\]]*)(?::(?P<port>[0-9]{1,5})
 _UNSEEN = re.compile(r"[\x00-\x20\x7f-\xa0\\\u1680\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff\ud800-\udfff]")
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
-_LEADING = re.compile(r"\s*(https?://\S+)\s*(.*)", re.DOTALL | re.IGNORECASE)
 _TARGET = "%/?:@!$&'()*+,;=~-._[]"
 
 
@@ -83,12 +82,6 @@ def join(base: Url, reference: str) -> Url:
         return parse(urljoin(str(base), reference))
     except ValueError as error:
         _bad(reference, str(error))
-
-
-def leading(prompt: str) -> tuple[str | None, str]:
-    """(the URL that `prompt` begins with, the rest): S4.5. A URL anywhere else is text like any other (row R12)."""
-    found = _LEADING.fullmatch(prompt)
-    return (found[1], found[2]) if found else (None, prompt)
 
 
 def _host(text: str, host: str) -> str:

@@ -74,17 +74,6 @@ def test_references_are_refused_as_urls_are(reference):
         urls.join(urls.parse("https://example.com/x/y"), reference)
 
 
-@pytest.mark.parametrize(("prompt", "url", "rest"), [
-    ("https://example.com/a what is it?", "https://example.com/a", "what is it?"),
-    ("  HTTP://example.com\n\nsum\nit up", "HTTP://example.com", "sum\nit up"),
-    ("https://example.com", "https://example.com", ""),
-    ("see https://example.com", None, "see https://example.com"),
-    ("httpsx", None, "httpsx"), ("", None, "")])
-def test_only_a_url_that_a_prompt_begins_with_counts(prompt, url, rest):
-    """Row R12: a URL inside a prompt is never fetched."""
-    assert urls.leading(prompt) == (url, rest)
-
-
 PIECES = st.sampled_from(["http://", "https://", "//", "/", "\\", "@", ":", "127.0.0.1", "[::1]", "localhost", "#",
                           "evil.com", "?", "%00", ".", "80", "\t", "\u3002", "é", "0x7f", " ", "a", "%2f", "[", "]"])
 
