@@ -8,6 +8,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 
 import httpcore
@@ -22,6 +23,14 @@ SHARE = 0.5                 # of the time that is left, for one of several addre
 Dial = Callable[[str, int, float], socket.socket]      # address, port, seconds -> a connected socket, or OSError
 
 
+@dataclass(frozen=True)
+class Posted:
+    """What is sent instead of asked for."""
+
+    content: bytes
+    headers: tuple[tuple[str, str], ...]
+
+
 def dial(address: str, port: int, seconds: float) -> socket.socket:
     return socket.create_connection((address, port), seconds)
 
@@ -33,20 +42,23 @@ def trusted() -> ssl.SSLContext:
 
 
 @contextmanager
-def asked(url: Url, addresses: Sequence[Address], until: float, dial: Dial,
-          context: ssl.SSLContext | None = None) -> Iterator[httpcore.Response]:
-    """The answer to GET `url`, its body not yet read. The host's name goes into Host and TLS only; no cookies, no
-    credentials, nothing of the client's. Raises `FetchFailed`."""
+def asked(url: Url, addresses: Sequence[Address], until: float, dial: Dial, context: ssl.SSLContext | None = None,
+          posted: Posted | None = None) -> Iterator[httpcore.Response]:
+    """The answer to GET `url`, or to POST of what is `posted`, its body not yet read. The host's name goes into Host
+    and TLS only; no cookies, no credentials, nothing of the client's. Raises `FetchFailed`."""
     origin = httpcore.Origin(url.scheme.encode(), url.host.encode(), url.port)
     target = httpcore.URL(scheme=origin.scheme, host=origin.host, port=origin.port, target=url.target.encode())
     headers = [("Host", url.authority), ("User-Agent", f"{AGENT}/1"), ("Accept", ACCEPT),
                ("Accept-Encoding", "gzip, identity"), ("Connection", "close")]
+    if posted is not None:
+        headers += [*posted.headers, ("Content-Length", str(len(posted.content)))]
     pinned = _Pinned(url, addresses, until, dial)
     if url.scheme == "https" and context is None:
         context = trusted()
     try:
         with (httpcore.HTTPConnection(origin, ssl_context=context, network_backend=pinned) as connection,
-              connection.stream("GET", target, headers=headers) as response):
+              connection.stream("POST" if posted else "GET", target, headers=headers,
+                                content=posted.content if posted else None) as response):
             yield response
     except (httpcore.ProtocolError, httpcore.NetworkError) as error:
         raise FetchFailed(f"{url.host} does not answer as a web server does ({str(error)[:200]})",
