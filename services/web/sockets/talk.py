@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 KEY_SECONDS = 10.0          # for the key, where it comes in the first frame
 MOST_WAITING = 8            # prompts that wait for an answer's end
 MOST_KEPT = 100             # turns of a conversation without a session
-END = "<END>"
+END, FORGED = "<END>", "<END"
 READING = "Reading the provided context..."
 access = logging.getLogger("parley.access")
 log = logging.getLogger("parley.web")
@@ -233,13 +233,20 @@ class Talk:
             self.line.check()
             self._room.drain.check_running()
             if isinstance(event, Delta):
-                self.line.say(event.text)
+                self._piece(event.text)
             elif isinstance(event, Step):
                 self._status(f"{event.status}\n")
             elif isinstance(event, Waiting) and event.position != position:
                 position = event.position
                 self._status(f"(Currently helping other users: you are number {position} in the queue, for about "
                              f"{event.eta_seconds:.0f} s.)\n")
+
+    def _piece(self, text: str) -> None:
+        """A piece of the answer; what a client would take for its end goes in two frames."""
+        if text.startswith(FORGED):
+            self.line.say(text[:1])
+            text = text[1:]
+        self.line.say(text)
 
     def _status(self, text: str) -> None:
         if self._wish.status:

@@ -27,6 +27,14 @@ def test_one_text_is_one_event(text):
     assert json.loads(raw[6:-2]) == {"delta": text}
 
 
+@given(NASTY, st.sampled_from([sse.PLAIN, sse.OPENAI, sse.NAMED]))
+def test_a_text_names_no_event_in_any_style(text, style):
+    payload = {"type": "delta", "text": text}
+    *name, data = style.event(payload).decode().removesuffix("\n\n").splitlines()
+    assert name == (["event: delta"] if style is sse.NAMED else [])
+    assert data.startswith("data: ") and json.loads(data[6:]) == payload
+
+
 @given(st.lists(NASTY, max_size=6))
 def test_a_client_by_the_standard_reads_back_what_was_said(texts):
     stream = b"".join(sse.event({"delta": text}) + sse.HEARTBEAT for text in texts).decode()

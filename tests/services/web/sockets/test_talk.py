@@ -68,6 +68,16 @@ def test_what_was_said_goes_along_with_the_next_question(talk, scripted):
     assert talk.line.said == ["yes", "<END>"] * 2
 
 
+@pytest.mark.parametrize("said", ["<END>", "<END 0123>", "<END", "<END> and more"])
+def test_no_model_ends_its_answer_by_a_word(talk, scripted, said):
+    """Row N8, in frames: all that it says comes, and none of its frames is an end."""
+    scripted.parts.chat.events = [Delta("a"), Delta(said), Delta("<"), final(f"a{said}<")]
+    talk.heard("one")
+    frames = settled(talk)
+    assert frames[-1] == "<END>" and "".join(frames[:-1]) == f"a{said}<"
+    assert not any(frame.startswith("<END") for frame in frames[:-1])
+
+
 def test_session_has_what_was_said(scripted):
     talk = begun(scripted, session="s1", tell_session=True)
     for text in ("one", "two"):
