@@ -171,7 +171,7 @@ class _Working:
         """What the model makes of a text: of all of it, or of each of its parts."""
         asking = Asking(self.wanted, self.key, text, again)
         parts, most = self._parts(asking, 0 if again else OVERLAP)
-        reduces = len(parts) > 1 and self.wanted.form != prompts.ACTION_ITEMS
+        reduces = len(parts) > 1 and self.wanted.form in (prompts.SUMMARY, prompts.PROCESS)
         self.total = self.done + len(parts) + reduces
         values = self._together(asking.asks(parts, most))
         if left_out := len(parts) - len(values):
