@@ -160,6 +160,13 @@ class Admissions:
         self._wrong_keys_per_minute = wrong_keys
         self._wrong_keys = Windows(60)
 
+    def count_tokens(self, owner: str, tokens: int) -> None:
+        """Counts tokens that a key has used beside answers. A supervisor that is gone is logged."""
+        try:
+            self.tell(wire.Charge(key=owner, prompt_tokens=tokens))
+        except (wire.WireError, Unavailable) as error:
+            log.warning("%d tokens of key %s were not counted: %s", tokens, owner, error)
+
     def admit(self, key: Key, cost: int = 1, place: bool = False) -> Ticket:
         """Counts a request of `key`; with `place` it also counts as an answer until the ticket closes.
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import closing
 
-from auth.limits import Admissions, Ticket
+from auth.limits import Ticket
 from services.chat.events import Called, Delta, Event, Final, Reasoned, Spent
 from services.errors import ParleyError
-from services.wire import Charge, WireError
-
-log = logging.getLogger("parley.web")
+from services.wire import Charge
 
 
 def measured(events: Generator[Event, None, None], ticket: Ticket, spent: Spent) -> Generator[Event, None, None]:
@@ -34,16 +31,6 @@ def measured(events: Generator[Event, None, None], ticket: Ticket, spent: Spent)
     finally:
         if outcome:
             ticket.charge(measure.part(outcome, spent))
-
-
-def charging(admissions: Admissions) -> Callable[[str, int], None]:
-    """Counts tokens that a key has used beside answers. A supervisor that is gone is logged."""
-    def charge(owner: str, tokens: int) -> None:
-        try:
-            admissions.tell(Charge(key=owner, prompt_tokens=tokens))
-        except (WireError, ParleyError) as error:
-            log.warning("%d tokens of key %s were not counted: %s", tokens, owner, error)
-    return charge
 
 
 class _Measure:
