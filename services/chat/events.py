@@ -9,7 +9,7 @@ from typing import Any
 from services.chat.messages import Call, Interaction, Message, Toolbox
 from services.chat.sessions import TurnRecord, shown_id
 from services.knowledge.choose import Step
-from services.knowledge.references import with_use
+from services.knowledge.references import MOST_CITED, with_use
 from services.wire import Done, Logprob
 
 
@@ -67,6 +67,7 @@ class Ask:
     tools: Toolbox | None = None
     thinking: bool = True                           # whether a model that can shall think before it answers
     knowledge: tuple[str, ...] = ()                 # knowledge bases to answer from
+    passages: int = MOST_CITED                      # of them that go along at most
     search: Search | None = None                    # then those only where the model decides so
     logprobs: int | None = None                     # with each token's log probability those of so many others
     echo: bool = False                              # with `logprobs`: those of a `raw` prompt's tokens too

@@ -79,7 +79,7 @@ class Bases:
         return self._shown(owner, self.find(owner, ref))
 
     def change(self, owner: str, ref: str, changes: dict[str, Any]) -> dict[str, Any]:
-        """Replace `shared` or `refresh_seconds`."""
+        """Replace `shared`, `refresh_seconds` or `system`."""
         _check_shared(changes.get("shared", False))
         collection = self._own(owner, ref)
         collection.describe(lambda about: asdict(replace(About.of(about), **changes)))
@@ -130,7 +130,8 @@ class Bases:
         return {"name": _ref(owner, collection), "owner": collection.owner, "created": about.created,
                 "profile": about.profile, "model": about.model, "dimensions": about.dimensions or None,
                 "chunk_tokens": about.chunk_tokens, "refresh_seconds": about.refresh_seconds,
-                "shared": about.shared if mine or about.shared is True else [owner], **asdict(size)}
+                "shared": about.shared if mine or about.shared is True else [owner], **asdict(size),
+                **({"system": about.system} if mine and about.system else {})}
 
     # ------------------------------------------------------------ what is in them
 

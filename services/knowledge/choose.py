@@ -21,7 +21,7 @@ LONGEST_QUERY = 120
 LONGEST_ABOUT = 120         # characters by which the model knows a place
 SHOWN = 1500                # characters of a text by which its relevance is judged
 News = TypeVar("News")
-# (prompt, JSON Schema) -> a JSON value that complies; meanwhile what is to be told.
+# (prompt, JSON Schema) -> a JSON value that complies, None where it was cut short; meanwhile what is to be told.
 Judge = Callable[[str, dict[str, Any]], Generator[News, None, Any]]
 
 
@@ -66,8 +66,8 @@ def _decided(question: str, places: Sequence[Place],
         f"Greetings, small talk and tasks on a text that is given need none.\nPlaces:\n{listed}\n"
         f"The question, as JSON: {json.dumps(question, ensure_ascii=False)}\n"
         'Answer with {"search": whether to look, "place": where, "query": a few words to search for}.', schema)
-    query = one_line(decided["query"], LONGEST_QUERY)
-    if not decided["search"] or not query:
+    query = one_line(decided["query"], LONGEST_QUERY) if decided else ""
+    if not query or not decided["search"]:
         return "", None
     return query, places[names.index(decided["place"])]
 

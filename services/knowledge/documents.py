@@ -99,11 +99,11 @@ def _cut(text: str, limit: int, measure: Callable[[str], int]) -> str:
 def _first(text: str, gap: str, limit: int, measure: Callable[[str], int]) -> str:
     """As many of the pieces between `gap`s as `limit` allows, and the sign that there are more."""
     pieces = text.split(gap)
-    kept = _most(len(pieces), lambda count: measure(_marked(gap.join(pieces[:count])) + CUT) <= limit)
+    kept = most(len(pieces), lambda count: measure(_marked(gap.join(pieces[:count])) + CUT) <= limit)
     return _marked(gap.join(pieces[:kept])) + CUT if kept else ""
 
 
-def _most(top: int, fits: Callable[[int], bool]) -> int:
+def most(top: int, fits: Callable[[int], bool]) -> int:
     """The largest number up to `top` that fits, where all smaller ones do; 0 if none does."""
     low = 0
     while low < top:

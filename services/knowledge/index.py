@@ -45,6 +45,7 @@ class About:
     dimensions: int = 0                     # of the vectors; 0: none was made yet
     shared: bool | list[str] = False        # True: with every key; else with these
     refresh_seconds: int | None = None      # addresses are read again after so long
+    system: str = ""                        # the system text of who answers from it, where its maker says one
 
     @classmethod
     def of(cls, stored: dict[str, Any]) -> About:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.knowledge.documents import Document, quoted
+from services.knowledge.documents import Document, most, quoted
 from services.knowledge.search import Hit
 
-MOST_CITED = 8                  # texts that one answer is given
+MOST_CITED = 8                  # texts that one answer is given, unless it asks for more or fewer
 _CITED = re.compile(r"\[(\d{1,3}(?:\s*,\s*\d{1,3})*)\]")
 
 
@@ -48,16 +48,11 @@ class Grounds:
 def fitted(references: Sequence[Reference], budget: int, measure: Callable[[str], int] = len) -> Grounds:
     """The first of the references, as many as have room whole in `budget` of `measure` (characters, or a counter of
     tokens); the first one is cut where even that has none."""
-    for count in range(min(len(references), MOST_CITED), 0, -1):
-        documents = [reference.document for reference in references[:count]]
-        text = quoted(documents, 1 << 30)
-        if measure(text) > budget:
-            if count > 1:
-                continue
-            text = quoted(documents, budget, measure)
-        citations = [{"n": n, **reference.citation} for n, reference in enumerate(references[:count], 1)]
-        return Grounds(text, tuple(citations)) if text else Grounds()
-    return Grounds()
+    documents = [reference.document for reference in references]
+    count = most(len(documents), lambda count: measure(quoted(documents[:count], 1 << 30)) <= budget)
+    text = quoted(documents[:count], 1 << 30) if count else quoted(documents[:1], budget, measure)
+    used = references[:max(count, 1)] if text else ()
+    return Grounds(text, tuple({"n": n, **reference.citation} for n, reference in enumerate(used, 1)))
 
 
 def with_use(citations: Sequence[dict[str, Any]], answer: str) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ from services.store.jobs import JobStore
 from services.store.opening import open_jobs, open_store
 from services.web import (
     answer,
+    assistant,
     docs,
     frame,
     gallery,
@@ -43,6 +44,7 @@ from services.web.anthropic import counting, messages
 from services.web.bindings import routes as bindings
 from services.web.bindings.desk import Desk
 from services.web.drain import Drain
+from services.web.measure import charging
 from services.web.openai import chat, completions, embeddings, listing, tokens
 from services.web.responses import routes as responses
 from services.web.routes import PlainApi, Route, register
@@ -92,6 +94,8 @@ ROUTES = (
     Route("/knowledge/<string:name>/reindex", knowledge.ReindexKnowledge, "knowledge"),
     Route("/knowledge/<string:name>/search", knowledge.SearchKnowledge, "knowledge"),
     *summaries.ROUTES,
+    Route("/assistant/v1/rag", assistant.AssistantRag, "knowledge"),
+    Route("/assistant/v1/assist", assistant.Assist, "knowledge"),
     Route("/models", models.Models, "models"),
     Route("/models/model", models.Switch, "models"),
     Route("/models/available", gallery.AvailableModels, "models"),
@@ -164,7 +168,7 @@ def build_parts(settings: Settings, control: str, authkey: bytes) -> Parts:
     store = open_store(settings, prepare=False)
     kept, engine, tally = Sessions(store), Engine(control, authkey), metrics.Tally(control, authkey)
     admissions = Admissions(control, authkey)
-    grounding = Grounding(settings, profiles, engine, admissions.count_tokens)
+    grounding = Grounding(settings, profiles, engine, charging(admissions))
     tally.start()
     return Parts(keys=Keys(data, settings), admissions=admissions, profiles=profiles,
                  personas=Personas(data / FOLDER, settings.rag_length, settings.rag_helper), sessions=kept,

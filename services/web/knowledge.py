@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 from flask import Response, g, request
-from werkzeug.formparser import FormDataParser
 
 from services.chat import embed
 from services.errors import BadRequest
 from services.knowledge.read import kind_of
 from services.knowledge.search import Weights
 from services.knowledge.urls import parse
-from services.web import watch
+from services.web import upload, watch
 from services.web.frame import empty, json_response
-from services.web.json_body import read_raw
 from services.web.knowledge_shapes import (
     FileQuery,
     KnowledgeBase,
@@ -33,7 +30,6 @@ from services.web.knowledge_shapes import (
 )
 from services.web.routes import Endpoint, op, taken
 
-MOST_FILES = 100                # of one upload
 _CHANGES = (403, 409, 410, 507)
 
 
@@ -115,37 +111,15 @@ def _number(id: str) -> int:
 
 class KnowledgeFiles(Endpoint):
     @op("Add files: a multipart form, or one file as the body with its Content-Type and ?name=; a zip is taken apart",
-        scope="answer", files=True, query=FileQuery, reply=KnowledgeSources, status=202, errors=(*_CHANGES, 422),
-        answer=True)
+        scope="answer", files=upload.FILES, query=FileQuery, reply=KnowledgeSources, status=202,
+        errors=(*_CHANGES, 422), answer=True)
     def post(self, name: str, query: FileQuery) -> Response:
-        files = _files(read_raw(request, self.room.settings.max_body_bytes), query.name)
+        files = upload.files(request, self.room.settings.max_body_bytes, query.name)
         with taken(self.room.places):
             bases = self.parts.grounding.bases
-            added = [bases.add(g.key.id, name, kind_of(called, media), called, data, media_type=media)
-                     for called, media, data in files]
+            added = [bases.add(g.key.id, name, kind_of(file.name, file.media), file.name, file.data,
+                               media_type=file.media) for file in files]
         return json_response({"sources": added}, 202)
-
-
-def _files(raw: bytes, name: str | None) -> list[tuple[str, str, bytes]]:
-    """(name, media type, content) of what was sent."""
-    if request.mimetype == "multipart/form-data":
-        _, _, parts = FormDataParser(max_form_parts=MOST_FILES).parse(
-            io.BytesIO(raw), request.mimetype, len(raw), request.mimetype_params)
-        files = [(_called(one.filename), one.mimetype or "", one.read()) for _, one in parts.items(multi=True)]
-        if not files:
-            raise BadRequest("the form has no file: send each as a part with a filename")
-    else:
-        files = [(_called(name), request.mimetype, raw)]
-    for called, _, data in files:
-        if not data:
-            raise BadRequest(f"{called}: the file is empty")
-    return files
-
-
-def _called(name: str | None) -> str:
-    """A file's name without folders, however its sender writes them."""
-    name = (name or "").replace("\\", "/").rpartition("/")[2].strip()
-    return "".join(sign for sign in name if sign.isprintable())[:200] or "file"
 
 
 class KnowledgeSourceList(Endpoint):

@@ -83,7 +83,7 @@ def _operation(route: Route, method: str, declared: Op) -> dict[str, Any]:
             content[FORM] = content["application/json"]
         operation["requestBody"] = {"required": not declared.body_optional, "content": content}
     if declared.files:
-        operation["requestBody"] = _FILES
+        operation["requestBody"] = declared.files
     parameters = [*_query(declared), *([_IDEMPOTENCY] if declared.retryable else [])]
     if parameters:
         operation["parameters"] = parameters
@@ -102,17 +102,6 @@ _IDEMPOTENCY = {
     "name": "Idempotency-Key", "in": "header", "required": False,
     "description": "a retry with the same key and body gets the first one's answer",
     "schema": {"type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[\\x21-\\x7e]+$"}}
-
-
-_FILE = {"type": "string", "format": "binary", "contentMediaType": "application/octet-stream"}
-_FILES = {
-    "required": True,
-    "description": "Files as the parts of a form, under any names, each with a filename. Or one file as the body, with "
-                   "its Content-Type, whichever that is, and its name in the address.",
-    "content": {"multipart/form-data": {"schema": {
-                    "type": "object", "required": ["file"], "additionalProperties": _FILE,
-                    "properties": {"file": {"type": "array", "minItems": 1, "maxItems": 100, "items": _FILE}}}},
-                "application/octet-stream": {"schema": _FILE}}}
 
 
 def _json(model: type[BaseModel]) -> dict[str, Any]:

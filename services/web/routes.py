@@ -38,7 +38,7 @@ class Op:
     body: type[Body] | None = None
     body_optional: bool = False
     form: bool = False                      # the body may be application/x-www-form-urlencoded too
-    files: bool = False                     # the body is files, which the method reads by itself
+    files: dict[str, Any] | None = None     # the requestBody of /openapi.json, where the method reads it by itself
     query: type[Body] | None = None         # of the address; all fields are texts
     reply: type[BaseModel] | None = None
     status: int = 200

@@ -11,7 +11,7 @@ from services.chat.answer import Ask
 from services.chat.events import Delta, Final, Search, Spent
 from services.chat.messages import Call, Message
 from services.chat.prompt import FROM_PASSAGES
-from services.errors import ContextOverflow, NotFound, ParleyError, Unavailable
+from services.errors import ContextOverflow, NotFound, Unavailable
 from services.knowledge.choose import Step
 from tests.services.chat.test_answer import House, done
 from tests.services.knowledge.test_ingest import World
@@ -168,10 +168,11 @@ def test_what_a_judge_cost_counts_when_it_breaks_off(house):
         house.ask("why?", search=Search(("facts",)), spent=spent)
     assert spent.search_completion_tokens == 1 and house.engine.leased == 0
 
-    house.engine.script = lambda request: ["{", done(finish_reason="cancelled")]
-    with pytest.raises(ParleyError, match="not JSON") as caught:
-        house.ask("why?", search=Search(("facts",)))
-    assert caught.value.code == "not_json"
+
+def test_a_decision_that_was_cut_short_is_none(house):
+    house.engine.script = lambda request: ["{", done(finish_reason="length")]
+    *events, final = house.ask("why?", search=Search(("facts",)))
+    assert Step("No search necessary.") in events and final.citations == ()
 
 
 def test_who_waits_for_a_judge_is_told_of_it_and_may_leave(house):

@@ -22,7 +22,8 @@ class Judge:
         self.prompts.append(prompt)
         yield "thinking"
         answer = self.answers.pop(0)
-        jsonschema.validate(answer, schema)
+        if answer is not None:
+            jsonschema.validate(answer, schema)
         return answer
 
 
@@ -60,6 +61,7 @@ def run(question, places, judge):
 def test_what_needs_no_search_gets_none():
     assert run("hello", [place("a")], Judge(look(search=False))) == (["No search necessary."], [])
     assert run("hello", [place("a")], Judge(look(query=" "))) == (["No search necessary."], [])
+    assert run("hello", [place("a")], Judge(None)) == (["No search necessary."], [])
     assert run("hello", [], Judge()) == (["No search necessary."], [])
 
 

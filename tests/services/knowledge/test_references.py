@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.knowledge.documents import Document
-from services.knowledge.references import MOST_CITED, Reference, fitted, with_use
+from services.knowledge.references import Reference, fitted, with_use
 from tests.services.knowledge.test_ingest import World
 
 
@@ -34,8 +34,13 @@ def test_room_may_be_measured_in_tokens():
     assert len(fitted(found, 40, lambda text: len(text.split())).citations) == 1
 
 
-def test_no_more_than_a_few_are_given():
-    assert len(fitted(references(*"abcdefghijkl"), 10_000).citations) == MOST_CITED
+def test_many_are_fitted_with_few_measures():
+    found, measured = references(*["word"] * 90), []
+
+    def measure(text):
+        measured.append(text)
+        return len(text)
+    assert len(fitted(found, 10_000_000, measure).citations) == 90 and len(measured) < 10
 
 
 def test_a_passage_tells_where_it_is_from(tmp_path):
