@@ -44,7 +44,6 @@ from services.web.anthropic import counting, messages
 from services.web.bindings import routes as bindings
 from services.web.bindings.desk import Desk
 from services.web.drain import Drain
-from services.web.measure import charging
 from services.web.openai import chat, completions, embeddings, listing, tokens
 from services.web.responses import routes as responses
 from services.web.routes import PlainApi, Route, register
@@ -168,7 +167,7 @@ def build_parts(settings: Settings, control: str, authkey: bytes) -> Parts:
     store = open_store(settings, prepare=False)
     kept, engine, tally = Sessions(store), Engine(control, authkey), metrics.Tally(control, authkey)
     admissions = Admissions(control, authkey)
-    grounding = Grounding(settings, profiles, engine, charging(admissions))
+    grounding = Grounding(settings, profiles, engine, admissions.count_tokens)
     tally.start()
     return Parts(keys=Keys(data, settings), admissions=admissions, profiles=profiles,
                  personas=Personas(data / FOLDER, settings.rag_length, settings.rag_helper), sessions=kept,
