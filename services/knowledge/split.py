@@ -9,6 +9,7 @@ from dataclasses import dataclass
 PORTION = 2000              # texts counted at once
 LONG_WORD = 100             # characters from which a word's tokens are estimated: nobody asks a model about base64
 TITLE = 160                 # characters of a part's title
+EDGE = 2                    # tokens that a word may take more where no blank precedes, at the beginning of a part
 _HEADING = re.compile(r"(#{1,6})[ \t]+(.+?)[ \t]*#*[ \t]*")
 _FENCE = re.compile(r"[ \t]*(```|~~~)")
 _WORDS = re.compile(r"\S+")
@@ -36,7 +37,7 @@ def split(text: str, title: str, size: int, count: Count, known: Sequence[tuple[
     parts: list[Part] = []
     for start, heading, section in _known(text, known) if known else sections(text):
         under = _shown([title, *heading], tokens, size // 2)
-        room = max(8, size - tokens.of(under) - tokens.around)
+        room = max(8, size - tokens.of(under) - tokens.around - EDGE)
         twice = min(size // 8 if overlap is None else overlap, room // 2)
         splitter = RecursiveCharacterTextSplitter(
             separators=_SEPARATORS, is_separator_regex=True, keep_separator="end", chunk_size=room - twice,
@@ -105,13 +106,13 @@ def _shown(path: list[str], tokens: _Tokens, room: int) -> str:
 
 
 class _Tokens:
-    """How many tokens a text has: the sum of its words'. That is exact for models that split at blanks, near enough
-    for the others; what comes out is counted as a whole."""
+    """How many tokens a text has: the sum of its words', each behind a blank. That is exact for models that split at
+    blanks, near enough for the others; what comes out is counted as a whole."""
 
     def __init__(self, text: str, count: Count) -> None:
         self._count = count
-        once, twice = count(["a", "a a"])       # a model may refuse to count nothing
-        self.around = max(0, 2 * once - twice)
+        self._one, two = count(["a", "a a"])    # a model may refuse to count nothing
+        self.around = max(0, 2 * self._one - two)
         self._known: dict[str, int] = {}
         self._learn(set(_WORDS.findall(text)))
 
@@ -119,7 +120,8 @@ class _Tokens:
         asked = sorted(word for word in words if len(word) <= LONG_WORD)
         for start in range(0, len(asked), PORTION):
             part = asked[start:start + PORTION]
-            self._known.update(zip(part, (n - self.around for n in self._count(part)), strict=True))
+            counts = self._count([f"a {word}" for word in part])
+            self._known.update(zip(part, (n - self._one for n in counts), strict=True))
 
     def of(self, text: str) -> int:
         return sum(self._word(word) for word in _WORDS.findall(text))

@@ -76,3 +76,11 @@ def test_every_word_is_in_a_part_that_fits(text, size):
         for start, _, section in sections(text):
             for word in re.finditer(r"\S", section):
                 assert start + word.start() in covered
+
+
+def test_words_count_as_they_do_behind_a_blank():
+    """To models with byte-pair encoding a word at the beginning may be three tokens, and one anywhere else."""
+    def pairs(texts):
+        return [len(text.split()) + 2 * (not text.startswith("a")) for text in texts]
+    text = " ".join(f"Sentence {n} has five words." for n in range(100))
+    assert len(split(text, "", 132, pairs, known=[("", 0, len(text))], overlap=0)) == 4
