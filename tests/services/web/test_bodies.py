@@ -85,6 +85,10 @@ def test_the_prompt_s_length_in_bytes(tmp_path, size, status):
     ("/answer", {"prompt": "\ud800"}), ("/answer", {"prompt": "x", "session_id": "\udfff"}),
     ("/answer", {"prompt": "x", "schema": {"a": ["\ud800"]}}), ("/answer", {"prompt": "x", "stop": ["\ud800"]}),
     ("/auth/key", {"name": "\ud800"}), ("/models/model", {"model": "\ud800", "model_config": "one"}),
+    ("/knowledge", {"name": "\ud800"}), ("/knowledge/facts/documents", {"text": "x", "title": "\ud800"}),
+    ("/knowledge/facts/documents", {"crawl": {"url": "http://a.example/\ud800"}}),
+    ("/knowledge/facts/search", {"query": "\udfff"}), ("/toil/extractor", {"prompt": "x", "text": "\ud800"}),
+    ("/gpt/assistant", {"prompt": "\ud800"}),
 ])
 def test_half_a_character_is_bad_unicode_everywhere(world, path, body):
     before = {file: file.read_bytes() for file in world.settings.data_dir.rglob("*.json")}

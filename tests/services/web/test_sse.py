@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from services.errors import Unavailable
 from services.web import sse
-from services.web.frame import Trace
+from services.web.frame import Trace, json_response
 from services.web.watch import ClientGone
 
 NASTY = st.text(alphabet=st.sampled_from([*"data:event:id:retry: {}\"\\\n\r\t\0", "\x85", "\u2028", "\u2029", "\x0b",
@@ -44,6 +44,14 @@ def test_a_client_by_the_standard_reads_back_what_was_said(texts):
 
 def test_half_a_character_from_below_leaves_as_an_escape():
     assert sse.event({"delta": "\ud800"}) == b'data: {"delta":"\\ud800"}\n\n'
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_no_number_leaves_that_json_does_not_have(number):
+    """Row U4: none is told, whoever computed it."""
+    for write in (lambda: sse.event({"logprob": number}), lambda: json_response({"logprob": [number]})):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            write()
 
 
 class Payloads:
