@@ -83,6 +83,7 @@ class Settings:
     job_timeout: float = 300.0              # seconds that one attempt at a job may take
     job_kept: float = 1800.0                # seconds that a job's result is kept
     jobs_per_key: int = 10_000              # of one key, that wait or run
+    store: str = "files"                    # where keys, limits and sessions are: "files" of data_dir, or "redis"
     redis_url: str | None = None            # redis://… rediss://… unix://…; unset, as redis_host: SQLite in data_dir
     redis_host: str | None = None
     redis_port: int = 6379
@@ -320,6 +321,7 @@ _VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "JOB_KEPT": ("job_kept", _seconds),
     "REDIS_EXP_SECONDS": ("job_kept", _seconds),
     "MAX_JOBS_PER_KEY": ("jobs_per_key", _int(1, 10_000_000)),
+    "STORE": ("store", _choice("files", "redis")),
     "REDIS_URL": ("redis_url", _redis),
     "REDIS_HOST": ("redis_host", _text),
     "REDIS_PORT": ("redis_port", _int(1, 65535)),
@@ -353,7 +355,10 @@ def load(environ: Mapping[str, str] | None = None, env_file: Path | None = ROOT 
             shown = "(not shown)" if parse in (_secret, _postgres, _redis, _password) else repr(text[:80])
             raise ConfigError(f"{variable}={shown}: {error}") from None
     unused = tuple(name for name in _WITHOUT_EFFECT if source.get(name, "").strip())
-    return Settings(**values, without_effect=unused)
+    settings = Settings(**values, without_effect=unused)
+    if settings.store == "redis" and settings.redis_url is None and settings.redis_host is None:
+        raise ConfigError("STORE='redis': set REDIS_URL (or REDIS_HOST), too, so that it can be found")
+    return settings
 
 
 def _env_file(path: Path) -> dict[str, str]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -54,6 +57,18 @@ class RedisServer:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
+
+
+@contextmanager
+def running(*options: str, port: int = 0) -> Iterator[RedisServer]:
+    """A started one in a folder of its own; a socket's path is short, so it is none of pytest's."""
+    home = Path(tempfile.mkdtemp(prefix="parley-redis-", dir="/tmp"))
+    server = RedisServer(home, *options, port=port)
+    try:
+        yield server.start()
+    finally:
+        server.kill()
+        shutil.rmtree(home)
 
 
 def free_port() -> int:

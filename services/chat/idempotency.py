@@ -23,7 +23,7 @@ from typing import Any
 from services.errors import BadRequest, Conflict, ParleyError, Unavailable, all_classes
 from services.store import disk
 from services.store.base import check_names
-from services.store.crypto import Cipher
+from services.store.crypto import Seals
 
 log = logging.getLogger("parley.idempotency")
 Event = dict[str, Any]      # {"done": true, …} is the last, PASSING ones are never kept; others are the caller's own
@@ -95,7 +95,7 @@ class _Run:
 class Idempotency:
     """The kept answers below `folder`. One object serves all threads of a process."""
 
-    def __init__(self, folder: Path, cipher: Cipher | None = None, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, folder: Path, cipher: Seals | None = None, now: Callable[[], float] = time.time) -> None:
         self._folder, self._cipher, self._now = folder, cipher, now
         self._running: dict[tuple[str, str], tuple[_Run, threading.Thread]] = {}
         self._lock = threading.Lock()

@@ -12,7 +12,7 @@ import json
 import os
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from services.errors import ConfigError, Unavailable
 from services.store import disk
@@ -51,6 +51,13 @@ def _derived(data_key: str, salt: bytes, purpose: bytes) -> bytes:
     from cryptography.hazmat.primitives.hashes import SHA256
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF
     return HKDF(algorithm=SHA256(), length=32, salt=salt, info=purpose).derive(data_key.encode())
+
+
+class Seals(Protocol):
+    """What of a cipher stores need."""
+
+    def seal(self, owner: str, context: str, data: bytes) -> str: ...
+    def unseal(self, owner: str, context: str, box: str) -> bytes: ...
 
 
 class Cipher:

@@ -18,9 +18,10 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 from services.errors import BadRequest, Conflict, Gone, NotFound, TooManyRequests, Unavailable
+from services.store.crypto import Seals
 
 log = logging.getLogger("parley.jobs")
 
@@ -237,13 +238,6 @@ class JobStore(ABC):
     @abstractmethod
     def _lose(self, pulse: Pulse, most: int) -> bool:
         """Give the job back, or up, if its pulse is still this one; whether it was."""
-
-
-class Seals(Protocol):
-    """What of a cipher is needed here (`services.store.crypto`)."""
-
-    def seal(self, owner: str, context: str, data: bytes) -> str: ...
-    def unseal(self, owner: str, context: str, box: str) -> bytes: ...
 
 
 class Codec:

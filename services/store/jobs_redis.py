@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from services.store import jobs_lua, redis_client
+from services.store.crypto import Seals
 from services.store.jobs import (
     CANCELLED,
     ERROR,
@@ -23,7 +24,6 @@ from services.store.jobs import (
     Limits,
     Pulse,
     Row,
-    Seals,
     Sizes,
     checked,
     damaged,

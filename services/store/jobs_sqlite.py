@@ -15,6 +15,7 @@ from typing import Any
 
 from services.errors import ConfigError, Gone
 from services.store import disk
+from services.store.crypto import Seals
 from services.store.jobs import (
     CALLBACK,
     CANCELLED,
@@ -34,7 +35,6 @@ from services.store.jobs import (
     Limits,
     Pulse,
     Row,
-    Seals,
     Sizes,
     callback_of,
     checked,

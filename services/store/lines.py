@@ -16,7 +16,7 @@ import msgspec
 
 from services.errors import BadRequest
 from services.store.base import SCHEMA, Record
-from services.store.crypto import Cipher
+from services.store.crypto import Seals
 
 _SUM = b',"sum":"'
 _SUFFIX = len(_SUM) + 16 + 2
@@ -42,7 +42,7 @@ class Parsed:
     ended: bool             # the last good line has its newline
 
 
-def encode(owner: str, sid: str, record: Record, cipher: Cipher | None) -> bytes:
+def encode(owner: str, sid: str, record: Record, cipher: Seals | None) -> bytes:
     """One line with its newline. BadRequest (`bad_unicode`) for text that UTF-8 cannot hold."""
     try:
         body = msgspec.json.encode(record)
@@ -55,7 +55,7 @@ def encode(owner: str, sid: str, record: Record, cipher: Cipher | None) -> bytes
     return body[:-1] + _SUM + _digest(body) + b'"}\n'
 
 
-def encode_all(owner: str, sid: str, records: Iterable[Record], cipher: Cipher | None) -> bytes:
+def encode_all(owner: str, sid: str, records: Iterable[Record], cipher: Seals | None) -> bytes:
     return b"".join(encode(owner, sid, record, cipher) for record in records)
 
 
@@ -63,7 +63,7 @@ def _digest(body: bytes) -> bytes:
     return hashlib.sha256(body).hexdigest()[:16].encode()
 
 
-def decode(owner: str, sid: str, number: int, line: bytes, cipher: Cipher | None) -> Record:
+def decode(owner: str, sid: str, number: int, line: bytes, cipher: Seals | None) -> Record:
     """The record of one line (without newline) at place `number`. BadSum, Damaged, Newer."""
     body = line[:-_SUFFIX] + b"}"
     if line[-_SUFFIX:] != _SUM + _digest(body) + b'"}':
@@ -88,7 +88,7 @@ def decode(owner: str, sid: str, number: int, line: bytes, cipher: Cipher | None
     return record
 
 
-def _unbox(owner: str, sid: str, record: Record, cipher: Cipher) -> Record:
+def _unbox(owner: str, sid: str, record: Record, cipher: Seals) -> Record:
     try:
         opened = msgspec.json.decode(cipher.unseal(owner, f"{owner}/{sid}/{record['n']}", str(record["box"])))
     except ValueError as error:
@@ -98,7 +98,7 @@ def _unbox(owner: str, sid: str, record: Record, cipher: Cipher) -> Record:
     return opened
 
 
-def parse(owner: str, sid: str, data: bytes, cipher: Cipher | None) -> Parsed:
+def parse(owner: str, sid: str, data: bytes, cipher: Seals | None) -> Parsed:
     """The records of a whole log.
 
     A last line that was never written to its end is a torn tail: left out, and `good` says where it begins. It is one
@@ -126,7 +126,7 @@ def parse(owner: str, sid: str, data: bytes, cipher: Cipher | None) -> Parsed:
     return Parsed(records, good, True)
 
 
-def _is_whole(owner: str, sid: str, number: int, rest: bytes, cipher: Cipher | None) -> bool:
+def _is_whole(owner: str, sid: str, number: int, rest: bytes, cipher: Seals | None) -> bool:
     try:
         decode(owner, sid, number, rest, cipher)
         return True

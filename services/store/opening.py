@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from services.errors import ConfigError, ParleyError
+from services.errors import ConfigError, ParleyError, Unavailable
 from services.settings import Settings
 from services.store import redis_client, sealing, takeover
 from services.store.crypto import SharedCipher
@@ -17,12 +19,41 @@ from services.store.jobs_sqlite import SqliteJobs
 from services.store.knowledge import Library
 from services.store.knowledge_sqlite import SqliteLibrary
 
+if TYPE_CHECKING:
+    from services.store.redis_sessions import RedisStore
 
-def open_store(settings: Settings, prepare: bool = True) -> FileStore:
-    """The sessions of `settings.data_dir`. `prepare`, at the server's start: encrypt what is plain, take over a seed's.
+log = logging.getLogger("parley.store")
+
+
+def open_store(settings: Settings, prepare: bool = True) -> FileStore | RedisStore:
+    """The sessions of `settings.data_dir`, or with STORE=redis those in Redis. `prepare`, at the server's start:
+    encrypt what is plain in the folder, take over a seed's sessions.
 
     ConfigError for a wrong or missing DATA_KEY, or a sessions.json that cannot be read: never an empty store.
     """
+    if settings.store == "redis":
+        return _open_shared(settings, prepare)
+    return _open_files(settings, prepare)
+
+
+def _open_shared(settings: Settings, prepare: bool) -> RedisStore:
+    """Whoever is not the server's start may find Redis later."""
+    from services.store import redis_link, redis_sessions
+    if prepare:
+        redis_client.wait_for(client := redis_client.connect(settings))
+        redis_client.check_durable(client)
+        if _open_files(settings, prepare).owners():
+            log.warning("STORE=redis: the sessions in %s are not used; `main.py sessions export` with STORE=files, and "
+                        "`import` with STORE=redis, bring them along", settings.data_dir)
+    cipher = None if settings.data_key is None else SharedCipher(settings.data_key)
+    link = redis_link.linked(settings, redis_sessions.ROOM, redis_sessions.STEPS)
+    store = redis_sessions.RedisStore(link, cipher)
+    with suppress(Unavailable):
+        store.check()
+    return store
+
+
+def _open_files(settings: Settings, prepare: bool) -> FileStore:
     _check_knowledge(settings)
     with _told(settings.data_dir):
         store = FileStore(settings.data_dir, sealing.open_cipher(settings.data_dir, settings.data_key, make=prepare))

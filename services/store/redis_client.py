@@ -6,6 +6,7 @@ Connections are given up as soon as a reply is late or cut short, so none is eve
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -19,21 +20,22 @@ if TYPE_CHECKING:
 log = logging.getLogger("parley.store")
 CONNECT = 2.0               # seconds
 ANSWER = 5.0                # seconds
+START = 30.0                # seconds that a start waits for Redis
 
 
 def configured(settings: Settings) -> bool:
     return settings.redis_url is not None or settings.redis_host is not None
 
 
-def connect(settings: Settings) -> redis.Redis:
-    """A client, not connected yet. ConfigError for settings that name no Redis."""
+def connect(settings: Settings, text: bool = True) -> redis.Redis:
+    """A client, not connected yet, whose replies are texts, else bytes. ConfigError for settings that name no Redis."""
     import redis
     from redis.backoff import NoBackoff
     from redis.retry import Retry
     assert configured(settings)
     # Once more on a connection that turns out to be closed, after a restart of Redis for one; never after a timeout.
     options: dict[str, Any] = {
-        "decode_responses": True, "socket_connect_timeout": CONNECT, "socket_timeout": ANSWER,
+        "decode_responses": text, "socket_connect_timeout": CONNECT, "socket_timeout": ANSWER,
         "socket_keepalive": True, "retry": Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))}
     if settings.redis_url is not None:
         if settings.redis_url.startswith("unix:"):
@@ -65,16 +67,40 @@ def _meaning(error: redis.RedisError) -> ParleyError:
                        code="redis_unavailable", retry_after=2)
 
 
+def wait_for(client: redis.Redis, seconds: float = START) -> None:
+    """Until Redis answers, at a server's start. ConfigError when it does not, or does not let us in."""
+    import redis
+    deadline, told_once = time.monotonic() + seconds, False
+    while True:
+        try:
+            client.ping()
+            return
+        except redis.AuthenticationError as error:
+            raise ConfigError(f"Redis does not let this server in ({error}): check REDIS_USR and REDIS_PWD, or "
+                              "REDIS_URL") from None
+        except redis.RedisError as error:
+            if time.monotonic() > deadline:
+                raise ConfigError(f"Redis does not answer ({error}): start it, or check REDIS_URL or REDIS_HOST"
+                                  ) from None
+            if not told_once:
+                log.warning("waiting up to %g s for Redis: %s", seconds, error)
+            told_once = True
+        time.sleep(0.2)
+
+
 def check_durable(client: redis.Redis) -> None:
     """Warn where a crash of Redis, or a want of memory, would lose what was acknowledged. Raises as `told`."""
     import redis
     with told():
         try:
-            found: Any = client.config_get("appendonly", "maxmemory-policy")
+            found: Any = client.config_get("appendonly", "appendfsync", "maxmemory-policy")
         except redis.ResponseError:
             return                          # a hosted one, which keeps its configuration to itself
     if found.get("appendonly") == "no":
         log.warning("Redis runs with appendonly no: what it took in the last minutes is lost when it dies")
+    elif found.get("appendfsync", "always") != "always":
+        log.warning("Redis runs with appendfsync %s: what it took in the last second or so is lost when its machine "
+                    "dies; always loses nothing", found["appendfsync"])
     if found.get("maxmemory-policy", "noeviction") != "noeviction":
         log.warning("Redis runs with maxmemory-policy %s: it may throw away what it holds for us; set noeviction",
                     found["maxmemory-policy"])

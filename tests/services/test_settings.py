@@ -135,3 +135,9 @@ def test_jobs_and_where_they_are_queued():
         with pytest.raises(ConfigError, match=name) as told:
             load({name: text}, None)
         assert "verysecret" not in told.value.message
+
+
+def test_a_store_in_redis_needs_a_redis():
+    assert load({"STORE": "redis", "REDIS_HOST": "redis.example"}, None).store == "redis"
+    with pytest.raises(ConfigError, match="REDIS_URL"):
+        load({"STORE": "redis"}, None)
