@@ -37,10 +37,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class Problem:
-    """A part of a source that was left out."""
+    """A part of a source that was left out. `cut`: nobody knows what else is in it, so what was read before stays."""
 
     name: str
     reason: str
+    cut: bool = False
 
 
 class Reader(Protocol):
@@ -195,8 +196,9 @@ class Ingester:
             if not collection.put_document(replace(found, source=source.id, added=stamp(self._now()))):
                 raise Gone
         kept = seen | {problem.name for problem in problems}
+        whole = not any(problem.cut for problem in problems)
         for old in collection.documents(source.id):
-            if old.name not in kept:
+            if whole and old.name not in kept:
                 collection.delete_document(old.id)
         return self._tell(collection, replace(source, task="index", problems=_told(problems)), keep_payload=False)
 

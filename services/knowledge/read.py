@@ -20,6 +20,7 @@ DEPTH, PAGES = 2, 50            # of a crawl that does not say
 PATIENCE = 20                   # times that a crawl waits for its owner's rate
 LONGEST_WAIT = 60.0             # seconds of each
 LONGEST_DELAY = 30.0            # seconds between two pages that a host's robots.txt may want
+MOST_DELAYS = 1800.0            # seconds of all these of a crawl: meanwhile others' sources wait for its thread
 
 
 class SourceReader:
@@ -50,16 +51,18 @@ class SourceReader:
         start = urls.parse(source.name)
         most, depth = int(source.options.get("max_pages", PAGES)), int(source.options.get("max_depth", DEPTH))
         seen, waiting = {str(start)}, deque([(str(start), 0)])
-        trip, known = Trip(left=most), set[str]()
+        trip, known, delays = Trip(left=most), set[str](), 0.0
         for number in range(most):
             if not waiting:
                 return
             url, level = waiting.popleft()
             try:
-                if number and (delay := self._fetcher.delay(url)) > LONGEST_DELAY:
-                    yield _too_slow(url, delay, len(waiting) + 1)
-                    return
                 if number:
+                    delay = self._fetcher.delay(url)
+                    delays += delay
+                    if delay > LONGEST_DELAY or delays > MOST_DELAYS:
+                        yield _too_slow(url, delay, len(waiting) + 1)
+                        return
                     self._wait(delay, going)
                 page = self._get(url, owner, trip, going)
             except (Unavailable, Forbidden):
@@ -106,8 +109,8 @@ def kind_of(name: str, media_type: str) -> str:
 def _too_slow(url: str, delay: float, left: int) -> Problem:
     origin = urls.parse(url).origin
     return Problem(origin, f"{origin}/robots.txt asks for {delay:g} seconds between two pages, and a crawl waits for "
-                           f"{LONGEST_DELAY:g} at most: {left} pages that were found were not read; add those that "
-                           "matter as url")
+                           f"{LONGEST_DELAY:g} at most, and {MOST_DELAYS:g} in all: {left} pages that were found were "
+                           "not read; add those that matter as url", cut=True)
 
 
 def _zip(payload: bytes, going: Callable[[], None]) -> Iterator[Document | Problem]:

@@ -13,11 +13,11 @@ import pytest
 from services import wire
 from services.engine.fake_words import DIMENSIONS, vector
 from services.errors import BadRequest, Forbidden, NotFound, TooManyRequests, Unavailable
-from services.knowledge import read
+from services.knowledge import ingest, read
 from services.knowledge.bases import Bases
 from services.knowledge.documents import Document, Link, Section
 from services.knowledge.index import Indexer, Model
-from services.knowledge.ingest import FIRST_WAIT, MOST_TRIES, Limits, stamp
+from services.knowledge.ingest import FIRST_WAIT, LONGEST_WAIT, MOST_TRIES, Limits, stamp
 from services.knowledge.read import SourceReader, kind_of
 from services.store.knowledge import Source
 from services.store.knowledge_sqlite import SqliteLibrary
@@ -177,6 +177,26 @@ def test_a_host_that_wants_too_long_a_wait_is_left_after_its_first_page(world):
     assert world.add("crawl", "https://a.example/")["documents"] == 4
 
 
+def test_a_crawl_does_not_wait_for_hours(world, monkeypatch):
+    monkeypatch.setattr(read, "MOST_DELAYS", 90)
+    links = [f"https://a.example/{number}" for number in range(10)]
+    world.web.pages = {"https://a.example/": " -> ".join(["start", *links]), **dict.fromkeys(links, "a page")}
+    world.web.crawl_delay = 30
+    source = world.add("crawl", "https://a.example/")
+    assert (source["state"], source["documents"], sum(world.slept)) == ("done", 4, 90)
+    assert "7 pages that were found were not read" in source["problems"][0]
+
+
+def test_pages_of_before_stay_where_a_host_wants_longer_waits_now(world):
+    world.web.pages = site("https://a.example/one")
+    assert world.add("crawl", "https://a.example/", max_depth=9)["documents"] == 4
+    world.web.crawl_delay = 31
+    world.bases.refresh("kAnn", "facts")
+    world.work()
+    source, = world.bases.sources("kAnn", "facts")
+    assert (source["documents"], len(source["problems"])) == (4, 1)
+
+
 @pytest.mark.parametrize("waits_for", ["robots", "rate"])
 def test_what_ends_a_source_is_noticed_while_it_waits(world, waits_for):
     world.web.pages, world.web.crawl_delay = site("https://a.example/one"), 30
@@ -260,23 +280,27 @@ def tries(world, until=lambda source: source["state"] == "error"):
     return waits
 
 
-def test_waits_grow_and_end_after_about_a_day(world):
+def test_waits_grow_and_end_after_about_a_day(world, monkeypatch):
+    days = sum(min(FIRST_WAIT * 2 ** number, LONGEST_WAIT) for number in range(MOST_TRIES - 1)) / 86400
+    assert 0.8 < days < 1.2
+    monkeypatch.setattr(ingest, "MOST_TRIES", 12)
     world.engine.fail = Unavailable("the model is loading")
     world.add("text", "note", b"a note")
     waits = tries(world)
     assert waits[:7] == [15, 30, 60, 120, 240, 480, 900] and set(waits[7:]) == {900}
-    assert len(waits) == MOST_TRIES - 1 and 20 < sum(waits) / 3600 < 28
+    assert len(waits) == 11
     source, = world.bases.sources("kAnn", "facts")
     assert (source["state"], source["next_try"]) == ("error", None)
-    assert source["error"] == f"given up after {MOST_TRIES} tries: the model is loading"
+    assert source["error"] == "given up after 12 tries: the model is loading"
     world.time += 86400
     world.work()
-    assert len(world.engine.leases) == MOST_TRIES
+    assert len(world.engine.leases) == 12
 
 
 @pytest.mark.parametrize("anew", ["refresh", "reindex"])
 @pytest.mark.parametrize("given_up", [False, True])
-def test_a_refresh_or_a_reindex_tries_at_once(world, anew, given_up):
+def test_a_refresh_or_a_reindex_tries_at_once(world, monkeypatch, anew, given_up):
+    monkeypatch.setattr(ingest, "MOST_TRIES", 7)
     world.engine.fail = Unavailable("the model is loading")
     world.web.pages = {"https://a.example/": "a page"}
     world.add("text", "note", b"a note")

@@ -17,7 +17,7 @@ ROUTES = {"gpt": ("/gpt/assistant", "prompt", "{} what is it?"), "toil": ("/toil
 
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize(("url", "code"), [
-    *((url, "url_blocked") for url in BLOCKED), *((url, "bad_url") for url in BAD)], ids=lambda value: ascii(value)[:40])
+    *((url, "url_blocked") for url in BLOCKED), *((url, "bad_url") for url in BAD)], ids=lambda text: ascii(text)[:40])
 def test_is_refused_before_anything_is_connected_to(world, route, url, code):
     path, field, text = ROUTES[route]
     evil.connects.clear()
