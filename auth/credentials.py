@@ -1,7 +1,7 @@
 """Finding the key in a request: `Authorization: <key>`, `Authorization: Bearer <key>` or `X-API-Key: <key>`.
 
-Nowhere else: not in the address, not in cookies. Works on header values as WSGI gives them, for HTTP and for a
-websocket's handshake alike.
+Nowhere else: not in the address, not in cookies. A JSON Web Token may stand in the place of a key. Works on header
+values as WSGI gives them, for HTTP and for a websocket's handshake alike.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from services.errors import BadRequest, Unauthorized
 
 HOW = "send the key in the header Authorization: Bearer <key>"
 UNKNOWN = "this key is unknown, revoked or expired; `main.py keys list` on the server shows those there are"
-QUERY_NAMES = {"api_key", "apikey", "api-key", "x-api-key", "access_token", "authorization", "key", "token"}
+QUERY_NAMES = {"api_key", "apikey", "api-key", "x-api-key", "access_token", "authorization", "key", "token",
+               "jwt"}
+MAX_TOKEN_BYTES = 8192                  # a longer JSON Web Token is none; gunicorn takes no longer header either
+_TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*")
 _BEARER = re.compile(r"\Abearer(?:[ \t]+|$)", re.IGNORECASE)
 
 
@@ -36,9 +39,15 @@ def credential(authorization: str | None, x_api_key: str | None) -> bytes | None
 
 
 def _checked(value: str) -> bytes:
-    if not value or len(value) > MAX_SECRET_BYTES or not value.isascii() or not value.isprintable():
+    too_long = len(value) > MAX_SECRET_BYTES and not looks_like_token(value)
+    if not value or too_long or not value.isascii() or not value.isprintable():
         raise Unauthorized("Unauthorized", hint=HOW)
     return value.encode("ascii")
+
+
+def looks_like_token(value: str) -> bool:
+    """Whether `value` has the form of a signed JSON Web Token: three parts in base64url (RFC 7515, 3.1)."""
+    return len(value) <= MAX_TOKEN_BYTES and _TOKEN.fullmatch(value) is not None
 
 
 def refuse_in_query(query: bytes) -> None:

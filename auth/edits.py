@@ -12,7 +12,7 @@ import msgspec
 from auth import grants, records
 from auth.authentication import random_base62
 from auth.grants import Wish
-from auth.records import MASTER_ID, SCOPES, Key, Record, Rotation
+from auth.records import LOCAL_ID, MASTER_ID, SCOPES, Identity, Key, Record, Rotation
 from services.errors import ConfigError, Conflict, NotFound
 
 MAX_OLD = 100       # secrets of before that may still work, of one key
@@ -26,7 +26,27 @@ def add(found: Records, secret: str, wish: Wish, now: float) -> Record:
         continue
     record = _record(key_id, secret, wish, now)
     found.append(record)
-    return record
+    return record if wish.identity is None else assign(found, key_id, wish.identity)
+
+
+def add_local(found: Records, secret: str, now: float) -> None:
+    """The record that requests without a key count as, unless there is one."""
+    if not any(record.id == LOCAL_ID for record in found):
+        found.append(_record(LOCAL_ID, secret, Wish(name="requests without a key", scopes=("answer",)), now))
+
+
+def assign(found: Records, key_id: str, identity: Identity | None) -> Record:
+    """Has the tokens of `identity` come in as a key, those of before no longer. Conflict for what another key has."""
+    at, record = _find(found, key_id)
+    if key_id in (MASTER_ID, LOCAL_ID) or record.revoked_at is not None:
+        raise Conflict(f"no token comes in as key {key_id}: only as one that was made for it and is not revoked")
+    changed = msgspec.structs.replace(record, jwt=identity)
+    for other in found:
+        for kid, iss in {*changed.token_names()} & {*other.token_names()} if other.id != key_id else ():
+            raise Conflict(f"tokens with the kid {kid!r} and the iss {iss!r} come in as key {other.id} already; have "
+                           f"them no longer do so first: main.py keys jwt {other.id}")
+    found[at] = changed
+    return changed
 
 
 def revoke(found: Records, key_id: str, by: Key | None, now: float) -> Record:
@@ -34,7 +54,8 @@ def revoke(found: Records, key_id: str, by: Key | None, now: float) -> Record:
     if by is not None:
         grants.require_scopes(by, {"admin"} & set(record.scopes), "revoke")
     if record.revoked_at is None:
-        found[at] = msgspec.structs.replace(record, revoked_at=records.moment(now), rotation=None)
+        found[at] = msgspec.structs.replace(record, revoked_at=records.moment(now), rotation=None,
+                                            jwt=None)
     return found[at]
 
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from auth.records import DEFAULT_SCOPES, SCOPES, Key, budget_shape
+from auth.records import DEFAULT_SCOPES, SCOPES, Identity, Key, budget_shape
 from services.errors import BadRequest, Forbidden
 from services.wire import TokenBudget
 
@@ -28,6 +28,7 @@ class Wish:
     weight: float | None = None                 # share of a busy model beside other keys; none: 1
     tokens_per_minute: int | None = None
     token_budget: dict[str, Any] | None = None  # {"tokens", "per": "day" | "month" | "total"}
+    identity: Identity | None = None            # whose tokens come in as the key
 
     @property
     def budget(self) -> TokenBudget | None:
@@ -47,6 +48,19 @@ def check(wish: Wish) -> None:
     _check_number("weight", wish.weight, 0.1, 100, (int, float))
     _check_number("tokens_per_minute", wish.tokens_per_minute, 1, MOST_TOKENS, (int,))
     _check_budget(wish.token_budget)
+    check_identity(wish.identity)
+
+
+def check_identity(identity: Identity | None) -> None:
+    """`BadRequest` for names that no token can have."""
+    if identity is None:
+        return
+    if not identity.kids or len({*identity.kids}) != len(identity.kids) or len(identity.kids) > 100:
+        raise BadRequest("jwt_kid: expected 1 to 100 of them, none twice", param="jwt_kid")
+    named = [("jwt_kid", kid) for kid in identity.kids] + [("jwt_iss", identity.iss or "-")]
+    for field, name in named:
+        if not 1 <= len(name) <= 200 or not name.isprintable():
+            raise BadRequest(f"{field}: expected 1 to 200 printable characters", param=field)
 
 
 def _check_budget(value: Any) -> None:

@@ -15,19 +15,22 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from auth import edits, grants, keyfile, records, takeover
 from auth.authentication import generate_api_key
 from auth.grants import Wish
-from auth.records import DEFAULT_SCOPES, MASTER_ID, SCOPES, Document, Key, Record
+from auth.records import DEFAULT_SCOPES, LOCAL_ID, MASTER_ID, SCOPES, Document, Identity, Key, Record
 from services.errors import BadRequest, ConfigError, Conflict, ParleyError, Unavailable
 from services.settings import Settings
 from services.store import disk
 
-__all__ = ["DEFAULT_SCOPES", "FILE_NAME", "MASTER_ID", "SCOPES", "Key", "Keys", "Wish"]
+if TYPE_CHECKING:
+    from auth.tokens import Tokens
+
+__all__ = ["DEFAULT_SCOPES", "FILE_NAME", "MASTER_ID", "SCOPES", "Identity", "Key", "Keys", "Wish"]
 
 log = logging.getLogger("parley.auth")
 FILE_NAME = "api_keys.json"
@@ -52,6 +55,7 @@ class Keys:
     """The keys in `data_dir`. Safe for threads, and for any number of processes on the same folder.
 
     `ConfigError` when the file that is there cannot be used. A seed's plain file is taken over. `now` gives Unix time.
+    With BYPASS_AUTHORIZATION `local_secret` opens the key of requests that have none. It never leaves this process.
     """
 
     def __init__(self, data_dir: Path, settings: Settings, now: Callable[[], float] = time.time) -> None:
@@ -63,7 +67,10 @@ class Keys:
         self._loaded = False                        # a good file was read once
         self._keys: dict[str, Key] = {}
         self._entries: dict[bytes, _Entry] = {}     # replaced as a whole, so readers need no lock
+        self._issuers: dict[str, dict[str | None, _Entry]] = {}     # kid -> iss -> whose tokens come in as it
         self._problem: str | None = None
+        self._tokens = _tokens(settings)
+        self.local_secret = generate_api_key() if settings.bypass_authorization else None
         with suppress(FileNotFoundError):
             if not isinstance(records.parse(keyfile.read(self._path)[0], self._path), Document):
                 takeover.take_over(self._path, LOCK_WAIT, now())
@@ -72,13 +79,21 @@ class Keys:
     # ------------------------------------------------------------ who is it
 
     def authenticate(self, secret: bytes) -> Key | None:
-        """The key that `secret` opens now; None when there is none, or it is revoked, expired or rotated away."""
+        """The key that `secret` opens now; None when there is none, or it is revoked, expired or rotated away.
+
+        With ASAP_PUB_KEYS_REPO_URL also the key that a JSON Web Token comes in as: raises as `Tokens.key` does.
+        """
         self._refresh()
         digest = hashlib.sha256(secret).digest()
         entry = self._entries.get(digest, _NOBODY)
         if hmac.compare_digest(entry.digest, digest) and self._now() < entry.not_after:
             return entry.key
-        return None
+        return None if self._tokens is None else self._tokens.key(secret, self._keys_of)
+
+    def _keys_of(self, kid: str) -> dict[str | None, Key]:
+        """By `iss`: the keys that tokens with this `kid` come in as now."""
+        return {iss: entry.key for iss, entry in self._issuers.get(kid, {}).items()
+                if entry.key is not None and self._now() < entry.not_after}
 
     @property
     def problem(self) -> str | None:
@@ -140,6 +155,18 @@ class Keys:
         log.info("key %s was rotated by %s: the old secret works for %g s more, and so many of before it: %d", key.id,
                  _name(by), grace_seconds, max(len(key.old_secrets) - 1, 0))
         return secret, key
+
+    def assign_tokens(self, key_id: str, identity: Identity | None) -> Key:
+        """Has the tokens of `identity` come in as a key, and those of before no longer. For the command line only."""
+        grants.check_identity(identity)
+        key = records.key_of(self._change(lambda found: edits.assign(found, key_id, identity)))
+        log.info("tokens that come in as key %s have the kid %s", key.id, identity and identity.kids)
+        return key
+
+    def ensure_local(self) -> None:
+        """Makes the record of requests without a key, if there is none. Nobody is told its secret."""
+        secret, now = generate_api_key(), self._now()
+        self._change(lambda found: edits.add_local(found, secret, now))
 
     # ------------------------------------------------------------ the master
 
@@ -232,7 +259,9 @@ class Keys:
         if not isinstance(document, Document):
             raise ConfigError(f"{self._path}: a plain file of ids and keys is taken over at the start only")
         self._keys = {record.id: records.key_of(record) for record in document.keys}
-        self._entries = {entry.digest: entry for record in document.keys for entry in _entries(record)}
+        self._entries = {entry.digest: entry for record in document.keys
+                         for entry in _entries(record, self.local_secret)}
+        self._issuers = _issuers(document)
         self._seen, self._loaded = seen, True
         if self._problem is not None:
             log.info("%s can be used again", self._path)
@@ -245,11 +274,29 @@ class Keys:
         self._problem = problem
 
 
-def _entries(record: Record) -> list[_Entry]:
+def _entries(record: Record, local_secret: str | None) -> list[_Entry]:
     key, end = records.key_of(record), record.not_after()
     found = [_Entry(bytes.fromhex(record.hash), key, end)]
-    return found + [_Entry(bytes.fromhex(old.hash), key, min(end, old.until.timestamp()))
-                    for old in record.old_secrets()]
+    found += [_Entry(bytes.fromhex(old.hash), key, min(end, old.until.timestamp())) for old in record.old_secrets()]
+    if record.id == LOCAL_ID and local_secret is not None:
+        found.append(_Entry(bytes.fromhex(records.digest_of(local_secret)), replace(key, scopes=("answer",)), end))
+    return found
+
+
+def _tokens(settings: Settings) -> Tokens | None:
+    if settings.asap_keys is None:
+        return None
+    from auth.tokens import Tokens
+    return Tokens(settings)
+
+
+def _issuers(document: Document) -> dict[str, dict[str | None, _Entry]]:
+    found: dict[str, dict[str | None, _Entry]] = {}
+    for record in document.keys:
+        entry = _Entry(_NOBODY.digest, records.key_of(record), record.not_after())
+        for kid, iss in record.token_names():
+            found.setdefault(kid, {})[iss] = entry
+    return found
 
 
 def _name(by: Key | None) -> str:

@@ -24,6 +24,7 @@ MASTER_ID = "0"
 SCOPES = ("answer", "models:read", "models:switch", "keys", "admin")
 DEFAULT_SCOPES = SCOPES[:3]             # what the seed's keys may
 MAX_SECRET_BYTES = 512                  # a longer credential is no key
+LOCAL_ID = "bypass-authorization"       # whom requests without a key count as with BYPASS_AUTHORIZATION
 
 Scope = Literal["answer", "models:read", "models:switch", "keys", "admin"]
 Id = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_-]{1,64}\Z")]
@@ -31,6 +32,7 @@ Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Weight = Annotated[float, msgspec.Meta(ge=0.1, le=100)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
 
 class Rotation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -38,6 +40,13 @@ class Rotation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     hash: Digest
     until: Moment
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whose JSON Web Tokens come in as a key: by the `kid` of what signed them, and by `iss` unless that is None."""
+
+    kids: Annotated[list[Name], msgspec.Meta(min_length=1, max_length=100)]
+    iss: Name | None = None
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,6 +67,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     weight: Weight | None = None        # share of a busy model beside other keys; none: 1
     tokens_per_minute: Positive | None = None
     token_budget: TokenBudget | None = None
+    jwt: Identity | None = None
     networks: None = None               # from here on: places of a later version
     parent: None = None
 
@@ -66,6 +76,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if self.rotation is None:
             return []
         return self.rotation if isinstance(self.rotation, list) else [self.rotation]
+
+    def token_names(self) -> list[tuple[str, str | None]]:
+        """(kid, iss) of the tokens that come in as this key; None: whatever their iss."""
+        return [] if self.jwt is None else [(kid, self.jwt.iss) for kid in self.jwt.kids]
 
     def not_after(self) -> float:
         """Unix time from which the secret is refused."""
@@ -98,6 +112,7 @@ class Key:
     weight: float = 1.0                 # share of a busy model beside other keys
     tokens_per_minute: int | None = None
     token_budget: TokenBudget | None = None
+    jwt: Identity | None = None         # whose tokens come in as this key
 
     @property
     def is_master(self) -> bool:
@@ -116,7 +131,8 @@ class Key:
                 "created": self.created, "expires_at": self.expires_at, "revoked_at": self.revoked_at,
                 "requests_per_minute": self.requests_per_minute, "max_parallel": self.max_parallel,
                 "tokens_per_minute": self.tokens_per_minute, "token_budget": budget_shape(self.token_budget),
-                "weight": self.weight, "old_secret_until": self.old_secret_until}
+                "weight": self.weight, "old_secret_until": self.old_secret_until,
+                "jwt": None if self.jwt is None else msgspec.to_builtins(self.jwt)}
 
 
 def key_of(record: Record) -> Key:
@@ -131,7 +147,7 @@ def key_of(record: Record) -> Key:
                revoked_at=_iso_or_none(record.revoked_at),
                old_secret_until=_iso_or_none(max(old, default=None)), old_secrets=tuple(_iso(until) for until in old),
                weight=1.0 if record.weight is None else record.weight,
-               tokens_per_minute=record.tokens_per_minute, token_budget=record.token_budget)
+               tokens_per_minute=record.tokens_per_minute, token_budget=record.token_budget, jwt=record.jwt)
 
 
 def budget_shape(budget: TokenBudget | None) -> dict[str, Any] | None:
@@ -195,7 +211,8 @@ def _seed(value: dict[str, Any], text: str, path: Path) -> dict[str, str]:
 def _check_unique(document: Document, path: Path) -> None:
     ids = [record.id for record in document.keys]
     rotated = [secret.hash for record in document.keys for secret in record.old_secrets()]
-    for what, values in (("id", ids), ("hash", [record.hash for record in document.keys] + rotated)):
+    for what, values in (("id", ids), ("hash", [record.hash for record in document.keys] + rotated),
+                         ("kid and iss", [pair for record in document.keys for pair in record.token_names()])):
         if len(set(values)) < len(values):
             raise ConfigError(f"{path}: two keys have the same {what}; take one of them out")
 

@@ -92,8 +92,23 @@ class Settings:
     redis_user: str | None = None
     redis_password: str | None = None
     redis_namespace: str = "parley"         # what every name in Redis begins with
+    asap_keys: str | Path | None = None     # address or folder of the public keys of JSON Web Tokens; none: no tokens
+    asap_folder: str = ""                   # below it
+    asap_fallback: str = ""                 # below it too, for keys that asap_folder does not have
+    asap_audiences: tuple[str, ...] = ()    # a token is for one of them
+    asap_cached: int = 512                  # public keys kept in memory
+    bypass_authorization: bool = False      # requests without a key may answer; on a loopback HOST only
     without_effect: tuple[str, ...] = ()    # set, understood by a source system, but not by this version
     runner: str = "llama"                   # "fake": scripted answers without a model, to test clients against
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What an operator is told of at every start, and by /readyz."""
+        bypass = ("BYPASS_AUTHORIZATION is on: whoever can reach this server from this machine may use it without a "
+                  "key",) if self.bypass_authorization else ()
+        plain = ("ASAP_PUB_KEYS_REPO_URL is no https address: whoever is on the way can put in a key of their own",) \
+            if isinstance(self.asap_keys, str) and not self.asap_keys.startswith("https:") else ()
+        return bypass + plain
 
 
 RUNNER_VARIABLES = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH")
@@ -120,6 +135,11 @@ def _bool(text: str) -> bool:
     if lowered in ("0", "false", "no", "off", ""):
         return False
     raise ValueError("expected 1, true, yes, on or 0, false, no, off")
+
+
+def _yes(text: str) -> bool:
+    """A boolean as skynet writes them: y and n too (S1.37)."""
+    return _bool({"y": "yes", "n": "no"}.get(text.strip().lower(), text))
 
 
 def _int(low: int, high: int) -> Callable[[str], int]:
@@ -169,6 +189,18 @@ def _url(text: str) -> str:
     if not text.strip().startswith(("http://", "https://")):
         raise ValueError("expected an address that begins with http:// or https://")
     return text.strip().rstrip("/")
+
+
+def _keys_at(text: str) -> str | Path:
+    return _url(text) if "://" in text else _folder(text)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _below(text: str) -> str:
+    return text.strip().strip("/")
 
 
 def _postgres(text: str) -> str:
@@ -330,13 +362,18 @@ _VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "REDIS_USR": ("redis_user", _text),
     "REDIS_PWD": ("redis_password", _password),
     "REDIS_NAMESPACE": ("redis_namespace", _namespace),
+    "ASAP_PUB_KEYS_REPO_URL": ("asap_keys", _keys_at),
+    "ASAP_PUB_KEYS_FOLDER": ("asap_folder", _below),
+    "ASAP_PUB_KEYS_FALLBACK_FOLDER": ("asap_fallback", _below),
+    "ASAP_PUB_KEYS_AUDS": ("asap_audiences", _names),
+    "ASAP_PUB_KEYS_MAX_CACHE_SIZE": ("asap_cached", _int(1, 1_000_000)),
+    "BYPASS_AUTHORIZATION": ("bypass_authorization", _yes),
     "SUMMARY_MINIMUM_PAYLOAD_LENGTH": ("summary_minimum", _int(0, 1 << 20)),
     "LIVE_SUMMARY_MINIMUM_PAYLOAD_LENGTH": ("live_summary_minimum", _int(0, 1 << 20)),
     "RUNNER": ("runner", _choice("llama", "fake")),
 }
-# The source systems' variables that mean nothing here yet. None of them opens a route: every one needs a key.
-_WITHOUT_EFFECT = ("BYPASS_AUTHORIZATION", "LLAMA_PATH", "LLM_HUGGINGFACE_FILE", "LLM_HUGGINGFACE_REPO", "LLM_LIB",
-                   "LLM_MODEL_FILE")
+# The source systems' variables that mean nothing here yet. None of them opens a route.
+_WITHOUT_EFFECT = ("LLAMA_PATH", "LLM_HUGGINGFACE_FILE", "LLM_HUGGINGFACE_REPO", "LLM_LIB", "LLM_MODEL_FILE")
 _MAY_BE_EMPTY = {"DEBUG"}       # an empty value of any other variable counts as unset
 
 
@@ -356,9 +393,28 @@ def load(environ: Mapping[str, str] | None = None, env_file: Path | None = ROOT 
             raise ConfigError(f"{variable}={shown}: {error}") from None
     unused = tuple(name for name in _WITHOUT_EFFECT if source.get(name, "").strip())
     settings = Settings(**values, without_effect=unused)
+    _check_together(settings)
+    return settings
+
+
+def _check_together(settings: Settings) -> None:
     if settings.store == "redis" and settings.redis_url is None and settings.redis_host is None:
         raise ConfigError("STORE='redis': set REDIS_URL (or REDIS_HOST), too, so that it can be found")
-    return settings
+    if settings.bypass_authorization and not is_loopback(settings.host):
+        raise ConfigError(f"BYPASS_AUTHORIZATION is on and HOST={settings.host!r} can be reached from other machines: "
+                          "everybody there could use this server without a key; set HOST=127.0.0.1, or take "
+                          "BYPASS_AUTHORIZATION away")
+    if settings.asap_keys is not None and not settings.asap_audiences:
+        raise ConfigError("ASAP_PUB_KEYS_REPO_URL is set and ASAP_PUB_KEYS_AUDS is not: without it tokens that were "
+                          "made for other services would be taken; list the audiences that are this server")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` is this machine for itself alone: localhost, or a loopback address without brackets."""
+    try:
+        return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _env_file(path: Path) -> dict[str, str]:

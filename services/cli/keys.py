@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,12 +17,13 @@ import click
 from services.errors import BadRequest, ParleyError
 
 if TYPE_CHECKING:
-    from auth.keys import Key, Keys
+    from auth.keys import Identity, Key, Keys
 
 MASTER = "0"
 _OPTIONS = {"name": "--name", "scopes": "--scope", "profiles": "--profile", "expires_in": "--expires-in",
             "requests_per_minute": "--rpm", "max_parallel": "--parallel", "tokens_per_minute": "--tpm",
-            "token_budget": "--budget", "weight": "--weight"}       # by the fields of a key
+            "token_budget": "--budget", "weight": "--weight",
+            "jwt_kid": "--jwt-kid", "jwt_iss": "--jwt-iss"}     # by the fields of a key
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
@@ -60,22 +63,35 @@ def keys() -> None:
 @click.option("--budget", type=budget, metavar="TOKENS/PERIOD",
               help="Tokens in all, as 100000/day, 2000000/month or 50000/total. Default: no limit.")
 @click.option("--weight", type=float, help="Share of a busy model beside other keys, 0.1 to 100. Default: 1.")
+@click.option("--jwt-kid", "kids", multiple=True, metavar="KID",
+              help="JSON Web Tokens with this kid come in as the key; may be repeated. Needs ASAP_PUB_KEYS_REPO_URL.")
+@click.option("--jwt-iss", "iss", metavar="ISS", help="Of them, only those with this iss.")
 def create(name: str, scopes: tuple[str, ...], profiles: tuple[str, ...], expires_in: int | None, rpm: int | None,
-           parallel: int | None, tpm: int | None, budget: dict[str, Any] | None, weight: float | None) -> None:
+           parallel: int | None, tpm: int | None, budget: dict[str, Any] | None, weight: float | None,
+           kids: tuple[str, ...], iss: str | None) -> None:
     """Make a key and print it: this is the only time it can be seen."""
     chosen: dict[str, Any] = {"scopes": scopes} if scopes else {}
     _warn_of_unknown(profiles)
-    try:
+    identity = _identity(kids, iss)
+    with _told():
         secret, key = _keys().create(name=name, profiles=profiles or None, expires_in=expires_in,
                                      requests_per_minute=rpm, max_parallel=parallel, weight=weight,
-                                     tokens_per_minute=tpm, token_budget=budget, **chosen)
-    except BadRequest as error:
-        field, _, wrong = error.message.partition(": ")
-        if (option := _OPTIONS.get(field.partition(".")[0])) is None:
-            raise
-        raise click.BadParameter(wrong, param_hint=f"'{option}'") from None
+                                     tokens_per_minute=tpm, token_budget=budget, identity=identity, **chosen)
     click.echo(f"made key {key.id} ({', '.join(key.scopes)}); it is shown this once:", err=True)
     click.echo(secret)
+
+
+@keys.command("jwt")
+@click.argument("key_id", metavar="ID")
+@click.option("--jwt-kid", "kids", multiple=True, metavar="KID", help="Of the tokens; may be repeated.")
+@click.option("--jwt-iss", "iss", metavar="ISS", help="Of them, only those with this iss.")
+def tokens(key_id: str, kids: tuple[str, ...], iss: str | None) -> None:
+    """Have JSON Web Tokens come in as a key, and those of before no longer; without options none."""
+    identity = _identity(kids, iss)
+    with _told():
+        _keys().assign_tokens(key_id, identity)
+    click.echo(f"tokens with the kid {', '.join(kids)} come in as key {key_id}" if kids else
+               f"no tokens come in as key {key_id}")
 
 
 @keys.command("list")
@@ -131,6 +147,30 @@ def master() -> None:
     secret = _keys().new_master()
     click.echo("the master key is a new one, the old one no longer works; it is shown this once:", err=True)
     click.echo(secret)
+
+
+def _identity(kids: tuple[str, ...], iss: str | None) -> Identity | None:
+    from auth.keys import Identity
+
+    if not kids:
+        if iss is not None:
+            raise click.BadParameter("it says which tokens of a kid; give --jwt-kid too", param_hint="'--jwt-iss'")
+        return None
+    if click.get_current_context().obj.asap_keys is None:
+        click.echo("warning: no token comes in before ASAP_PUB_KEYS_REPO_URL and ASAP_PUB_KEYS_AUDS are set", err=True)
+    return Identity(kids=list(kids), iss=iss)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Has a field that cannot be told as the option that it came by."""
+    try:
+        yield
+    except BadRequest as error:
+        field, _, wrong = error.message.partition(": ")
+        if (option := _OPTIONS.get(field.partition(".")[0])) is None:
+            raise
+        raise click.BadParameter(wrong, param_hint=f"'{option}'") from None
 
 
 def _keys() -> Keys:

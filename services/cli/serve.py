@@ -143,7 +143,10 @@ class Server:
         self.profiles = Profiles(ensure_default(settings.data_dir), settings)
         personas.ensure_default(settings.data_dir)
         open_store(settings)                    # takes over a seed's sessions, refuses a wrong DATA_KEY
-        show_master_key(Keys(settings.data_dir, settings).ensure_master(), settings)
+        keys = Keys(settings.data_dir, settings)
+        show_master_key(keys.ensure_master(), settings)
+        if settings.bypass_authorization:
+            keys.ensure_local()
         self.run_dir = make_run_dir(settings.data_dir)
         authkey = secrets.token_bytes(32)
         self.limiter = Limiter(settings.data_dir)
@@ -292,6 +295,8 @@ def serve(settings: Settings) -> int:
     """
     for name in settings.without_effect:
         log.warning("%s is set, but has no effect in this version", name)
+    for text in settings.warnings:
+        log.warning("%s", text)
     try:
         return Server(settings).run()
     except OSError as error:

@@ -36,7 +36,7 @@ class Readyz(Endpoint):
             reasons.append("the server is stopping")
         told = (self.parts.profiles, self.parts.personas, self.parts.grounding.feeds, self.parts.keys,
                 self.room.desk.bindings)
-        warnings = [problem for one in told if (problem := one.problem)]
+        warnings = [problem for one in told if (problem := one.problem)] + [*self.room.settings.warnings]
         if reasons:
             raise Unavailable("not ready: " + "; ".join(reasons), code="not_ready", retry_after=2,
                               reasons=reasons, warnings=warnings)

@@ -41,7 +41,8 @@ def document(routes: tuple[Route, ...]) -> dict[str, Any]:
 
 _SECURITY = {
     "raw": {"type": "apiKey", "in": "header", "name": "Authorization", "description": "the key as it is"},
-    "bearer": {"type": "http", "scheme": "bearer"},
+    "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "key or JWT", "description":
+               "the key; or a JSON Web Token (RS256, with kid), where the server has public keys for them"},
     "x-api-key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
 

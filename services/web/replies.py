@@ -169,6 +169,11 @@ class TokenBudget(BaseModel):
     per: Literal["day", "month", "total"]
 
 
+class TokenNames(BaseModel):
+    kids: list[str]
+    iss: str | None = Field(description="null: whatever their iss")
+
+
 class KeyRecord(BaseModel):
     """A key without its secret."""
 
@@ -183,6 +188,7 @@ class KeyRecord(BaseModel):
     tokens_per_minute: int | None
     token_budget: TokenBudget | None
     weight: float = Field(description="the key's share of a busy model beside those of other keys")
+    jwt: TokenNames | None = Field(description="whose JSON Web Tokens come in as the key")
 
 
 class NewKey(KeyRecord):

@@ -96,8 +96,35 @@ def test_a_nearly_right_name_in_the_file_is_told(tmp_path: Path) -> None:
 
 
 def test_variables_of_source_systems_without_effect_are_known() -> None:
-    settings = load({"LLM_MODEL_FILE": "x.gguf", "BYPASS_AUTHORIZATION": "1", "LLM_LIB": ""}, None)
-    assert settings.without_effect == ("BYPASS_AUTHORIZATION", "LLM_MODEL_FILE")
+    settings = load({"LLM_MODEL_FILE": "x.gguf", "LLAMA_PATH": "/x", "LLM_LIB": ""}, None)
+    assert settings.without_effect == ("LLAMA_PATH", "LLM_MODEL_FILE")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.8.9.1"])
+@pytest.mark.parametrize("text", ["1", "y", "Yes", "true"])
+def test_authorization_is_bypassed_on_a_loopback_host_only(host: str, text: str) -> None:
+    settings = load({"BYPASS_AUTHORIZATION": text, "HOST": host}, None)
+    assert settings.bypass_authorization and "without a key" in settings.warnings[0]
+    for elsewhere in ("0.0.0.0", "::", "10.1.2.3", "example.org", "127.0.0.1.example.org", "::ffff:10.1.2.3"):
+        with pytest.raises(ConfigError, match="can be reached from other machines"):
+            load({"BYPASS_AUTHORIZATION": text, "HOST": elsewhere}, None)
+    off = load({"BYPASS_AUTHORIZATION": "n", "HOST": "0.0.0.0"}, None)
+    assert not off.bypass_authorization and off.warnings == ()
+
+
+def test_where_the_public_keys_of_tokens_are() -> None:
+    given = {"ASAP_PUB_KEYS_REPO_URL": "https://keys.example/", "ASAP_PUB_KEYS_FOLDER": "/prod/",
+             "ASAP_PUB_KEYS_AUDS": "a, b,"}
+    settings = load(given, None)
+    assert (settings.asap_keys, settings.asap_folder, settings.asap_audiences, settings.asap_cached) == \
+        ("https://keys.example", "prod", ("a", "b"), 512) and settings.warnings == ()
+    assert load({**given, "ASAP_PUB_KEYS_REPO_URL": "/keys"}, None).asap_keys == Path("/keys")
+    assert "no https" in load({**given, "ASAP_PUB_KEYS_REPO_URL": "http://keys.example"}, None).warnings[0]
+    for wrong, said in (({"ASAP_PUB_KEYS_AUDS": " , "}, "ASAP_PUB_KEYS_AUDS is not"),
+                        ({"ASAP_PUB_KEYS_REPO_URL": "ftp://x"}, "begins with http"),
+                        ({"ASAP_PUB_KEYS_MAX_CACHE_SIZE": "0"}, "MAX_CACHE_SIZE")):
+        with pytest.raises(ConfigError, match=said):
+            load({**given, **wrong}, None)
 
 
 def test_a_hub_has_a_scheme() -> None:

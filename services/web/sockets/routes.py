@@ -39,7 +39,8 @@ class GptSocket(Endpoint):
                     self.room, _wish(personality, query), g.trace, request.environ.get("REMOTE_ADDR") or "local")
         if g.key is not None:
             self.parts.personas.get(personality, g.key.id)
-            talk.known(g.key, request.headers.get("Authorization") or request.headers["X-API-Key"])
+            secret = request.headers.get("Authorization") or request.headers.get("X-API-Key")
+            talk.known(g.key, secret or self.parts.keys.local_secret or "")
         self.room.sockets.reserve(talk, talk.owner)
         self.room.sockets.expect(sock, talk)
         return handshake.response(request)
