@@ -1,8 +1,9 @@
 """The API keys of this server: who is it, make, revoke, rotate.
 
-`data/api_keys.json` is the truth and the only way in which processes tell each other: each `authenticate` looks (one
-stat) whether the file changed, so a key revoked by another worker or by the command line is refused at once. A file
-that is broken or gone while the server runs changes nothing about who may come in; `problem` says so.
+`data/api_keys.json`, or one document in Redis, is the truth and the only way in which processes tell each other: each
+`authenticate` looks (one stat, one call) whether it changed, so a key revoked by another worker or server or by the
+command line is refused at once. When it is broken or gone while the server runs, that changes nothing about who may
+come in; `problem` says so.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from auth import edits, grants, keyfile, records, takeover
+from auth import edits, grants, keyplaces, records, takeover
 from auth.authentication import generate_api_key
 from auth.grants import Wish
+from auth.keyfile import Signature
+from auth.keyplaces import FILE_NAME, LOCK_WAIT
 from auth.records import DEFAULT_SCOPES, LOCAL_ID, MASTER_ID, SCOPES, Document, Identity, Key, Record
 from services.errors import BadRequest, ConfigError, Conflict, ParleyError, Unavailable
 from services.settings import Settings
@@ -33,8 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_SCOPES", "FILE_NAME", "MASTER_ID", "SCOPES", "Identity", "Key", "Keys", "Wish"]
 
 log = logging.getLogger("parley.auth")
-FILE_NAME = "api_keys.json"
-LOCK_WAIT = 30.0                # seconds a change waits for another one
 LONGEST_GRACE = 30 * 86400      # seconds an old secret may go on working
 T = TypeVar("T")
 
@@ -52,28 +53,30 @@ _NOBODY = _Entry(b"\0" * 32, None, -math.inf)
 
 
 class Keys:
-    """The keys in `data_dir`. Safe for threads, and for any number of processes on the same folder.
+    """The keys in `data_dir`, or with STORE=redis those in Redis. Safe for threads, and for any number of processes on
+    the same folder or Redis.
 
     `ConfigError` when the file that is there cannot be used. A seed's plain file is taken over. `now` gives Unix time.
     With BYPASS_AUTHORIZATION `local_secret` opens the key of requests that have none. It never leaves this process.
     """
 
     def __init__(self, data_dir: Path, settings: Settings, now: Callable[[], float] = time.time) -> None:
-        self._path = data_dir / FILE_NAME
+        self._place = keyplaces.place_of(data_dir, settings)
         self._settings = settings
         self._now = now
         self._lock = threading.Lock()               # owns the four below while they change
-        self._seen: keyfile.Signature | None = None     # of the file as last read, good or not
-        self._loaded = False                        # a good file was read once
+        self._seen: Signature | None = None         # of the list as last read, good or not
+        self._loaded = False                        # a good list was read once
         self._keys: dict[str, Key] = {}
         self._entries: dict[bytes, _Entry] = {}     # replaced as a whole, so readers need no lock
         self._issuers: dict[str, dict[str | None, _Entry]] = {}     # kid -> iss -> whose tokens come in as it
         self._problem: str | None = None
         self._tokens = _tokens(settings)
         self.local_secret = generate_api_key() if settings.bypass_authorization else None
-        with suppress(FileNotFoundError):
-            if not isinstance(records.parse(keyfile.read(self._path)[0], self._path), Document):
-                takeover.take_over(self._path, LOCK_WAIT, now())
+        with suppress(FileNotFoundError, Unavailable):      # a Redis that is away may come back
+            if settings.store == "files" and not isinstance(
+                    records.parse(self._place.read()[0], self._place.where), Document):
+                takeover.take_over(data_dir / FILE_NAME, LOCK_WAIT, now())
             self._load()
 
     # ------------------------------------------------------------ who is it
@@ -97,10 +100,10 @@ class Keys:
 
     @property
     def problem(self) -> str | None:
-        """What is wrong with the file while the last good keys go on working, for /readyz; None when all is well."""
+        """What is wrong with the list while the last good keys go on working, for /readyz; None when all is well."""
         self._refresh()
         problem = self._problem
-        return problem and problem.replace(str(self._path), FILE_NAME)      # where it is, is for the log alone
+        return problem and problem.replace(self._place.where, self._place.name)     # where it is, is for the log alone
 
     def list(self) -> list[Key]:
         """All keys, the revoked and expired too, in the order they were made."""
@@ -202,75 +205,79 @@ class Keys:
         log.warning("the master key was replaced on the command line; the old one no longer works")
         return secret
 
-    # ------------------------------------------------------------ the file
+    # ------------------------------------------------------------ the list
 
     def _change(self, edit: Callable[[edits.Records], T]) -> T:
-        """Reads, lets `edit` change the list, and writes, all under the file's lock: no process's change is lost."""
-        disk.make_dirs(self._path.parent)
-        try:
-            with disk.locked(self._path, LOCK_WAIT):
-                before = self._records()
+        """Reads, lets `edit` change the list, and writes, in one step for all others: no process's change is lost.
+        `edit` is called again where another was faster."""
+        with self._place.changing():
+            while True:
+                before, seen = self._records()
                 after = [*before]
                 result = edit(after)
                 disk.failpoint("keys_before_write")
-                if after != before:
-                    disk.write_atomic(self._path, records.encode(Document(keys=after)), mode=0o600)
-        except TimeoutError:
-            raise Unavailable(f"{FILE_NAME} is being changed by another process; try again") from None
+                if after == before or self._place.write(records.encode(Document(keys=after)), seen):
+                    break
         self._refresh()
         return result
 
-    def _records(self) -> edits.Records:
-        """What the file holds now, never what memory holds: an unreadable file is for a person to mend."""
+    def _records(self) -> tuple[edits.Records, Signature | None]:
+        """What is in the list now, never what memory holds, and its signature: one that cannot be read is for a person
+        to mend."""
+        name = self._place.name
         try:
-            document = records.parse(keyfile.read(self._path)[0], self._path)
+            data, seen = self._place.read()
+            document = records.parse(data, self._place.where)
         except FileNotFoundError:
             if self._loaded:
-                raise Unavailable(f"{FILE_NAME} has gone from the data folder; put it back, nothing is changed until "
-                                  "then", code="keys_unreadable") from None
-            return []
+                raise Unavailable(f"{name} has gone; put it back, nothing is changed until then",
+                                  code="keys_unreadable") from None
+            return [], ()
         except ConfigError as error:
             log.error("no key can be changed: %s", error)
-            raise Unavailable(f"{FILE_NAME} cannot be read; nothing is changed until it is mended (the log says what "
-                              "is wrong)", code="keys_unreadable") from None
+            raise Unavailable(f"{name} cannot be read; nothing is changed until it is mended (the log says what is "
+                              "wrong)", code="keys_unreadable") from None
         if isinstance(document, Document):
-            return document.keys
-        raise Unavailable(f"{FILE_NAME} is a plain one again; start the server anew to have it taken over",
+            return document.keys, seen
+        raise Unavailable(f"{name} is a plain one again; start the server anew to have it taken over",
                           code="keys_unreadable")
 
     def _refresh(self) -> None:
-        """Takes over a changed file; keeps the last good keys, and says so once, when it cannot be used."""
-        if self._seen is not None and keyfile.signature(self._path) == self._seen:
+        """Takes over a changed list; keeps the last good keys, and says so once, when it cannot be used. Unavailable
+        where there are no such keys, and who comes is not known."""
+        if self._seen is not None and self._place.signature() == self._seen:
             return
         with self._lock:
-            seen = keyfile.signature(self._path)
+            seen = self._place.signature()
             if seen == self._seen:
                 return
             try:
                 self._load()
             except FileNotFoundError:
-                self._keep(seen, f"{self._path} is missing")
+                self._keep(seen, f"{self._place.where} is missing")
             except ParleyError as error:
+                if not self._loaded and isinstance(error, Unavailable):
+                    raise
                 self._keep(seen, error.message)
 
     def _load(self) -> None:
-        data, seen = keyfile.read(self._path)
-        document = records.parse(data, self._path)
+        data, seen = self._place.read()
+        document = records.parse(data, self._place.where)
         if not isinstance(document, Document):
-            raise ConfigError(f"{self._path}: a plain file of ids and keys is taken over at the start only")
+            raise ConfigError(f"{self._place.where}: a plain file of ids and keys is taken over at the start only")
         self._keys = {record.id: records.key_of(record) for record in document.keys}
         self._entries = {entry.digest: entry for record in document.keys
                          for entry in _entries(record, self.local_secret)}
         self._issuers = _issuers(document)
         self._seen, self._loaded = seen, True
         if self._problem is not None:
-            log.info("%s can be used again", self._path)
+            log.info("%s can be used again", self._place.where)
         self._problem = None
 
-    def _keep(self, seen: keyfile.Signature, problem: str) -> None:
+    def _keep(self, seen: Signature, problem: str) -> None:
         self._seen = seen
         if problem != self._problem and (self._loaded or seen):
-            log.error("the keys of the last good file go on working: %s", problem)
+            log.error("the last good keys go on working: %s", problem)
         self._problem = problem
 
 

@@ -174,7 +174,7 @@ def encode(document: Document) -> bytes:
     return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
 
 
-def parse(data: bytes, path: Path) -> Document | dict[str, str]:
+def parse(data: bytes, path: Path | str) -> Document | dict[str, str]:
     """A document, or the seed's plain `{"<id>": "<key>"}`, which an empty file also is.
 
     `ConfigError` names file, line and what is wrong, and quotes nothing of the file: it may hold plain keys.
@@ -199,7 +199,7 @@ def parse(data: bytes, path: Path) -> Document | dict[str, str]:
     return document
 
 
-def _seed(value: dict[str, Any], text: str, path: Path) -> dict[str, str]:
+def _seed(value: dict[str, Any], text: str, path: Path | str) -> dict[str, str]:
     for name, secret in value.items():
         if not isinstance(secret, str):
             line = text[:max(text.find(json.dumps(name)), 0)].count("\n") + 1
@@ -208,7 +208,7 @@ def _seed(value: dict[str, Any], text: str, path: Path) -> dict[str, str]:
     return value
 
 
-def _check_unique(document: Document, path: Path) -> None:
+def _check_unique(document: Document, path: Path | str) -> None:
     ids = [record.id for record in document.keys]
     rotated = [secret.hash for record in document.keys for secret in record.old_secrets()]
     for what, values in (("id", ids), ("hash", [record.hash for record in document.keys] + rotated),
