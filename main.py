@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Parley: `main.py [serve|keys|models|sessions|doctor|chat]`, each with --help.
 
-Three further verbs are for Parley itself: the supervisor starts `runner`, `fake-runner` and `web` as its children and
-speaks to them over standard input (see services/wire.py).
+Further verbs are for Parley itself: the supervisor starts `runner`, `fake-runner`, `web` and `executor` as its children
+and speaks to them over standard input (see services/wire.py).
 """
 
 import sys
@@ -26,6 +26,9 @@ def run(arguments: list[str]) -> int:
         settings.no_tracing()
         if verb == "web":
             from services.web.serve import main
+            return main()
+        if verb == "executor":
+            from services.jobs.process import main
             return main()
         from services.cli import main as command_line
         return command_line(arguments)

@@ -9,20 +9,20 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import stat
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from services.cli.executor import EXECUTOR, Work
+from services.cli.signals import Signals
 from services.errors import ConfigError, NotFound, ParleyError
 from services.settings import ROOT, Settings, environment_with
 
@@ -94,31 +94,6 @@ class Web:
             os.killpg(self.process.pid, signal.SIGKILL)
 
 
-class Signals(threading.Thread):
-    """SIGTERM, SIGINT and SIGHUP, acted on in a thread of their own.
-
-    A Python handler runs in the middle of whatever the main thread does, also of taking a lock that it would need
-    itself; so the handlers do nothing, and the interpreter writes each signal's number to a socket that is read here.
-    """
-
-    NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-    def __init__(self, act: Callable[[int], None]) -> None:
-        super().__init__(name="signals", daemon=True)
-        self._act = act
-        self._arrived, self._wake = socket.socketpair()
-        self._wake.setblocking(False)
-        signal.set_wakeup_fd(self._wake.fileno())
-        for number in self.NUMBERS:
-            signal.signal(number, lambda *_: None)
-
-    def run(self) -> None:
-        while True:
-            for number in self._arrived.recv(64):
-                if number in self.NUMBERS:
-                    self._act(number)
-
-
 class Server:
     """Everything that `serve` starts. `stopping` is set by the first SIGTERM or SIGINT; a second one ends at once."""
 
@@ -153,6 +128,7 @@ class Server:
         self.supervisor = Supervisor(settings, self.run_dir, authkey, self.limiter, Figures(settings.metrics_keys),
                                      precheck, needs)
         self.web = Web(settings, self.supervisor.address, authkey)
+        self.work = Work(settings, self.supervisor.address, authkey)
         self.stopping = threading.Event()
 
     def run(self) -> int:
@@ -164,10 +140,13 @@ class Server:
                 preload(jobs_of(self.settings, self.wanted), self.wanted)
             if not self.settings.load_on_fly:
                 threading.Thread(target=self.follow_selection, name="follow-selection", daemon=True).start()
+            if EXECUTOR in self.settings.modules:
+                threading.Thread(target=self.work.watch, name="work", daemon=True).start()
             return self.watch()
         finally:
             self.supervisor.stop(0)
             self.web.kill()
+            self.work.end()
             self.limiter.close()
             shutil.rmtree(self.run_dir, ignore_errors=True)
             self.lock.close()
@@ -186,6 +165,7 @@ class Server:
         """The runners end at once; gunicorn gets AT_ONCE seconds to tell the clients and to keep what was written."""
         self.status = status
         self.supervisor.kill()
+        self.work.kill()
         for _ in range(2):
             self.web.signal(signal.SIGTERM)
             self.web.wait(AT_ONCE / 2)
@@ -194,6 +174,7 @@ class Server:
     def drain(self) -> None:
         """New work gets 503 while running answers end; then gunicorn lets its last bytes out and ends."""
         log.info("stopping: running answers get %g s", self.settings.drain_timeout)
+        self.work.stop()
         self.supervisor.stop(self.settings.drain_timeout)
         self.web.signal(signal.SIGTERM)
 

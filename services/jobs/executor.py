@@ -83,24 +83,26 @@ class Executor:
         self._runs: list[Run] = []
         self._suspect: Run | None = None        # taken, waits until it is alone
         self._housed = float("-inf")
+        self._drain = 0.0
         self._stopping = threading.Event()
         self._trouble = ""                      # what is wrong with the store, once told
 
-    def run(self, drain: float = 30.0) -> bool:
-        """Until `stop`, then for running jobs at most `drain` seconds more; what is not done by then goes back to the
-        front of the queue. False when it ended because a handler hangs: the process is to end, which ends that."""
+    def run(self) -> bool:
+        """Until `stop`. False when it ended because a handler hangs: the process is to end, which ends that."""
         self._recover()
         while not self._stopping.is_set() and not self._stuck():
             self._patiently(self.step)
-        until = time.monotonic() + drain
-        while any(not run.over for run in self._runs) and time.monotonic() < until:
+        began = time.monotonic()
+        while any(not run.over for run in self._runs) and time.monotonic() - began < self._drain:
             self._patiently(self._beat)
             self._settle(0.05)
         self._give_back()
         return not self._stuck()
 
-    def stop(self) -> None:
-        """From any thread, also from a signal's."""
+    def stop(self, drain: float) -> None:
+        """Take no more; running jobs have `drain` seconds to end, then they go back to the front of the queue. From any
+        thread, and again with another patience."""
+        self._drain = drain
         self._stopping.set()
 
     def step(self) -> None:
@@ -205,6 +207,9 @@ class Executor:
         """Try again what may go better: at once counted where the job itself may be why, else when there is room."""
         job = run.job
         waited = max(time.time() - job.created, 0.0)
+        if self._stopping.is_set() and isinstance(error, Unavailable):
+            self._say(run, partial(self._store.release, job))       # the engine ends, too
+            return
         if isinstance(error, RunnerCrashed):
             delay = 2.0 ** job.attempts if job.attempts < self._rules.attempts else None
         elif isinstance(error, Unavailable | TooManyRequests) and not isinstance(error, QuotaSpent):

@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,12 +86,25 @@ class SqliteJobs(JobStore):
         self._watch: sqlite3.Connection | None = None
         self._version = -1
         disk.make_dirs(data_dir)
-        with disk.told(self.path):
-            os.close(disk.open_file(self.path, os.O_RDWR | os.O_CREAT))
+        if not self.path.exists():
+            self._make()
         try:
             self._prepare()
         except Gone as error:
             raise ConfigError(error.message) from error
+
+    def _make(self) -> None:
+        """An empty file of mode 0600. It never is opened besides by SQLite: to close it would free the locks that this
+        process holds on it (sqlite.org/howtocorrupt.html, 2.2)."""
+        fresh = self.path.with_name(f".{FILE}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+        with disk.told(fresh):
+            os.close(disk.open_file(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+            try:
+                with suppress(FileExistsError):         # another process was faster
+                    os.link(fresh, self.path)
+            finally:
+                os.unlink(fresh)
+            disk.fsync_dir(self.path.parent)
 
     def _prepare(self) -> None:
         with self._database() as db:

@@ -182,7 +182,7 @@ def test_a_delivery_that_was_broken_off_is_made_again(store, receiver, monkeypat
     deadline = time.monotonic() + 20
     while store.get("k1", "a").callback["state"] != "delivered" and time.monotonic() < deadline:
         time.sleep(0.01)
-    executor.stop()
+    executor.stop(0.0)
     thread.join(20)
     assert store.get("k1", "a").callback["state"] == "delivered" and len(receiver.got) == 2 and not store.busy()
 

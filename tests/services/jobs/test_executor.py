@@ -28,14 +28,14 @@ def started(store):
 
     def start(handlers, rules=QUICK, worker="w", over=store):
         executor = Executor(over, handlers, worker, rules)
-        thread = threading.Thread(target=executor.run, kwargs={"drain": 0.0}, daemon=True)
+        thread = threading.Thread(target=executor.run, daemon=True)
         thread.start()
         running.append((executor, thread))
         return executor, thread
 
     yield start
     for executor, _ in running:
-        executor.stop()
+        executor.stop(0.0)
     for _, thread in running:
         thread.join(PATIENCE)
         assert not thread.is_alive()
@@ -244,7 +244,7 @@ def test_a_stop_gives_the_running_jobs_back_at_once_and_uncounted(store, started
     put(store, "b")
     executor, thread = started({"echo": handle}, Rules(concurrency=1, beat=0.02, look=0.02))
     assert working.wait(PATIENCE)
-    executor.stop()
+    executor.stop(0.0)
     thread.join(PATIENCE)
     again = store.take("other", ["echo"], 5.0)
     assert (again.id, again.attempts, again.fence) == ("a", 1, 2)
@@ -260,10 +260,10 @@ def test_a_stop_waits_for_what_is_about_to_end(store):
 
     put(store, "a")
     executor = Executor(store, {"echo": handle}, "w", QUICK)
-    thread = threading.Thread(target=executor.run, kwargs={"drain": PATIENCE})
+    thread = threading.Thread(target=executor.run)
     thread.start()
     began.wait(PATIENCE)
-    executor.stop()
+    executor.stop(PATIENCE)
     threading.Timer(0.05, gate.set).start()
     thread.join(PATIENCE)
     assert store.get("k1", "a").result == "done"
@@ -326,3 +326,20 @@ def test_callbacks_do_not_wait_for_jobs(store, started):
             Rules(concurrency=1, beat=0.02, look=0.02))
     until(lambda: told == [{"job": "a"}])
     gate.set()
+
+
+def test_an_engine_that_ends_with_the_executor_costs_no_attempt(store, started):
+    working, gate = threading.Event(), threading.Event()
+
+    def handle(job, tell):
+        working.set()
+        gate.wait(PATIENCE)
+        raise RunnerCrashed("the engine stops")
+
+    put(store, "a")
+    executor, thread = started({"echo": handle})
+    assert working.wait(PATIENCE)
+    executor.stop(PATIENCE)
+    gate.set()
+    thread.join(PATIENCE)
+    assert (store.get("k1", "a").state, store.get("k1", "a").attempts) == (PENDING, 0)

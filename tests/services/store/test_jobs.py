@@ -11,7 +11,7 @@ from services.errors import ConfigError, Gone, StorageFull, Unavailable
 from services.settings import Settings
 from services.store.crypto import FILE as KEYS
 from services.store.crypto import Cipher
-from services.store.jobs import ERROR, SUCCESS, Limits
+from services.store.jobs import CANCELLED, ERROR, SUCCESS, Limits
 from services.store.jobs_redis import RedisJobs
 from services.store.jobs_sqlite import FILE, SqliteJobs
 from services.store.opening import open_jobs, open_store
@@ -104,6 +104,18 @@ def test_an_owner_without_a_data_key_holds_nobody_up(tmp_path):
     later.put(job("b", owner="k2"))
     assert take(later).id == "b" and take(later) is None
     assert (later.sizes().delayed, later.sizes().dead) == (1, 0)
+
+
+def test_another_store_of_the_same_process_frees_no_lock(tmp_path):
+    """SQLite's locks are the process's: who opens and closes the file by hand lets go of all of them. Another process
+    then takes itself for the last one and removes the log that is in use."""
+    store = SqliteJobs(tmp_path)
+    store.put(job("a"))
+    SqliteJobs(tmp_path).close()
+    act = ("import pathlib, sys\nfrom services.store.jobs_sqlite import SqliteJobs\n"
+           "store = SqliteJobs(pathlib.Path(sys.argv[1])); store.cancel('k1', 'a'); store.close()")
+    assert subprocess.run([sys.executable, "-c", act, str(tmp_path)], timeout=60).returncode == 0
+    assert (tmp_path / f"{FILE}-wal").exists() and store.get("k1", "a").state == CANCELLED
 
 
 def test_a_damaged_file_is_told(tmp_path):

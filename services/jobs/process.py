@@ -1,0 +1,70 @@
+"""The executor's process: started by `serve` or `work`, and never outliving it.
+
+Standard input: one JSON line `{"control": address, "authkey": hex, "worker": name}`, then open for as long as the
+parent lives. Logs go to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+
+from auth.keys import Keys
+from auth.limits import Admissions
+from services import logs
+from services import settings as settings_module
+from services.chat.answer import Chat
+from services.chat.grounding import Grounding
+from services.chat.profiles import Profiles
+from services.chat.sessions import Sessions
+from services.engine.client import Engine
+from services.errors import ParleyError
+from services.jobs import summaries
+from services.jobs.callbacks import Callbacks
+from services.jobs.executor import Executor, Rules
+from services.settings import Settings
+from services.store.jobs import CALLBACK
+from services.store.opening import open_jobs, open_store
+
+log = logging.getLogger("parley.jobs")
+STUCK = 4                   # exit status: a handler hangs, which nothing but the end of its process ends
+
+
+def build(settings: Settings, control: str, authkey: bytes, worker: str) -> Executor:
+    """The executor of a data folder, with the engine at `control`."""
+    profiles = Profiles(settings.data_dir / "config.json", settings)
+    sessions = Sessions(open_store(settings, prepare=False))
+    engine, admissions = Engine(control, authkey), Admissions(control, authkey)
+    grounding = Grounding(settings, profiles, engine, admissions.count_tokens)
+    chat = Chat(settings, profiles, sessions, engine, grounding)
+    store = open_jobs(settings)
+    handlers = summaries.handlers(chat, Keys(settings.data_dir, settings), admissions)
+    rules = Rules(concurrency=settings.max_concurrency, timeout=settings.job_timeout)
+    return Executor(store, {**handlers, CALLBACK: Callbacks(store, grounding.fetcher)}, worker, rules)
+
+
+def main() -> int:
+    """Do jobs until told to end; the exit status. Runs in its own process only."""
+    try:
+        settings = settings_module.load()
+        logs.setup(settings.log_level, settings.debug)
+        line = json.loads(sys.stdin.buffer.readline())
+        executor = build(settings, line["control"], bytes.fromhex(line["authkey"]), line["worker"])
+    except ParleyError as error:
+        print(error, file=sys.stderr)
+        return 1
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: executor.stop(settings.drain_timeout))
+    threading.Thread(target=_end_with_parent, args=(executor,), name="parent", daemon=True).start()
+    return 0 if executor.run() else STUCK
+
+
+def _end_with_parent(executor: Executor) -> None:
+    while os.read(0, 4096):
+        pass
+    log.warning("the supervisor is gone: the executor ends")
+    executor.stop(0.0)
