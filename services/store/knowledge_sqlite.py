@@ -31,6 +31,7 @@ log = logging.getLogger("parley.store")
 SUFFIX = ".sqlite3"
 MEMORY = 512 << 20          # bytes of vectors held for all bases
 IDLE = 2                    # connections of a base that are kept open
+MOST_IDLE = 64              # connections of all bases that are; each has three files open
 _BESIDE = ("-wal", "-shm", ".lock")
 _WORD = re.compile(r"\w")
 _TABLES = f"""
@@ -63,7 +64,8 @@ class SqliteLibrary(Library):
         self._folder = data_dir / "knowledge"
         self._cipher = cipher
         self._loaded: OrderedDict[Path, Loaded] = OrderedDict()    # least recently used first; under _lock
-        self._idle: dict[Path, list[tuple[int, sqlite3.Connection]]] = {}   # open files by inode; under _lock
+        # open files by inode, least recently used first; under _lock
+        self._idle: OrderedDict[Path, list[tuple[int, sqlite3.Connection]]] = OrderedDict()
         self._lock = threading.Lock()
 
     def create(self, owner: str, name: str, about: dict[str, object]) -> SqliteCollection:
@@ -156,11 +158,20 @@ class SqliteLibrary(Library):
         except BaseException:
             db.close()
             raise
+        for spare in self._kept(path, inode, db):
+            spare.close()
+
+    def _kept(self, path: Path, inode: int, db: sqlite3.Connection) -> list[sqlite3.Connection]:
+        """Keep a connection open; those that are to be closed instead."""
         with self._lock:
-            if len(self._idle.setdefault(path, [])) < IDLE and path.is_file():
-                self._idle[path].append((inode, db))
-                return
-        db.close()
+            if len(self._idle.get(path, [])) >= IDLE or not path.is_file():
+                return [db]
+            self._idle.setdefault(path, []).append((inode, db))
+            self._idle.move_to_end(path)
+            spare: list[sqlite3.Connection] = []
+            while sum(map(len, self._idle.values())) > MOST_IDLE:
+                spare += [one for _, one in self._idle.popitem(last=False)[1]]
+            return spare
 
     def names(self) -> list[tuple[str, str]]:
         found = [(path.parent.name, path.name[:-len(SUFFIX)]) for path in self._folder.glob(f"*/*{SUFFIX}")
@@ -195,8 +206,9 @@ class SqliteCollection(SqlCollection):
         with self._database() as db:
             db.execute("PRAGMA journal_mode = WAL")
             db.executescript(_TABLES + ("" if self._codec.sealed else _WORDS))
-            db.execute("INSERT INTO about VALUES (?, ?, 0)", (self._codec.pack(json.dumps(about)),
-                                                              self._codec.pack(os.urandom(16).hex())))
+            begin = int.from_bytes(os.urandom(6), "big")        # not that of a base of this name that was deleted
+            db.execute("INSERT INTO about VALUES (?, ?, ?)", (self._codec.pack(json.dumps(about)),
+                                                              self._codec.pack(os.urandom(16).hex()), begin))
 
     def has_words(self) -> bool:
         """Whether its words are in the file, as those of plain bases are."""
@@ -277,7 +289,7 @@ class SqliteCollection(SqlCollection):
         return [(int(ids[at]), float(scores[at])) for at in order]
 
     def matching(self, words: Sequence[str], k: int) -> list[tuple[int, float]]:
-        phrases = ['"' + word.replace('"', '""') + '"' for word in words if _WORD.search(word)]
+        phrases = ['"' + word.replace('"', '""').replace("\0", " ") + '"' for word in words if _WORD.search(word)]
         if not phrases:
             return []
         if self._codec.sealed:

@@ -139,7 +139,7 @@ class KnowledgeContract:
         assert 0.8 < whole <= 1.0 and 0.2 < half < 0.6
         assert found("nothing") == found() == found("!?", '"', "--") == []
         for hostile in ('"', 'x" OR "the', "NEAR(", "a*", "title:x", "(", "' ; DROP TABLE chunks", "%s", "?", ":*",
-                        "&|!"):
+                        "&|!", "\0", "riv\0er"):
             base.matching([hostile, "river"], 5)
         assert found("river") == ["river"]
 

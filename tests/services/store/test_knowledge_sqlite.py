@@ -113,6 +113,30 @@ def test_memory_holds_the_bases_used_last(tmp_path, monkeypatch):
     assert len(library._loaded) <= 2
 
 
+def test_no_more_files_stay_open_than_may(tmp_path, monkeypatch):
+    monkeypatch.setattr(knowledge_sqlite, "MOST_IDLE", 5)
+    here, elsewhere = SqliteLibrary(tmp_path), SqliteLibrary(tmp_path)
+    bases = [here.create("0", f"b{n}", {}) for n in range(20)]
+    before = len(os.listdir("/proc/self/fd"))
+    for base in bases * 2:
+        assert base.sources() == []
+    assert len(os.listdir("/proc/self/fd")) <= before + 3 * 5      # each has a log and its index
+    for n in range(20):
+        elsewhere.delete("0", f"b{n}")
+    assert len(os.listdir("/proc/self/fd")) <= before + 3 * 5
+
+
+def test_a_base_that_another_process_made_anew_is_another_one(tmp_path):
+    here, elsewhere = SqliteLibrary(tmp_path), SqliteLibrary(tmp_path)
+    base = here.create("0", "facts", {})
+    filled(base, one=("old", vector(1, 0)), two=("older", vector(0, 1)))
+    assert names(base, base.near(vector(1, 0), 1)) == ["one"]
+    elsewhere.delete("0", "facts")
+    filled(elsewhere.create("0", "facts", {}), three=("new", vector(0, 1)), four=("newer", vector(1, 0)))
+    base = here.open("0", "facts")
+    assert names(base, base.near(vector(1, 0), 1)) == ["four"]
+
+
 def test_a_writer_that_was_killed_leaves_whole_documents(tmp_path):
     base = SqliteLibrary(tmp_path).create("0", "facts", {})
     filled(base, one=("a text", vector(1, 0)))
