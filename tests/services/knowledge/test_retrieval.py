@@ -29,13 +29,13 @@ def model(tmp_path_factory):
 
 
 def test_both_halves_together_find_at_least_what_each_finds(model, tmp_path):
-    """A third of the set that nothing was tuned on; the bench asks all of it."""
+    """A part of the set that no number was tuned on; the bench asks all of it."""
     documents, questions = make()
     assert len(documents) >= 300 and len(questions) >= 150
-    questions = questions[::3]
+    questions = questions[::5]
     asked = {question.title for question in questions}
     others = [title for title in documents if title not in asked]
-    documents = {title: documents[title] for title in [*asked, *others[::4]]}
+    documents = {title: documents[title] for title in [*asked, *others[::6]]}
     server = Server(furnished(tmp_path, model), "llama").start()
     try:
         fill(server, "unseen", documents)
@@ -46,4 +46,4 @@ def test_both_halves_together_find_at_least_what_each_finds(model, tmp_path):
     for kind in ("paraphrases", "codes", "forms", "all"):
         best = max(table["vectors", kind, 5], table["words", kind, 5])
         assert table["hybrid", kind, 5] >= best, f"{kind}\n{told}"
-    assert table["hybrid", "all", 5] >= 48 and table["hybrid", "all", 1] >= table["vectors", "all", 1], told
+    assert table["hybrid", "all", 5] >= 29 and table["hybrid", "all", 1] >= table["vectors", "all", 1], told
