@@ -15,7 +15,7 @@ from tests.bench.bench_peer import BENCHES
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "models" / "README.md", ROOT / "examples" / "clients.md",
-         ROOT / "examples" / "personalities.md",
+         ROOT / "examples" / "personalities.md", ROOT / "examples" / "summaries.md",
          ROOT / "examples" / "starter_model" / "README.md"]
 README = PAGES[0].read_text()
 
