@@ -14,6 +14,7 @@ import os
 import secrets
 import signal
 import stat
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from weakref import WeakValueDictionary
 
 from services.errors import ConfigError, ParleyError, StorageFull, Unavailable
 
@@ -318,15 +320,31 @@ def lock_fd(fd: int, path: Path, wait: float) -> None:
         pause = min(pause * 1.5, 0.05)
 
 
+_lines: WeakValueDictionary[Path, threading.Lock] = WeakValueDictionary()
+_lines_guard = threading.Lock()
+
+
 @contextmanager
 def locked(path: Path, wait: float = 10.0) -> Iterator[None]:
-    """Holds the lock of `path` (on `<path>.lock` beside it). TimeoutError after `wait` seconds."""
+    """Holds the lock of `path` (on `<path>.lock` beside it). TimeoutError after `wait` seconds.
+
+    The kernel tells nobody that such a lock is free, so who waits asks again and again. Of this process's threads only
+    the first in line does: hundreds that ask would keep the one that holds it from its work.
+    """
     beside = path.with_name(path.name + ".lock")
-    fd = _take_lock(beside, time.monotonic() + wait)
+    deadline = time.monotonic() + wait
+    with _lines_guard:
+        line = _lines.setdefault(beside, threading.Lock())
+    if not line.acquire(timeout=max(0.0, wait)):
+        raise TimeoutError(f"{beside.name} is in use")
     try:
-        yield
+        fd = _take_lock(beside, deadline)
+        try:
+            yield
+        finally:
+            os.close(fd)
     finally:
-        os.close(fd)
+        line.release()
 
 
 def _take_lock(path: Path, deadline: float) -> int:

@@ -37,6 +37,7 @@ from services.store.listing import SUFFIX, Listing
 
 log = logging.getLogger("parley.store")
 Choose = Callable[[Collection[str]], str]
+MAKING = 300.0          # seconds: where hundreds begin a session at once on a slow disk, each gets its turn
 
 
 class FileLog(Log):
@@ -206,7 +207,7 @@ class FileStore(Store):
         folder = self._owner_folder(owner) or disk.make_dirs(self.folder / owner, follow=False)
         files: dict[Path, bytes] = {}
         try:
-            with disk.locked(folder / ".new", 30):
+            with disk.locked(folder / ".new", MAKING):
                 used = _Ids(folder)
                 for choose, records in sessions:
                     sid = choose(used)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,26 @@ def test_locked_keeps_others_out_and_times_out(tmp_path):
     for thread in threads:
         thread.join(30)
     assert sorted(order) == list(range(8))
+
+
+def test_of_many_threads_in_line_one_asks_for_the_lock(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(disk, "watcher", lambda op: asked.append(op.path) if op.kind == "lock" else None)
+    coming = threading.Barrier(21)
+
+    def enter(patience):
+        coming.wait(30)
+        with disk.locked(tmp_path / "x", patience):
+            return True
+    with ThreadPoolExecutor(20) as pool:
+        with disk.locked(tmp_path / "x"):
+            entered = [pool.submit(enter, 30 if number else 0.05) for number in range(20)]
+            coming.wait(30)
+            with pytest.raises(TimeoutError):
+                entered[0].result(30)
+            assert len(asked) <= 2
+        assert all(one.result(30) for one in entered[1:])
+    assert len(set(asked)) == 1 and len(asked) in (20, 21)
 
 
 def test_failpoints(tmp_path, monkeypatch):
