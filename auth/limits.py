@@ -1,7 +1,8 @@
 """Requests and tokens per minute, tokens in all, and answers in parallel: `Limiter` counts in the supervisor,
 `Admissions` asks from the web side.
 
-There is one `Limiter` per server however many web workers, so a limit is exact. A place for an answer is held by an
+There is one `Limiter` per server however many web workers, so a limit is exact; servers that share a Redis count there
+together (`auth.shared_limits`). A place for an answer is held by an
 open connection: whatever becomes of a worker, its places are free as soon as it is gone.
 
 An admission's `key` on the wire is `<key id>` or `<key id>/answer`: requests are counted per key id, places per whole
@@ -15,19 +16,24 @@ import logging
 import threading
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from auth import refusals
 from auth.records import Key
 from auth.usage import UsageBook
 from auth.windows import Amounts, Windows
 from services import wire
-from services.errors import QuotaSpent, TooManyRequests, Unavailable, from_code
+from services.errors import TooManyRequests, Unavailable, from_code
+from services.settings import Settings
+
+if TYPE_CHECKING:
+    from auth.shared_limits import SharedLimiter
 
 log = logging.getLogger("parley.auth")
 WRONG_KEYS_PER_MINUTE = 60      # per source address and web worker; a right key is never refused for wrong ones
 PATIENCE = 0.1                  # seconds to wait for a place: one given back by an answer's end may still be on its way
-NEVER = 86400.0                 # seconds after which to try again where a budget is spent for good
 ANSWER_TIMEOUT = 10.0           # seconds the supervisor may take to say yes or no
 
 
@@ -54,13 +60,12 @@ class Limiter:
         with self._freed:
             if spent := self._spent(key_id, request):
                 return spent
-            if not self._freed.wait_for(lambda: max_parallel is None or self._places[key] < max_parallel, PATIENCE):
-                return _refused("max_parallel", max_parallel, 1.0, f"this key may have {max_parallel} answers at the "
-                                "same time (max_parallel); wait until one has ended")
+            if max_parallel is not None and not self._freed.wait_for(
+                    lambda: self._places[key] < max_parallel, PATIENCE):
+                return refusals.no_place(max_parallel)
             hit = None if rpm is None else self._windows.hit(key_id, rpm, cost)
-            if hit is not None and not hit.allowed:
-                return _refused("requests_per_minute", rpm, max(hit.reset, 0.1), f"this key may make {rpm} requests a "
-                                f"minute (requests_per_minute); try again in {hit.reset:.0f} s")
+            if rpm is not None and hit is not None and not hit.allowed:
+                return refusals.no_request(rpm, hit.reset)
             self._places[key] += 1
         if cost:
             self._book.add(key_id, requests=cost)
@@ -69,17 +74,11 @@ class Limiter:
     def _spent(self, key_id: str, request: wire.Admit) -> wire.Failed | None:
         """Why no more tokens may be used now."""
         most, budget = request.tokens_per_minute, request.token_budget
-        wait = 0.0 if most is None else self._tokens.wait(key_id, most)
-        if wait:
-            return _refused("tokens_per_minute", most, wait, f"this key has used the {most} tokens that it may in a "
-                            f"minute (tokens_per_minute); try again in {wait:.0f} s")
+        if most is not None and (wait := self._tokens.wait(key_id, most)):
+            return refusals.no_tokens(most, wait)
         if budget is None or self._book.spent(key_id, budget.per) < budget.tokens:
             return None
-        left = self._book.renewal(budget.per)
-        period = "in all" if left is None else f"a {budget.per}"
-        when = "ask for a key with more" if left is None else f"they are given anew in {left:.0f} s"
-        return _refused("token_budget", budget.tokens, NEVER if left is None else left, f"this key has used the "
-                        f"{budget.tokens} tokens that it may {period} (token_budget); {when}", code=QuotaSpent.code)
+        return refusals.no_budget(budget, self._book.renewal(budget.per))
 
     def release(self, key: str) -> None:
         """Gives one place back."""
@@ -108,10 +107,12 @@ class Limiter:
             self._book.save()
 
 
-def _refused(limit: str, value: int | None, retry_after: float, message: str,
-             code: str = TooManyRequests.code) -> wire.Failed:
-    return wire.Failed(code=code, message=message, retry_after=retry_after,
-                       details={"limit": limit, "value": value})
+def open_limiter(settings: Settings) -> Limiter | SharedLimiter:
+    """What counts for this server, or with STORE=redis for all that have one Redis."""
+    if settings.store == "files":
+        return Limiter(settings.data_dir)
+    from auth.shared_limits import SharedLimiter
+    return SharedLimiter.of(settings)
 
 
 class Ticket:

@@ -44,6 +44,22 @@ class _File(msgspec.Struct, frozen=True):
     spent: dict[str, Spent] = {}
 
 
+def today(now: float) -> tuple[str, str]:
+    """The day and the month of UTC at a Unix time."""
+    at = datetime.fromtimestamp(now, timezone.utc)
+    return at.strftime(DAY), at.strftime(MONTH)
+
+
+def renewal(per: str, now: float) -> float | None:
+    """Seconds from a Unix time until the next day or month of UTC; None for "total", which never begins anew."""
+    at = datetime.fromtimestamp(now, timezone.utc)
+    begun = at.replace(hour=0, minute=0, second=0, microsecond=0)
+    if per == "total":
+        return None
+    month = (begun.replace(day=1) + timedelta(days=32)).replace(day=1)
+    return ((begun + timedelta(days=1) if per == "day" else month) - at).total_seconds()
+
+
 class UsageBook:
     """Counters per key id, in `data_dir/usage.json` after each `save`. Safe for threads; one process may own a folder.
 
@@ -93,16 +109,10 @@ class UsageBook:
 
     def renewal(self, per: str) -> float | None:
         """Seconds until the next day or month of UTC; None for "total", which never begins anew."""
-        now = datetime.fromtimestamp(self._now(), timezone.utc)
-        today = now.replace(hour=0, minute=0, second=0, microsecond=0)
-        if per == "total":
-            return None
-        month = (today.replace(day=1) + timedelta(days=32)).replace(day=1)
-        return ((today + timedelta(days=1) if per == "day" else month) - now).total_seconds()
+        return renewal(per, self._now())
 
     def _today(self) -> tuple[str, str]:
-        now = datetime.fromtimestamp(self._now(), timezone.utc)
-        return now.strftime(DAY), now.strftime(MONTH)
+        return today(self._now())
 
     def save(self) -> None:
         """Writes what changed. A failure is logged once and the next call tries again."""

@@ -21,6 +21,8 @@ log = logging.getLogger("parley.store")
 CONNECT = 2.0               # seconds
 ANSWER = 5.0                # seconds
 START = 30.0                # seconds that a start waits for Redis
+QUIET = 10.0                # seconds between two lines of the log about what is wrong
+_logged = -QUIET            # monotonic seconds
 
 
 def configured(settings: Settings) -> bool:
@@ -62,9 +64,17 @@ def _meaning(error: redis.RedisError) -> ParleyError:
     import redis
     if isinstance(error, redis.exceptions.OutOfMemoryError):
         return StorageFull("Redis has no memory left (maxmemory): give it more, nothing that was saved is lost")
-    log.warning("Redis: %s", error)
+    _log(error)
     return Unavailable("Redis, which holds this, does not answer as it should; the server's log says why",
                        code="redis_unavailable", retry_after=2)
+
+
+def _log(error: redis.RedisError) -> None:
+    """Now and then: while Redis is away, every call says the same."""
+    global _logged
+    if time.monotonic() - _logged > QUIET:
+        _logged = time.monotonic()
+        log.warning("Redis: %s", error)
 
 
 def wait_for(client: redis.Redis, seconds: float = START) -> None:
