@@ -66,7 +66,7 @@ def content_of(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most: int) -> by
     try:
         with archive.open(info) as stream:
             content = stream.read(most + 1)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, struct.error) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, struct.error) as error:
         raise _unreadable(f"{name!r} in it is damaged ({error})") from None
     if len(content) > most:
         raise TooLarge(f"{name!r} in the archive is larger than is taken, or together with the others")

@@ -62,16 +62,17 @@ def lying():
     return bytes(data)
 
 
-def locked():
+def locked(flag=1):
     data = bytearray(zipped([("a", b"x")]))
     for mark, offset in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
-        data[data.rindex(mark) + offset] |= 1
+        data[data.rindex(mark) + offset] |= flag
     return bytes(data)
 
 
 @pytest.mark.parametrize("data", [b"", b"PK\x03\x04", zipped([("a", "b" * 5000)])[:-40], lying(), locked(),
-                                  zipped([("a", "b")], zipfile.ZIP_BZIP2), zipped([("a", "b")], zipfile.ZIP_LZMA)],
-                         ids=["empty", "head", "cut", "lying", "locked", "bzip2", "lzma"])
+                                  locked(0x20), locked(0x40), zipped([("a", "b")], zipfile.ZIP_BZIP2),
+                                  zipped([("a", "b")], zipfile.ZIP_LZMA)],
+                         ids=["empty", "head", "cut", "lying", "locked", "patch", "strongly", "bzip2", "lzma"])
 def test_what_cannot_be_read_is_told_of(data):
     with pytest.raises(Unprocessable) as caught:
         list(members(data))
