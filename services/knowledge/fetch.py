@@ -72,7 +72,7 @@ class Fetcher:
         self._rate = Rate(PER_MINUTE)
         self._seats = threading.BoundedSemaphore(AT_ONCE)
         self._lock = threading.Lock()               # guards what follows
-        self._going: dict[str, Future[Page]] = {}   # URL -> the fetch that others wait for
+        self._going: dict[str, Future[Page]] = {}   # `_name` -> the fetch that others wait for
 
     @property
     def on(self) -> bool:
@@ -88,7 +88,7 @@ class Fetcher:
         asked = urls.parse(url)
         if trip is not None:
             trip.step()
-        page = None if fresh else self._pages.get(str(asked))
+        page = None if fresh else self._pages.get(_name(asked, polite))
         return page or self._shared(asked, owner, polite)
 
     def read(self, url: str, *, owner: str = "", trip: Trip | None = None, fresh: bool = False,
@@ -117,16 +117,17 @@ class Fetcher:
 
     def _shared(self, url: Url, owner: str, polite: bool) -> Page:
         """Who asks for what is being fetched already waits for that (row R14)."""
+        name = _name(url, polite)
         with self._lock:
-            going = self._going.get(str(url))
+            going = self._going.get(name)
             if going is None:
                 self._rate.step(owner)
-                mine = self._going[str(url)] = Future()
+                mine = self._going[name] = Future()
         if going is not None:
             return going.result()
         try:
             page = self._fetched(url, polite)
-            self._pages.put(str(url), page)
+            self._pages.put(name, page)
             mine.set_result(page)
             return page
         except BaseException as error:
@@ -134,7 +135,7 @@ class Fetcher:
             raise
         finally:
             with self._lock:
-                del self._going[str(url)]
+                del self._going[name]
 
     def _fetched(self, url: Url, polite: bool) -> Page:
         seconds = self._settings.fetch_timeout
@@ -178,6 +179,11 @@ class Fetcher:
                     return
             url = _next(url, location)
         raise FetchFailed(f"{url.host} redirects more than {MAX_REDIRECTS} times: given up", param="url")
+
+
+def _name(url: Url, polite: bool) -> str:
+    """What a page is remembered by: what was had without the leave of robots.txt is not for who needs that."""
+    return str(url) if polite else f"without leave {url}"
 
 
 def _next(url: Url, location: str) -> Url:

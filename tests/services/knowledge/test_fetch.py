@@ -349,6 +349,13 @@ def test_robots_are_honoured_and_remembered(server):
     assert [path for path, _ in server.asked] == ["/robots.txt", "/"]
 
 
+def test_what_was_had_without_leave_is_not_for_who_needs_it(server):
+    server.pages["/robots.txt"] = page(b"User-agent: *\nDisallow: /", "200 OK", "text/plain")
+    fetcher = server.fetcher()
+    assert fetcher.get("http://good.test/", polite=False).data
+    refused(lambda: fetcher.get("http://good.test/"), BadRequest, code="url_blocked")
+
+
 def test_robots_of_a_redirects_target_count(server):
     server.pages["/robots.txt"] = lambda connection: connection.sendall(page(
         b"User-agent: Parley\nDisallow: /" if server.asked[-1][1]["host"] == "closed.test" else b"", kind="text/plain"))
