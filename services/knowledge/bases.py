@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import Any
@@ -157,9 +158,10 @@ class Bases:
         return self.source(owner, ref, source.id)
 
     def sources(self, owner: str, ref: str) -> list[dict[str, Any]]:
-        collection = self.find(owner, ref)
-        documents = collection.documents()
-        return [_source_shown(source, documents) for source in collection.sources()]
+        collection, documents = self.find(owner, ref), defaultdict[str, list[Document]](list)
+        for document in collection.documents():
+            documents[document.source].append(document)
+        return [_source_shown(source, documents[source.id]) for source in collection.sources()]
 
     def source(self, owner: str, ref: str, id: str) -> dict[str, Any]:
         collection = self.find(owner, ref)
@@ -257,14 +259,14 @@ def _again(source: Source) -> Source | None:
     return replace(source, state=QUEUED, task=task, error=None, tries=0, next_try=0.0)
 
 
-def _source_shown(source: Source, documents: Iterable[Document]) -> dict[str, Any]:
-    mine = [document for document in documents if document.source == source.id]
+def _source_shown(source: Source, documents: Sequence[Document]) -> dict[str, Any]:
+    """With what is told of its `documents`."""
     return {"id": source.id, "kind": source.kind, "name": source.name, "options": source.options,
             "state": source.state, "error": source.error,
             "next_try": stamp(source.next_try) if source.next_try else None,
             "problems": list(source.problems), "added": source.added, "updated": source.updated or source.added,
-            "documents": len(mine), "indexed": sum(document.indexed for document in mine),
-            "chunks": sum(document.chunks for document in mine)}
+            "documents": len(documents), "indexed": sum(document.indexed for document in documents),
+            "chunks": sum(document.chunks for document in documents)}
 
 
 def _document_shown(document: Document) -> dict[str, Any]:
