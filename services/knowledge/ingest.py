@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Protocol
@@ -185,6 +186,7 @@ class Ingester:
         """Its documents into the store. Those of before that it does not have any more go."""
         problems: list[Problem] = []
         seen: set[str] = set()
+        before = {document.name: document.id for document in collection.documents(source.id)}
 
         going = self._teller(collection, source)
         for found in self._reader.read(source, collection.payload(source.id), collection.owner, going):
@@ -192,22 +194,28 @@ class Ingester:
                 problems.append(found)
                 continue
             seen.add(found.name)
-            self._check_room(collection, found)
+            self._check_room(collection, found, before.get(found.name))
             if not collection.put_document(replace(found, source=source.id, added=stamp(self._now()))):
                 raise Gone
         kept = seen | {problem.name for problem in problems}
         whole = not any(problem.cut for problem in problems)
         for old in collection.documents(source.id):
             if whole and old.name not in kept:
-                collection.delete_document(old.id)
+                with _unless_deleted():
+                    collection.delete_document(old.id)
         return self._tell(collection, replace(source, task="index", problems=_told(problems)), keep_payload=False)
 
-    def _check_room(self, collection: Collection, document: Document) -> None:
+    def _check_room(self, collection: Collection, document: Document, replaced: int | None) -> None:
+        """`replaced`: the id of the document in whose place it comes."""
         size, most = collection.size(), self._limits
-        if size.documents >= most.documents:
+        characters = size.characters + len(document.text)
+        if replaced is None and size.documents >= most.documents:
             raise TooLarge(f"the base has {size.documents} documents, which is as many as it may "
                            "(KNOWLEDGE_MAX_DOCUMENTS): delete some, or begin another base")
-        if size.characters + len(document.text) > most.characters:
+        if replaced is not None and characters > most.characters:
+            with _unless_deleted():
+                characters -= len(collection.document(replaced).text)
+        if characters > most.characters:
             raise TooLarge(f"{document.name[:200]} has {len(document.text)} characters; with it the base would have "
                            f"more than the {most.characters} that it may (KNOWLEDGE_MAX_BYTES)")
 
@@ -224,8 +232,20 @@ class Ingester:
                                     if now["fingerprint"] == about.fingerprint else now)
             for id in ids:
                 beat()
-                made = chunks(collection.document(id), embedder, about.chunk_tokens)
-                collection.put_chunks(id, made, {"fingerprint": about.fingerprint, "chunk_tokens": about.chunk_tokens})
+                with _unless_deleted():
+                    made = chunks(collection.document(id), embedder, about.chunk_tokens)
+                    collection.put_chunks(id, made, {"fingerprint": about.fingerprint,
+                                                     "chunk_tokens": about.chunk_tokens})
+
+
+@contextmanager
+def _unless_deleted() -> Iterator[None]:
+    """Around what is done with one document, which somebody may delete meanwhile."""
+    try:
+        yield
+    except NotFound as error:
+        if error.code != "document_not_found":
+            raise
 
 
 def _told(problems: list[Problem]) -> tuple[str, ...]:

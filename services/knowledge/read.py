@@ -12,7 +12,7 @@ from services.knowledge import documents, urls
 from services.knowledge.archives import members
 from services.knowledge.documents import clean, one_line
 from services.knowledge.extract import extract
-from services.knowledge.fetch import Fetcher, Trip
+from services.knowledge.fetch import Fetcher
 from services.knowledge.ingest import Problem
 from services.store.knowledge import Document, Source
 
@@ -36,7 +36,7 @@ class SourceReader:
         if source.kind == "crawl":
             return self._crawl(source, owner, going)
         if source.kind == "url":
-            return iter([_stored(self._get(source.name, owner, Trip(), going))])
+            return iter([_stored(self._get(source.name, owner, going))])
         assert payload is not None, "what was sent is kept until it was read"
         if source.kind == "zip":
             return _zip(payload, going)
@@ -51,7 +51,7 @@ class SourceReader:
         start = urls.parse(source.name)
         most, depth = int(source.options.get("max_pages", PAGES)), int(source.options.get("max_depth", DEPTH))
         seen, waiting = {str(start)}, deque([(str(start), 0)])
-        trip, known, delays = Trip(left=most), set[str](), 0.0
+        known, delays = set[str](), 0.0
         for number in range(most):
             if not waiting:
                 return
@@ -64,7 +64,7 @@ class SourceReader:
                         yield _too_slow(url, delay, len(waiting) + 1)
                         return
                     self._wait(delay, going)
-                page = self._get(url, owner, trip, going)
+                page = self._get(url, owner, going)
             except (Unavailable, Forbidden):
                 raise
             except ParleyError as error:
@@ -76,18 +76,18 @@ class SourceReader:
                 known.add(page.source)
                 yield _stored(page)
                 for link in page.links if level < depth else ():
-                    if (found := _same_host(link.url, start.host)) and found not in seen:
+                    if len(seen) < most and (found := _same_host(link.url, start.host)) and found not in seen:
                         seen.add(found)
                         waiting.append((found, level + 1))
 
-    def _get(self, url: str, owner: str, trip: Trip, going: Callable[[], None]) -> documents.Document:
+    def _get(self, url: str, owner: str, going: Callable[[], None]) -> documents.Document:
         """The document at `url`; waits while its owner has asked for too many."""
         for last in (*[False] * PATIENCE, True):
             going()
             try:
-                return self._fetcher.read(url, owner=owner, trip=trip, fresh=True)
+                return self._fetcher.read(url, owner=owner, fresh=True)
             except TooManyRequests as error:
-                if last or error.code == "too_many_urls":
+                if last:
                     raise
                 self._wait(min(error.retry_after or 1.0, LONGEST_WAIT), going)
         raise AssertionError("the last time was raised")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import tracemalloc
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -19,8 +20,10 @@ from services.knowledge.documents import Document, Link, Section
 from services.knowledge.index import Indexer, Model
 from services.knowledge.ingest import FIRST_WAIT, LONGEST_WAIT, MOST_TRIES, Limits, stamp
 from services.knowledge.read import SourceReader, kind_of
+from services.knowledge.recent import Rate
 from services.store.knowledge import Source
 from services.store.knowledge_sqlite import SqliteLibrary
+from tests.services.knowledge.evil import Evil, page
 from tests.services.web.conftest import wait_until
 
 READY = wire.Ready(model="m.gguf", architecture="fake", n_ctx=64, n_ctx_train=64, n_slots=1, n_vocab=9, n_threads=1,
@@ -156,6 +159,64 @@ def test_a_crawl_waits_for_its_owners_rate(world):
     assert world.slept == [1.0, 1.0, 0.5] * 2
     world.web.pages = {"https://a.example/": busy}
     assert world.add("url", "https://a.example/")["error"] == "slowly"
+
+
+def test_a_crawl_reads_all_pages_however_often_it_waits_for_its_rate():
+    server, clock = Evil(), [0.0]
+    for number in range(12):
+        server.pages[f"/{number}"] = page(f"<main>{number} <a href='/{number + 1}'>next</a></main>".encode())
+    fetcher = server.fetcher()
+    fetcher._rate = Rate(1, now=lambda: clock[0])
+    source = Source(id="1", kind="crawl", name="http://good.test/0", options={"max_pages": 12, "max_depth": 20})
+
+    def sleep(seconds):
+        clock[0] += seconds
+    found = list(SourceReader(fetcher, sleep).read(source, None, "kAnn", lambda: None))
+    server.end()
+    assert [type(one).__name__ for one in found] == ["Document"] * 12
+
+
+def test_a_crawl_keeps_no_more_addresses_in_mind_than_it_may_read(world):
+    made = []
+
+    def wide(url, **_):
+        made.append(url)
+        links = tuple(Link(f"https://a.example/{len(made)}/{number}/{'x' * 1000}") for number in range(500))
+        return Document(title="", text="x", source=url, media_type="text/html", links=links)
+    world.web.read = wide
+    source = Source(id="1", kind="crawl", name="https://a.example/", options={"max_pages": 30, "max_depth": 9})
+    tracemalloc.start()
+    found = sum(1 for _ in world.reader.read(source, None, "kAnn", lambda: None))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == len(made) == 30 and peak < 5 << 20
+
+
+def test_a_document_may_be_deleted_while_its_source_is_indexed(world):
+    world.web.pages, embed, deleted = site("https://a.example/one"), world.engine.embed, []
+
+    def embed_later(request):
+        if not deleted:
+            deleted.append(2)
+            world.bases.delete_document("kAnn", "facts", 2)
+        return embed(request)
+    world.engine.embed = embed_later
+    source = world.add("crawl", "https://a.example/", max_depth=9)
+    assert (source["state"], source["documents"], source["indexed"]) == ("done", 3, 3)
+
+
+@pytest.mark.parametrize("limits", [{"documents": 1}, {"characters": 10}])
+def test_what_is_read_again_takes_the_place_of_what_was_there(tmp_path, limits):
+    world = World(tmp_path, **limits)
+    world.web.pages = {"https://a.example/": ["old text", "new text", "far too long"]}
+    assert world.add("url", "https://a.example/")["state"] == "done"
+
+    def refreshed():
+        world.bases.refresh("kAnn", "facts")
+        world.work()
+        return world.bases.sources("kAnn", "facts")[0]["state"]
+    assert refreshed() == "done" and world.found("new") == ["https://a.example/"]
+    assert refreshed() == ("error" if "characters" in limits else "done")
 
 
 def test_a_crawl_waits_between_pages_as_robots_ask(world):
