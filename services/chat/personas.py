@@ -52,9 +52,10 @@ class Personas:
         self._told: set[str] = set()                # fields without effect that the log has told of
         self._wrong: str | None = None              # why the files are not what is used
         self._sources: tuple[str, ...] = ()         # files that personalities name
-        self._seen = self._signature()
-        self._state = self._load(lenient=True)
-        self._seen = self._signature()
+        self._seen: tuple[tuple[str, config.Signature | None], ...] | None = None      # of the files that were read
+        self._state = _State({})
+        while self._changed():
+            self._state = self._load(lenient=True)
 
     @property
     def problem(self) -> str | None:
@@ -71,16 +72,13 @@ class Personas:
     def current(self) -> dict[str, Persona]:
         """The personalities by name."""
         with self._lock:
-            seen = self._signature()
-            if seen != self._seen:
-                self._seen = seen
+            while self._changed():
                 try:
                     self._state, self._wrong = self._load(), None
                     log.info("%s was changed and is in use", config.shown(self.folder))
                 except ConfigError as error:
                     self._wrong = error.message
                     log.error("%s; the last good personalities stay in use", error.message)
-                self._seen = self._signature()
             return self._state.personas
 
     def allowed(self, key_id: str) -> dict[str, Persona]:
@@ -100,6 +98,11 @@ class Personas:
         raise NotFound(f"no personality {name[:80]!r}; {known}", code="personality_not_found", param="personality")
 
     # ------------------------------------------------------------ the files
+
+    def _changed(self) -> bool:
+        """Whether the files are others than when this was last asked: also those that are named since then."""
+        before, self._seen = self._seen, self._signature()
+        return self._seen != before
 
     def _signature(self) -> tuple[tuple[str, config.Signature | None], ...]:
         files = (*_files(self.folder), *(self.folder / name for name in self._sources))

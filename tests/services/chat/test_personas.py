@@ -11,6 +11,7 @@ import pytest
 from services.chat.personas import Personas, ensure_default
 from services.chat.shipped_personas import SHIPPED
 from services.errors import Forbidden, NotFound
+from services.store import config
 
 
 @pytest.fixture
@@ -114,6 +115,23 @@ def test_file_beside_it_is_read_and_followed(folder):
     (folder / "facts.md").write_bytes(b"\xff\xfe")
     assert personas.current()["a"].system.endswith("blue.")
     assert "not UTF-8" in personas.problem
+
+
+@pytest.mark.parametrize("begun", [True, False], ids=["reload", "start"])
+def test_what_is_written_while_it_is_read_is_not_missed(folder, monkeypatch, begun):
+    write(folder, "a.json", {"a": {"imperative": "first"}})
+    personas = Personas(folder) if begun else None
+    write(folder, "a.json", {"a": {"imperative": "second one"}})
+    read = config.read
+
+    def slow(path, what):
+        document = read(path, what)
+        if document.values["a"]["imperative"] == "second one":
+            write(folder, "a.json", {"a": {"imperative": "the third and last"}})
+        return document
+    monkeypatch.setattr(config, "read", slow)
+    personas = personas or Personas(folder)
+    assert [personas.current()["a"].imperative for _ in range(2)][-1] == "the third and last"
 
 
 def test_keys_that_may_use_one(folder):
