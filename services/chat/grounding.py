@@ -72,7 +72,7 @@ class Grounding:
         if ask.search is not None:
             places = Places(self.bases, self.feeds, self.fetcher, self._settings.wikis)
             there = places.of(ask.owner, ask.knowledge, ask.search.places)
-            return (yield from choose(question, there, _Judge(ask, ask.search, answer)))
+            return (yield from choose(question, there, _Judge(ask, ask.search, answer, check)))
         start = LONGEST_QUESTION // 2
         query = question if len(question) <= LONGEST_QUESTION else f"{question[:start]} {question[-start:]}"
         return [Reference.of_hit(hit)
@@ -82,8 +82,8 @@ class Grounding:
 class _Judge:
     """Asks the model what it decides about."""
 
-    def __init__(self, ask: Ask, search: Search, answer: Answer) -> None:
-        self._spent, self._answer = ask.spent, answer
+    def __init__(self, ask: Ask, search: Search, answer: Answer, check: Callable[[], None]) -> None:
+        self._spent, self._answer, self._check = ask.spent, answer, check
         who = search.judge or Ask(ask.owner, profile=ask.profile, model=ask.model, n_ctx=ask.n_ctx,
                                   n_threads=ask.n_threads, n_gpu_layers=ask.n_gpu_layers,
                                   allowed_profiles=ask.allowed_profiles)
@@ -95,6 +95,7 @@ class _Judge:
         try:
             with closing(self._answer(replace(self._ask, prompt=prompt, schema=schema, spent=spent))) as events:
                 for event in events:
+                    self._check()
                     if isinstance(event, Final):
                         return _value(event.result)
                     yield event if isinstance(event, Waiting) else Beat()

@@ -7,11 +7,12 @@ import json
 import pytest
 
 from services import wire
+from services.chat import answer
 from services.chat.answer import Ask
 from services.chat.events import Delta, Final, Search, Spent
 from services.chat.messages import Call, Message
 from services.chat.prompt import FROM_PASSAGES
-from services.errors import ContextOverflow, NotFound, Unavailable
+from services.errors import ContextOverflow, DeadlineExceeded, NotFound, Unavailable
 from services.knowledge.choose import Step
 from tests.services.chat.test_answer import House, done
 from tests.services.knowledge.test_ingest import World
@@ -167,6 +168,19 @@ def test_what_a_judge_cost_counts_when_it_breaks_off(house):
     with pytest.raises(Unavailable):
         house.ask("why?", search=Search(("facts",)), spent=spent)
     assert spent.search_completion_tokens == 1 and house.engine.leased == 0
+
+
+def test_what_judges_take_is_part_of_an_answers_time(house, monkeypatch):
+    now, left = [1000.0], [LOOK, "false", "false", "late"]
+    monkeypatch.setattr(answer.time, "monotonic", lambda: now[0])
+
+    def slow(request):
+        now[0] += 0.7 * house.settings.request_timeout
+        return [left.pop(0)]
+    house.engine.script = slow
+    with pytest.raises(DeadlineExceeded, match="REQUEST_TIMEOUT"):
+        house.ask("why?", search=Search(("facts",)))
+    assert len(left) == 2 and house.engine.leased == 0
 
 
 def test_a_decision_that_was_cut_short_is_none(house):
