@@ -17,6 +17,7 @@ from services.knowledge.search import words_of
 
 MOST_FOUND = 6              # that a place brings
 SHOWN_TITLES = 12           # of a base's documents, by which a model knows what is in it
+MOST_OFFERED = 16           # bases that a model may choose from where none are named: its key's own before others'
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class Places:
     def of(self, owner: str, refs: Sequence[str] = (), names: Sequence[str] = ()) -> list[Place]:
         """Where the key `owner` may look: in the bases `refs` (none: all that it may read), in feeds and wikis; only in
         those called `names`, if there are any. `NotFound` (`place_not_found`) naming those there are."""
-        there = [*self._of_bases(owner, refs), *self._beyond(owner)]
+        there = [*self._of_bases(owner, refs or self._readable(owner)[:None if names else MOST_OFFERED]),
+                 *self._beyond(owner)]
         if not names:
             return there
         for name in names:
@@ -60,8 +62,11 @@ class Places:
                                code="place_not_found", param="search")
         return [place for place in there if any(place.is_called(name) for name in names)]
 
+    def _readable(self, owner: str) -> list[str]:
+        return sorted((base["name"] for base in self._bases.all(owner)), key=lambda ref: "@" in ref)
+
     def _of_bases(self, owner: str, refs: Sequence[str]) -> Iterator[Place]:
-        for ref in refs or [base["name"] for base in self._bases.all(owner)]:
+        for ref in dict.fromkeys(refs):
             documents = self._bases.documents(owner, ref)[:SHOWN_TITLES]
             if documents:
                 titles = "; ".join(one_line(document["title"], 60) for document in documents)

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from services.errors import NotFound
+from services.knowledge import places
 from services.knowledge.documents import Document, Link, Section
 from services.knowledge.feeds import Feeds
 from services.knowledge.fetch import Page
@@ -48,8 +49,8 @@ def world(tmp_path):
     return world
 
 
-def called(places):
-    return [place.name for place in places]
+def called(there):
+    return [place.name for place in there]
 
 
 def test_all_that_a_key_may_look_in(world):
@@ -64,13 +65,25 @@ def test_all_that_a_key_may_look_in(world):
 
 def test_places_are_named_by_name_or_domain(world):
     world.add("text", "Tides", b"the moon pulls the sea")
-    places = world.places()
-    assert called(places.of("kAnn", names=["FACTS"])) == ["facts"]
-    assert called(places.of("kAnn", names=["wiki.example", "news.example"])) == ["Town news", "en.wiki.example"]
+    there = world.places()
+    assert called(there.of("kAnn", names=["FACTS"])) == ["facts"]
+    assert called(there.of("kAnn", names=["wiki.example", "news.example"])) == ["Town news", "en.wiki.example"]
     with pytest.raises(NotFound, match=r"no place .iki\.example. to look in; there are: facts, Town news, en\.wiki"):
-        places.of("kAnn", names=["iki.example"])
+        there.of("kAnn", names=["iki.example"])
     with pytest.raises(NotFound, match="no knowledge base secret"):
-        places.of("kAnn", ["secret"])
+        there.of("kAnn", ["secret"])
+
+
+def test_others_share_no_more_than_a_model_can_be_offered(world, monkeypatch):
+    monkeypatch.setattr(places, "MOST_OFFERED", 3)
+    world.add("text", "Tides", b"the moon pulls the sea")
+    for number in range(5):
+        world.bases.create("kMal", f"a{number}", shared=True)
+        world.bases.add("kMal", f"a{number}", "text", "Spam", b"spam")
+    assert called(world.places().of("kAnn"))[:3] == ["facts", "a0@kMal", "a1@kMal"]
+    assert len(world.places().of("kAnn")) == 3 + 2
+    assert called(world.places().of("kAnn", names=["a4@kMal"])) == ["a4@kMal"]
+    assert called(world.places().of("kAnn", ["facts", "facts"], ["facts"])) == ["facts"]
 
 
 def test_a_base_is_searched_for_its_reader(world):
