@@ -209,7 +209,7 @@ class Bases:
                beat: Callable[[], None] = lambda: None) -> list[Hit]:
         """The best passages of some bases. `Conflict` where a base's model is not the one that it was made with."""
         named: dict[tuple[str, str], Collection] = {}
-        for ref in refs:
+        for ref in dict.fromkeys(refs):
             collection = self.find(owner, ref)
             named[collection.owner, collection.name] = collection
         if len(named) > MOST_BASES:

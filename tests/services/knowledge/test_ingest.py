@@ -446,3 +446,10 @@ def test_limits_on_bases_pages_and_what_waits(tmp_path):
 def test_zips_are_told_from_files():
     assert [kind_of(*one) for one in (("a.zip", ""), ("x", "application/zip"), ("a.docx", ""), ("a.txt", "text/plain"))
             ] == ["zip", "zip", "file", "file"]
+
+
+def test_a_base_that_is_named_often_is_looked_up_once(world, monkeypatch):
+    world.add("text", "Tides", b"the moon pulls the sea")
+    found, find = [], world.bases.find
+    monkeypatch.setattr(world.bases, "find", lambda owner, ref: found.append(ref) or find(owner, ref))
+    assert world.bases.search("kAnn", ["facts"] * 9, "moon") and found == ["facts"]
