@@ -1,7 +1,7 @@
 """Idempotency-Key: a POST that is sent again gets the first one's answer, attached to while that still runs.
 
 The first call runs in a thread of its own to its end, whoever listens; later ones in this process follow its events,
-those in other processes wait for its file lock and replay what it left in `<folder>/<owner>/<sha256 of the key>.json`.
+those in other processes wait for its lock and replay what it left under the SHA-256 of the key (`services.store.kept`).
 Of errors only those of the request itself are kept, none that may pass (busy, no such profile, a full disk). After a
 crash nothing is kept: the retry runs anew, and the session knows the request by its digest (`Turn.prompt(request=…)`,
 `Turn.answered`).
@@ -12,27 +12,20 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from services.errors import BadRequest, Conflict, ParleyError, Unavailable, all_classes
-from services.store import disk
 from services.store.base import check_names
-from services.store.crypto import Seals
+from services.store.kept import KEPT, Kept
 
 log = logging.getLogger("parley.idempotency")
 Event = dict[str, Any]      # {"done": true, …} is the last, PASSING ones are never kept; others are the caller's own
 PASSING = ("beat", "queue")     # fields of events that only tell how the wait goes
 BEAT: Event = {"beat": True}
 BEAT_SECONDS = 1.0
-KEPT = 24 * 3600.0          # seconds that an answer is kept
-MOST = 10_000               # answers kept for one owner; the oldest go first
-PRUNE_SECONDS = 600.0
 RUN_SECONDS = 3600.0        # how long a follower in another process waits for the first
 KEY_LIMIT = 200
 
@@ -93,13 +86,12 @@ class _Run:
 
 
 class Idempotency:
-    """The kept answers below `folder`. One object serves all threads of a process."""
+    """The runs of this process and the answers that are `kept`. One object serves all threads of a process."""
 
-    def __init__(self, folder: Path, cipher: Seals | None = None, now: Callable[[], float] = time.time) -> None:
-        self._folder, self._cipher, self._now = folder, cipher, now
+    def __init__(self, kept: Kept, now: Callable[[], float] = time.time) -> None:
+        self._kept, self._now = kept, now
         self._running: dict[tuple[str, str], tuple[_Run, threading.Thread]] = {}
         self._lock = threading.Lock()
-        self._pruned = float("-inf")        # monotonic seconds
 
     def run(self, owner: str, key: str, digest: str, produce: Callable[[], Iterable[Event]]) -> Iterator[Event]:
         """The events of `produce()`, or of the first call with this owner and key. `produce` runs in another thread.
@@ -128,9 +120,7 @@ class Idempotency:
     def forget(self, owner: str, key: str) -> None:
         """What is kept for this key is kept no longer, unless it is in use now."""
         check_names(owner, "any")
-        path = self._folder / owner / f"{hashlib.sha256(check_key(key).encode()).hexdigest()}.json"
-        if path.exists():
-            _remove(path)
+        self._kept.remove(owner, hashlib.sha256(check_key(key).encode()).hexdigest())
 
     def drain(self, timeout: float) -> bool:
         """Waits until nothing runs; False when something still does after `timeout` seconds."""
@@ -147,10 +137,8 @@ class Idempotency:
         error: ParleyError | None = None
         last: list[Event] = []
         try:
-            disk.make_dirs(self._folder, follow=False)
-            path = disk.make_dirs(self._folder / name[0], follow=False) / f"{name[1]}.json"
-            with disk.locked(path, RUN_SECONDS):
-                error = self._replay_or_run(name, path, run, produce, last)
+            with self._kept.held(*name, RUN_SECONDS):
+                error = self._replay_or_run(name, run, produce, last)
         except TimeoutError:
             error = Unavailable("the first request with this Idempotency-Key still runs", code="idempotency_busy")
         except ParleyError as failed:
@@ -165,14 +153,14 @@ class Idempotency:
                 run.add(event)
             run.end(error)
         try:
-            self._prune()
+            self._kept.prune(self._now())
         except ParleyError as failed:
             log.warning("old answers kept for retries could not be removed: %s", failed.message)
 
-    def _replay_or_run(self, name: tuple[str, str], path: Path, run: _Run, produce: Callable[[], Iterable[Event]],
+    def _replay_or_run(self, name: tuple[str, str], run: _Run, produce: Callable[[], Iterable[Event]],
                        last: list[Event]) -> ParleyError | None:
         """Fills `run`; the final event goes to `last`, to be told once it is kept. The error that the run ends with."""
-        kept = self._load(name, path)
+        kept = self._load(name)
         if kept is not None:
             if kept["digest"] != run.digest:
                 return _mismatch()
@@ -185,63 +173,30 @@ class Idempotency:
         except ParleyError as failed:
             error = failed
         if error is None or _lasting(error):
-            self._save(name, path, run, last, error)
+            self._save(name, run, last, error)
         return error
 
-    def _save(self, name: tuple[str, str], path: Path, run: _Run, last: list[Event], error: ParleyError | None) -> None:
+    def _save(self, name: tuple[str, str], run: _Run, last: list[Event], error: ParleyError | None) -> None:
         events = [event for event in [*run.events, *last] if event.keys().isdisjoint(PASSING)]
         record = {"digest": run.digest, "at": self._now(), "events": events,
                   "error": _described(error) if error else None}
-        data = json.dumps(record).encode()
-        if self._cipher is not None:
-            data = json.dumps({"box": self._cipher.seal(name[0], f"idempotency/{name[1]}", data)}).encode()
         try:
-            disk.write_atomic(path, data)
+            self._kept.save(*name, json.dumps(record).encode())
         except ParleyError as failed:       # the answer itself is kept in its session; only a retry will not find it
             log.warning("an answer could not be kept for retries: %s", failed.message)
 
-    def _load(self, name: tuple[str, str], path: Path) -> dict[str, Any] | None:
+    def _load(self, name: tuple[str, str]) -> dict[str, Any] | None:
         """The kept record, None when there is none, it is too old or damaged: then the request runs."""
         try:
-            record = json.loads(disk.read_bytes(path))
-            if self._cipher is not None:
-                record = json.loads(self._cipher.unseal(name[0], f"idempotency/{name[1]}", record["box"]))
+            stored = self._kept.load(*name)
+            if stored is None:
+                return None
+            record = json.loads(stored)
             fresh = abs(self._now() - record["at"]) < KEPT
             return record if fresh and isinstance(record["digest"], str) and "error" in record else None
-        except FileNotFoundError:
-            return None
         except (ValueError, KeyError, TypeError) as error:
             log.warning("a kept answer is damaged, so the request runs again: %s", error)
             return None
-
-    def _prune(self) -> None:
-        """Now and then removes what is too old or too much, and, with a cipher, what is plain."""
-        with self._lock:
-            if time.monotonic() - self._pruned < PRUNE_SECONDS:
-                return
-            self._pruned = time.monotonic()
-        with disk.told(self._folder):
-            owners = [Path(entry.path) for entry in os.scandir(self._folder) if entry.is_dir(follow_symlinks=False)]
-            for owner in owners:
-                ages = {Path(entry.path.removesuffix(".lock")): entry.stat(follow_symlinks=False).st_mtime
-                        for entry in sorted(os.scandir(owner), key=lambda entry: entry.name, reverse=True)
-                        if entry.name.endswith((".json", ".json.lock"))}       # a record's own time after its lock's
-                for place, path in enumerate(sorted(ages, key=lambda path: -ages[path])):
-                    if place >= MOST or abs(self._now() - ages[path]) >= KEPT or self._is_plain(path):
-                        _remove(path)
-
-    def _is_plain(self, path: Path) -> bool:
-        if self._cipher is None or not path.exists():
-            return False
-        return not disk.read_bytes(path).startswith(b'{"box"')
-
-
-def _remove(path: Path) -> None:
-    """Removes a record with its lock file, unless somebody uses it now."""
-    with suppress(TimeoutError), disk.locked(path, 0):
-        for name in (path, path.with_name(path.name + ".lock")):
-            with suppress(FileNotFoundError):
-                disk.unlink_durable(name)
 
 
 def _lasting(error: ParleyError) -> bool:

@@ -16,6 +16,7 @@ from services.store.crypto import SharedCipher
 from services.store.files import FileStore
 from services.store.jobs import JobStore, Limits
 from services.store.jobs_sqlite import SqliteJobs
+from services.store.kept import Kept, KeptInFiles
 from services.store.knowledge import Library
 from services.store.knowledge_sqlite import SqliteLibrary
 
@@ -81,6 +82,16 @@ def open_jobs(settings: Settings) -> JobStore:
     from services.store.jobs_redis import RedisJobs
     cipher = None if settings.data_key is None else SharedCipher(settings.data_key)
     return RedisJobs(redis_client.connect(settings), settings.redis_namespace, cipher, limits)
+
+
+def open_kept(settings: Settings) -> Kept:
+    """The answers kept for retries: in `settings.data_dir`, or with STORE=redis in Redis."""
+    if settings.store == "files":
+        return KeptInFiles(settings.data_dir / "idempotency",
+                           sealing.open_cipher(settings.data_dir, settings.data_key))
+    from services.store import redis_kept, redis_link
+    cipher = None if settings.data_key is None else SharedCipher(settings.data_key)
+    return redis_kept.KeptInRedis(redis_link.linked(settings, redis_kept.ROOM, redis_kept.STEPS), cipher)
 
 
 def check_store(settings: Settings) -> None:

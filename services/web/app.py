@@ -23,7 +23,7 @@ from services.engine.client import Engine
 from services.engine.model_jobs import Jobs, jobs_of
 from services.settings import Settings
 from services.store.jobs import JobStore
-from services.store.opening import open_jobs, open_store
+from services.store.opening import open_jobs, open_kept, open_store
 from services.web import (
     answer,
     assistant,
@@ -173,7 +173,7 @@ def build_parts(settings: Settings, control: str, authkey: bytes) -> Parts:
                  personas=Personas(data / FOLDER, settings.rag_length, settings.rag_helper), sessions=kept,
                  engine=engine, grounding=grounding,
                  chat=Chat(settings, profiles, kept, engine, grounding),
-                 idempotency=Idempotency(data / "idempotency", store.cipher), tally=tally)
+                 idempotency=Idempotency(open_kept(settings)), tally=tally)
 
 
 def create_app(settings: Settings, parts: Parts, drain: Drain | None = None) -> Flask:

@@ -11,26 +11,55 @@ from pathlib import Path
 
 import pytest
 
-from services.chat.idempotency import BEAT, KEPT, Idempotency, check_key, digest_of
+from services.chat.idempotency import BEAT, Idempotency, check_key, digest_of
 from services.errors import BadRequest, ConfigError, Conflict, NotFound, SessionBusy, StorageFull, Unavailable
-from services.store import disk
-from services.store.crypto import Cipher
+from services.settings import Settings
+from services.store import disk, redis_client
+from services.store.crypto import Cipher, SharedCipher
+from services.store.kept import KEPT, KeptInFiles
+from services.store.redis_kept import ROOM, STEPS, KeptInRedis
+from services.store.redis_link import linked
+from tests.redis_server import free_port, needs_redis, running
 
 ROOT = Path(__file__).resolve().parents[3]
 EVENTS = [{"delta": "one"}, {"delta": "two\ud800"}, {"done": True, "usage": {"total_tokens": 3}}]
 
 
-@pytest.fixture(params=["plain", "encrypted"])
-def kept(request, tmp_path):
-    cipher = Cipher.open(tmp_path, "k" * 32) if request.param == "encrypted" else None
-    idempotency = Idempotency(tmp_path / "idempotency", cipher)
+@pytest.fixture(scope="module")
+def server():
+    with running() as server:
+        yield server
+
+
+def in_redis(server, cipher):
+    return KeptInRedis(linked(Settings(redis_url=server.url), ROOM, STEPS), cipher)
+
+
+def opened(request, tmp_path):
+    encrypted = request.param.startswith("encrypted")
+    if request.param.endswith("redis"):
+        server = request.getfixturevalue("server")
+        redis_client.connect(Settings(redis_url=server.url)).flushall()
+        store = in_redis(server, SharedCipher("k" * 32) if encrypted else None)
+    else:
+        store = KeptInFiles(tmp_path / "idempotency", Cipher.open(tmp_path, "k" * 32) if encrypted else None)
+    idempotency = Idempotency(store)
     yield idempotency
     assert idempotency.drain(30)
 
 
+FILES = ["plain", "encrypted"]
+REDIS = [pytest.param(name, marks=needs_redis) for name in ("redis", "encrypted redis")]
+files = pytest.fixture(opened, params=FILES, name="files")
+redis = pytest.fixture(opened, params=REDIS, name="redis")
+kept = pytest.fixture(opened, params=[*FILES, *REDIS], name="kept")
+
+
 def again(kept, **more):
-    """Another process's view of the same folder."""
-    return Idempotency(kept._folder, kept._cipher, **more)
+    """Another process's view of the same folder, or Redis."""
+    store = kept._kept
+    return Idempotency(KeptInFiles(store.folder, store.cipher) if isinstance(store, KeptInFiles)
+                       else KeptInRedis(store._link, store.cipher), **more)
 
 
 class Source:
@@ -123,11 +152,11 @@ def test_the_first_caller_goes_away(kept):
     assert collect(kept.run("0", "key", "d", source)) == EVENTS and source.runs == 1
 
 
-def test_the_last_event_is_told_only_once_it_is_kept(kept, monkeypatch):
+def test_the_last_event_is_told_only_once_it_is_kept(files, monkeypatch):
     order = []
     save = disk.write_atomic
     monkeypatch.setattr(disk, "write_atomic", lambda *args: (order.append("kept"), save(*args)))
-    for event in kept.run("0", "key", "d", Source()):
+    for event in files.run("0", "key", "d", Source()):
         if event.get("done"):
             order.append("told")
     assert order[-2:] == ["kept", "told"]
@@ -176,22 +205,22 @@ def test_answers_expire(kept):
     assert source.runs == 3
 
 
-def test_old_ones_are_removed(kept, monkeypatch):
+def test_old_ones_are_removed(files, monkeypatch):
     for number in range(5):
-        collect(kept.run("0", f"key{number}", "d", Source()))
-    assert kept.drain(30)
-    folder = kept._folder / "0"
+        collect(files.run("0", f"key{number}", "d", Source()))
+    assert files.drain(30)
+    folder = files._kept.folder / "0"
     for path in list(folder.iterdir())[:4]:
         os.utime(path, (1, 1))
     old = {path for path in folder.glob("*.json") if path.stat().st_mtime == 1}
-    fresh = again(kept)
+    fresh = again(files)
     collect(fresh.run("0", "new", "d", Source()))
     deadline = time.monotonic() + 30
     while any(path.exists() for path in old) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not any(path.exists() for path in old)
-    monkeypatch.setattr("services.chat.idempotency.MOST", 2)
-    least = again(kept)
+    monkeypatch.setattr("services.store.kept.MOST", 2)
+    least = again(files)
     collect(least.run("0", "newest", "d", Source()))
     while len(list(folder.glob("*.json"))) > 2 and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -200,10 +229,10 @@ def test_old_ones_are_removed(kept, monkeypatch):
 
 
 def test_nothing_is_legible_with_a_key(tmp_path):
-    plain = Idempotency(tmp_path / "idempotency")
+    plain = Idempotency(KeptInFiles(tmp_path / "idempotency"))
     collect(plain.run("0", "key", "d", Source([{"delta": "secret words"}, {"done": True}])))
     cipher = Cipher.open(tmp_path, "k" * 32)
-    sealed = Idempotency(tmp_path / "idempotency", cipher)
+    sealed = Idempotency(KeptInFiles(tmp_path / "idempotency", cipher))
     collect(sealed.run("0", "other", "d", Source([{"delta": "secret words"}, {"done": True}])))
     deadline = time.monotonic() + 30
     while (legible := [path for path in tmp_path.rglob("*.json") if b"secret words" in path.read_bytes()]) \
@@ -213,19 +242,19 @@ def test_nothing_is_legible_with_a_key(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"digest": 5, "at": 0}', b"\xff", b'{"box": "x"}'])
-def test_a_damaged_record_runs_again(kept, content):
+def test_a_damaged_record_runs_again(files, content):
     source = Source()
-    collect(kept.run("0", "key", "d", source))
-    next((kept._folder / "0").glob("*.json")).write_bytes(content)
-    assert collect(kept.run("0", "key", "d", source)) == EVENTS and source.runs == 2
+    collect(files.run("0", "key", "d", source))
+    next((files._kept.folder / "0").glob("*.json")).write_bytes(content)
+    assert collect(files.run("0", "key", "d", source)) == EVENTS and source.runs == 2
 
 
-def test_a_full_disk_still_answers(kept, monkeypatch):
+def test_a_full_disk_still_answers(files, monkeypatch):
     def full(*args, **more):
         raise StorageFull("full")
-    collect(kept.run("0", "before", "d", Source()))
+    collect(files.run("0", "before", "d", Source()))
     monkeypatch.setattr(disk, "write_atomic", full)
-    assert collect(kept.run("0", "key", "d", Source())) == EVENTS
+    assert collect(files.run("0", "key", "d", Source())) == EVENTS
 
 
 @pytest.mark.parametrize("key", ["", "x" * 201, "é", "a\n", "\x7f"])
@@ -259,6 +288,7 @@ from pathlib import Path
 from services.chat.idempotency import Idempotency
 from services.chat.sessions import Sessions
 from services.store.files import FileStore
+from services.store.kept import KeptInFiles
 home = Path(sys.argv[1])
 sessions = Sessions(FileStore(home))
 def produce():
@@ -269,7 +299,7 @@ def produce():
             yield {"delta": "ans"}
             before = turn.answer("answer", finish_reason="stop")
         yield {"done": True, "result": before.content}
-for event in Idempotency(home / "idempotency").run("0", "key", "digest", produce):
+for event in Idempotency(KeptInFiles(home / "idempotency")).run("0", "key", "digest", produce):
     print(event, flush=True)
 """
 
@@ -288,3 +318,58 @@ def test_killed_in_the_middle_the_retry_makes_no_second_turn(tmp_path, point):
         assert "'result': 'answer'" in done.stdout
     lines = (tmp_path / "sessions/0/1.jsonl").read_text().splitlines()
     assert [json.loads(line)["type"] for line in lines] == ["head", "user", "assistant"]
+
+
+# ---------------------------------------------------------------- in Redis alone
+
+def names_of(server, kind):
+    return redis_client.connect(Settings(redis_url=server.url)).keys(f"*:kept:{kind}:*")
+
+
+@needs_redis
+def test_the_oldest_in_redis_go(redis, server, monkeypatch):
+    monkeypatch.setattr("services.store.kept.MOST", 3)
+    for number in range(5):
+        collect(redis.run("0", f"key{number}", "d", Source()))
+        collect(redis.run(f"k{number}", "key", "d", Source()))
+        assert redis.drain(30)
+    assert len(names_of(server, "kept")) == 8 and not names_of(server, "lock")
+
+
+@needs_redis
+def test_nothing_in_redis_is_legible_with_a_key(redis, server):
+    collect(redis.run("0", "key", "d", Source([{"delta": "secret words"}, {"done": True}])))
+    client = redis_client.connect(Settings(redis_url=server.url))
+    found = [client.get(name) for name in names_of(server, "kept")]
+    assert len(found) == 1 and ("secret words" in found[0]) == (redis._kept.cipher is None)
+    client.set(names_of(server, "kept")[0], '{"box": "x"}')
+    source = Source()
+    assert redis.drain(30) and collect(redis.run("0", "key", "d", source)) == EVENTS and source.runs == 1
+
+
+@needs_redis
+def test_the_name_of_a_dead_server_is_free_again(redis, monkeypatch):
+    monkeypatch.setattr("services.store.redis_kept.LEASE", 0.1)
+    dead = again(redis)._kept
+    monkeypatch.setattr(dead._leases, "hold", lambda *_: None)
+    with dead.held("0", "ab", 1), redis._kept.held("0", "ab", 5):
+        pass
+
+
+@needs_redis
+def test_without_redis_nothing_runs_and_then_all_does():
+    with running(port=free_port()) as server:
+        idempotency = Idempotency(in_redis(server, None))
+        server.kill()
+        source = Source()
+        with pytest.raises(Unavailable) as told:
+            collect(idempotency.run("0", "key", "d", source))
+        assert told.value.code == "redis_unavailable" and source.runs == 0
+        server.start()
+        gate = threading.Event()
+        run = idempotency.run("0", "key", "d", Source(gate=gate))
+        assert next(run) == EVENTS[0]
+        server.kill()
+        gate.set()
+        assert collect(run) == EVENTS[1:]                       # told, though nothing kept it
+        assert idempotency.drain(30)

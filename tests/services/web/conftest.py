@@ -23,6 +23,7 @@ from services.chat.profiles import Profiles
 from services.chat.sessions import Sessions
 from services.errors import BadRequest, ParleyError, TooManyRequests
 from services.settings import Settings
+from services.store.kept import KeptInFiles
 from services.store.memory import MemoryStore
 from services.web.app import Parts, create_app
 from services.web.metrics import Tally
@@ -259,7 +260,8 @@ def make_world(folder: Path, chat: Any = None, **changes: Any) -> World:
     parts = Parts(keys=keys, admissions=FakeAdmissions(), profiles=profiles,    # type: ignore[arg-type]
                   personas=Personas(ensure_default(data)), sessions=sessions,
                   engine=engine, grounding=grounding, chat=chat or real,             # type: ignore[arg-type]
-                  idempotency=Idempotency(data / "idempotency"), tally=Tally(str(folder / "control.sock"), b"k" * 32))
+                  idempotency=Idempotency(KeptInFiles(data / "idempotency")),
+                  tally=Tally(str(folder / "control.sock"), b"k" * 32))
     return World(settings, parts)
 
 
