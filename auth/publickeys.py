@@ -88,11 +88,12 @@ class PublicKeys:
             return known, going
 
     def _awaited(self, going: futures.Future[_Known], old: _Known | None) -> _Known | None:
-        """What was looked up; `old` where that takes long, or many wait already."""
+        """What was looked up; where that takes long, or many wait already, the key of before, or None."""
+        old = old if old is not None and old.key is not None else None
         if not self._seats.acquire(blocking=False):
             return old
         try:
-            return going.result(SHORT if old is not None and old.key is not None else SECONDS)
+            return going.result(SECONDS if old is None else SHORT)
         except futures.TimeoutError:
             return old
         finally:

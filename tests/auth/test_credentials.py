@@ -32,6 +32,17 @@ def test_only_the_scheme_is_taken_off() -> None:
     assert credential(None, f"Bearer {KEY}") == f"Bearer {KEY}".encode()
 
 
+@pytest.mark.parametrize(("value", "taken"), [
+    ("eyJ." + "x" * 3000 + ".s", True), ("eyJ." + "x" * 8186 + ".s", True), ("eyJ." + "x" * 8187 + ".s", False),
+    ("eyJ." + "x" * 3000, False), ("eyJ." + "x" * 3000 + ".s.t", False), ("eyJ." + "x" * 3000 + "!.s", False)])
+def test_a_token_may_be_longer_than_a_key(value: str, taken: bool) -> None:
+    if taken:
+        assert credential(f"Bearer {value}", None) == value.encode()
+        return
+    with pytest.raises(Unauthorized):
+        credential(f"Bearer {value}", None)
+
+
 @pytest.mark.parametrize("pair", [(KEY, "other"), (f"Bearer {KEY}", KEY[:-1]), ("a", "b")])
 def test_two_different_keys_conflict(pair: tuple[str, str]) -> None:
     with pytest.raises(BadRequest) as caught:
@@ -78,7 +89,7 @@ def test_ten_thousand_random_headers() -> None:
 
 
 @pytest.mark.parametrize("query", ["api_key=x", "API_KEY=x", "access_token", "anything=a" + KEY, KEY, "%61pi_key=x",
-                                   "q=%70" + KEY[1:], "a;api_key=x&key=", "x=1&token=%ff"])
+                                   "q=%70" + KEY[1:], "a;api_key=x&key=", "x=1&token=%ff", "jwt=e.e.e"])
 def test_a_key_in_the_query_is_refused_and_not_echoed(query: str) -> None:
     with pytest.raises(BadRequest) as caught:
         refuse_in_query(f"fine=1&{query}".encode())

@@ -72,10 +72,27 @@ def test_list_shows_what_bounds_a_key(run: Run) -> None:
 
 @pytest.mark.parametrize("option, value", [
     ("--rpm", "0"), ("--tpm", "0"), ("--budget", "0/day"), ("--budget", "x"), ("--parallel", "0"), ("--weight", "1000"),
-    ("--expires-in", "0d"), ("--scope", "x"), ("--profile", ""), ("--name", "x" * 81)])
+    ("--expires-in", "0d"), ("--scope", "x"), ("--profile", ""), ("--name", "x" * 81),
+    ("--jwt-kid", "")])
 def test_what_cannot_be_names_its_option(run: Run, option: str, value: str) -> None:
     result = run("create", option, value)
     assert result.exit_code == 2 and f"Invalid value for '{option}': " in result.output and "expected" in result.output
+
+
+def test_whose_tokens_come_in_as_a_key(run: Run, settings: Settings) -> None:
+    made = run("create", "--jwt-kid", "meet/1", "--jwt-kid", "meet/2", "--jwt-iss", "meet")
+    key_id = who(settings, made.stdout)
+    assert "warning: no token comes in before ASAP_PUB_KEYS_REPO_URL" in made.stderr
+    assert json.loads(run("show", key_id).stdout)["jwt"] == {"kids": ["meet/1", "meet/2"], "iss": "meet"}
+    assert run("jwt", key_id, "--jwt-kid", "meet/3").stdout == f"tokens with the kid meet/3 come in as key {key_id}\n"
+    assert json.loads(run("show", key_id).stdout)["jwt"] == {"kids": ["meet/3"], "iss": None}
+    taken = run("create", "--jwt-kid", "meet/3")
+    assert isinstance(taken.exception, Conflict) and f"as key {key_id} already" in str(taken.exception)
+    assert run("jwt", key_id).stdout == f"no tokens come in as key {key_id}\n"
+    assert json.loads(run("show", key_id).stdout)["jwt"] is None
+    for words in (("create",), ("jwt", key_id)):
+        result = run(*words, "--jwt-iss", "meet")
+        assert result.exit_code == 2 and "give --jwt-kid too" in result.output
 
 
 def test_revoke_and_rotate(run: Run, settings: Settings) -> None:
