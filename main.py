@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Parley: `main.py [serve|keys|models|sessions|doctor|chat]`, each with --help.
+"""Parley: `main.py [serve|work|keys|models|sessions|doctor|chat]`, each with --help.
 
 Further verbs are for Parley itself: the supervisor starts `runner`, `fake-runner`, `web` and `executor` as its children
 and speaks to them over standard input (see services/wire.py).
@@ -28,8 +28,9 @@ def run(arguments: list[str]) -> int:
             from services.web.serve import main
             return main()
         if verb == "executor":
-            from services.jobs.process import main
-            return main()
+            from services.jobs.process import work
+            from services.web.inside import Inside
+            return work(Inside)
         from services.cli import main as command_line
         return command_line(arguments)
     except ModuleNotFoundError as error:

@@ -19,6 +19,7 @@ from services.errors import Forbidden, Unauthorized
 ANY_KEY = "any key"
 PUBLIC = "public"
 NO_KEY = "no_key"
+INSIDE = "parley.key"       # in the environ of a request of the server's own: whose it is. No client can set it
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,9 @@ class Gate:
         """
         credentials.refuse_in_query(request.query_string)
         environ = request.environ
+        if INSIDE in environ:
+            own: Key = environ[INSIDE]
+            return own
         try:
             return identify(self._keys, self._admissions, environ.get("HTTP_AUTHORIZATION"),
                             environ.get("HTTP_X_API_KEY"), environ.get("REMOTE_ADDR") or "local")
@@ -94,7 +98,8 @@ class Gate:
         if known and request.method != "OPTIONS":
             _check_open(key, rule)
         shared = rule is not None and rule.retryable and "Idempotency-Key" in request.headers
-        g.ticket = self._admissions.admit(key, place=known and rule is not None and rule.answer and not shared)
+        g.ticket = self._admissions.admit(key, cost=0 if INSIDE in request.environ else 1,
+                                          place=known and rule is not None and rule.answer and not shared)
 
     def _rule(self) -> _Rule | None:
         method = "GET" if request.method == "HEAD" else request.method

@@ -82,6 +82,7 @@ class Settings:
     max_concurrency: int = 5                # jobs that one executor does at once
     job_timeout: float = 300.0              # seconds that one attempt at a job may take
     job_kept: float = 1800.0                # seconds that a job's result is kept
+    max_files_bytes: int = 1 << 30          # of files of /v1/files, of one key
     jobs_per_key: int = 10_000              # of one key, that wait or run
     store: str = "files"                    # where keys, limits and sessions are: "files" of data_dir, or "redis"
     redis_url: str | None = None            # redis://… rediss://… unix://…; unset, as redis_host: SQLite in data_dir
@@ -354,6 +355,7 @@ _VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "REDIS_EXP_SECONDS": ("job_kept", _seconds),
     "MAX_JOBS_PER_KEY": ("jobs_per_key", _int(1, 10_000_000)),
     "STORE": ("store", _choice("files", "redis")),
+    "MAX_FILES_BYTES": ("max_files_bytes", _int(1024, 1 << 50)),
     "REDIS_URL": ("redis_url", _redis),
     "REDIS_HOST": ("redis_host", _text),
     "REDIS_PORT": ("redis_port", _int(1, 65535)),

@@ -29,11 +29,11 @@ PATIENCE = 3600.0           # seconds after which a job that could not be begun 
 
 
 class Later(Exception):
-    """A handler's: not now, but in `delay` seconds anew."""
+    """A handler's: not now, but in `delay` seconds anew. `counted`: as an attempt, of which there are so many."""
 
-    def __init__(self, delay: float) -> None:
+    def __init__(self, delay: float, counted: bool = True) -> None:
         super().__init__(f"again in {delay:g} s")
-        self.delay = delay
+        self.delay, self.counted = delay, counted
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Rules:
 
     concurrency: int = 5
     timeout: float = 300.0      # of one attempt
+    untimed: frozenset[str] = frozenset()   # types whose handlers see to their time themselves
     lease: float = 30.0         # without a sign of life, after which others take a job
     beat: float = 3.0           # between two of them
     house: float = 5.0          # between two looks for lost and expired jobs
@@ -122,10 +123,14 @@ class Executor:
         self._runs = [run for run in self._runs if run.thread is None or run.thread.is_alive()]
         now = time.monotonic()
         for run in self._runs:
-            if run.over is None and run.thread is not None and now - run.began > self._rules.timeout:
+            if self._takes_long(run, now):
                 self._time_out(run)
             elif run.over is None and now - run.beaten >= self._rules.beat:
                 self._renew(run, now)
+
+    def _takes_long(self, run: Run, now: float) -> bool:
+        timed = run.over is None and run.thread is not None and run.job.type not in self._rules.untimed
+        return timed and now - run.began > self._rules.timeout
 
     def _renew(self, run: Run, now: float) -> None:
         try:
@@ -196,7 +201,7 @@ class Executor:
         except JobLost:
             log.info("job %s of %s was stopped", run.job.id, run.job.owner)
         except Later as later:
-            self._say(run, partial(self._store.release, run.job, later.delay, counted=True))
+            self._say(run, partial(self._store.release, run.job, later.delay, counted=later.counted))
         except ParleyError as error:
             self._failed(run, error)
         except Exception as error:

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 
 from auth.keys import Keys
 from auth.limits import Admissions
@@ -23,37 +24,44 @@ from services.chat.profiles import Profiles
 from services.chat.sessions import Sessions
 from services.engine.client import Engine
 from services.errors import ParleyError
-from services.jobs import summaries
+from services.jobs import batches, requests, summaries
 from services.jobs.callbacks import Callbacks
-from services.jobs.executor import Executor, Rules
+from services.jobs.executor import Executor, Handler, Rules
 from services.settings import Settings
 from services.store.jobs import CALLBACK
-from services.store.opening import open_jobs, open_store
+from services.store.opening import open_jobs, open_store, open_uploads
 
 log = logging.getLogger("parley.jobs")
+OpenDoor = Callable[[Settings, str, bytes], requests.Door]
 STUCK = 4                   # exit status: a handler hangs, which nothing but the end of its process ends
 
 
-def build(settings: Settings, control: str, authkey: bytes, worker: str) -> Executor:
-    """The executor of a data folder, with the engine at `control`."""
+def build(settings: Settings, control: str, authkey: bytes, worker: str, open_door: OpenDoor) -> Executor:
+    """The executor of a data folder, with the engine at `control`. `open_door`: makes what answers requests."""
     profiles = Profiles(settings.data_dir / "config.json", settings)
     sessions = Sessions(open_store(settings, prepare=False))
     engine, admissions = Engine(control, authkey), Admissions(control, authkey)
     grounding = Grounding(settings, profiles, engine, admissions.count_tokens)
     chat = Chat(settings, profiles, sessions, engine, grounding)
     store = open_jobs(settings)
-    handlers = summaries.handlers(chat, Keys(settings.data_dir, settings), admissions)
-    rules = Rules(concurrency=settings.max_concurrency, timeout=settings.job_timeout)
-    return Executor(store, {**handlers, CALLBACK: Callbacks(store, grounding.fetcher)}, worker, rules)
+    keys, door = Keys(settings.data_dir, settings), open_door(settings, control, authkey)
+    handlers: dict[str, Handler] = {
+        **summaries.handlers(chat, keys, admissions), CALLBACK: Callbacks(store, grounding.fetcher),
+        requests.ANSWER: requests.handler(keys, door),
+        batches.BATCH: batches.handler(open_uploads(settings), keys, door)}
+    rules = Rules(concurrency=settings.max_concurrency, timeout=settings.job_timeout,
+                  untimed=frozenset({requests.ANSWER, batches.BATCH}))
+    return Executor(store, handlers, worker, rules)
 
 
-def main() -> int:
+def work(open_door: OpenDoor) -> int:
     """Do jobs until told to end; the exit status. Runs in its own process only."""
     try:
         settings = settings_module.load()
         logs.setup(settings.log_level, settings.debug)
         line = json.loads(sys.stdin.buffer.readline())
-        executor = build(settings, line["control"], bytes.fromhex(line["authkey"]), line["worker"])
+        executor = build(settings, line["control"], bytes.fromhex(line["authkey"]), line["worker"],
+                         open_door)
     except ParleyError as error:
         print(error, file=sys.stderr)
         return 1

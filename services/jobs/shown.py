@@ -20,7 +20,7 @@ def shown(job: Job) -> dict[str, Any]:
         "model": done.get("model"), "usage": done.get("usage"), "warnings": done.get("warnings", []),
         "chunks_done": job.chunks_done, "chunks_total": job.chunks_total, "priority": job.priority,
         "created": moment(job.created), "started": moment(job.start), "ended": moment(job.end),
-        "callback": job.callback}
+        "callback": job.callback, **({"answer": done["answer"]} if "answer" in done else {})}
 
 
 def moment(seconds: float | None) -> str | None:

@@ -26,7 +26,6 @@ from services.chat.events import Ask, Beat, Event, Final, Spent
 from services.chat.several import merged
 from services.errors import (
     ContextOverflow,
-    Forbidden,
     ParleyError,
     QuotaSpent,
     RunnerCrashed,
@@ -37,6 +36,7 @@ from services.errors import (
 from services.jobs import actions, contents, prompts
 from services.jobs.asking import TYPES, Asking, Work
 from services.jobs.chunks import OVERLAP, chunks
+from services.jobs.requests import live
 from services.store.jobs import Job
 from services.wire import Charge, Report, WireError, Worked
 
@@ -67,9 +67,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 def handlers(chat: Chat, keys: Keys, admissions: Admissions) -> dict[str, Callable[[Job, Tell], dict[str, Any]]]:
     """What does the jobs of each type; an `Outcome` as JSON values comes of each."""
     def handle(job: Job, tell: Tell) -> dict[str, Any]:
-        key = keys.get(job.owner)
-        if key.revoked_at is not None or key.ends() <= time.time():
-            raise Forbidden("the key that this was asked for with has ended", code="key_ended")
+        key = live(keys, job.owner)
         wanted = msgspec.convert({**job.payload, "type": job.type}, Work)
         with _counted(job, wanted, admissions) as chunks:
             outcome = work(chat, admissions, key, wanted, tell)

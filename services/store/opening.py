@@ -19,6 +19,8 @@ from services.store.jobs_sqlite import SqliteJobs
 from services.store.kept import Kept, KeptInFiles
 from services.store.knowledge import Library
 from services.store.knowledge_sqlite import SqliteLibrary
+from services.store.uploads import UploadStore
+from services.store.uploads_sqlite import SqliteUploads
 
 if TYPE_CHECKING:
     from services.store.redis_sessions import RedisStore
@@ -62,6 +64,7 @@ def _open_files(settings: Settings, prepare: bool) -> FileStore:
             sealing.seal_plain(store)
             SqliteLibrary(settings.data_dir, store.cipher).seal()
             SqliteJobs(settings.data_dir, store.cipher).seal()
+            SqliteUploads(settings.data_dir, store.cipher).seal()
             takeover.take_over(store)
         return store
 
@@ -82,6 +85,17 @@ def open_jobs(settings: Settings) -> JobStore:
     from services.store.jobs_redis import RedisJobs
     cipher = None if settings.data_key is None else SharedCipher(settings.data_key)
     return RedisJobs(redis_client.connect(settings), settings.redis_namespace, cipher, limits)
+
+
+def open_uploads(settings: Settings) -> UploadStore:
+    """The files of clients: where the queue is, so that whoever does a batch can read it."""
+    if not redis_client.configured(settings):
+        cipher = sealing.open_cipher(settings.data_dir, settings.data_key)
+        return SqliteUploads(settings.data_dir, cipher, settings.max_files_bytes)
+    from services.store.uploads_redis import RedisUploads
+    shared = None if settings.data_key is None else SharedCipher(settings.data_key)
+    return RedisUploads(redis_client.connect(settings, text=False), settings.redis_namespace, shared,
+                        settings.max_files_bytes)
 
 
 def open_kept(settings: Settings) -> Kept:

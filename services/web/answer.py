@@ -6,14 +6,16 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from flask import Response, g
+from flask import Response, g, request
 
 from services.chat.events import Ask, Beat, Called, Delta, Event, Reasoned, Search, Waiting
+from services.chat.idempotency import digest_of
 from services.chat.sessions import parse_id
 from services.chat.several import Indexed
+from services.errors import BadRequest
 from services.knowledge.choose import Step
-from services.web import replies, sse
-from services.web.answering import Answering
+from services.web import jobs, replies, sse
+from services.web.answering import Answering, request_digest
 from services.web.bodies import AnswerBody
 from services.web.frame import json_response
 from services.web.routes import op
@@ -30,8 +32,15 @@ class Answers(Answering):
         return json_response(sessions.list_all() if g.key.is_master else sessions.list(g.key.id))
 
     @op("Answer a question", scope="answer", body=AnswerBody, reply=replies.Answer, stream=replies.AnswerEvent,
-        errors=(404, 409, 410, 422, 504, 507), retryable=True, answer=True)
+        accepted=jobs.AcceptedJob, errors=(404, 409, 410, 422, 504, 507), retryable=True, answer=True)
     def post(self, body: AnswerBody) -> Response:
+        if body.async_:
+            key = request.headers.get("Idempotency-Key")
+            digest = None if key is None else digest_of(g.key.id, key, request_digest())
+            return jobs.accept(self, body, _ask(body, None), digest)
+        if body.callback_url or body.priority:
+            raise BadRequest("callback_url and priority are for answers with async: set async to true, or leave them "
+                             "out", param="callback_url" if body.callback_url else "priority")
         return self.respond(lambda digest: [_ask(body, digest)], payloads, bool(body.stream))
 
 

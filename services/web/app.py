@@ -23,7 +23,8 @@ from services.engine.client import Engine
 from services.engine.model_jobs import Jobs, jobs_of
 from services.settings import Settings
 from services.store.jobs import JobStore
-from services.store.opening import open_jobs, open_kept, open_store
+from services.store.opening import open_jobs, open_kept, open_store, open_uploads
+from services.store.uploads import UploadStore
 from services.web import (
     answer,
     assistant,
@@ -31,6 +32,7 @@ from services.web import (
     frame,
     gallery,
     health,
+    jobs,
     keys,
     knowledge,
     metrics,
@@ -44,7 +46,7 @@ from services.web.anthropic import counting, messages
 from services.web.bindings import routes as bindings
 from services.web.bindings.desk import Desk
 from services.web.drain import Drain
-from services.web.openai import chat, completions, embeddings, listing, tokens
+from services.web.openai import batches, chat, completions, embeddings, files, listing, tokens
 from services.web.responses import routes as responses
 from services.web.routes import PlainApi, Route, register
 from services.web.sockets import routes as sockets
@@ -92,6 +94,9 @@ ROUTES = (
     Route("/knowledge/<string:name>/refresh", knowledge.RefreshKnowledge, "knowledge"),
     Route("/knowledge/<string:name>/reindex", knowledge.ReindexKnowledge, "knowledge"),
     Route("/knowledge/<string:name>/search", knowledge.SearchKnowledge, "knowledge"),
+    *jobs.ROUTES,
+    *files.ROUTES,
+    *batches.ROUTES,
     *summaries.ROUTES,
     Route("/assistant/v1/rag", assistant.AssistantRag, "knowledge"),
     Route("/assistant/v1/assist", assistant.Assist, "knowledge"),
@@ -154,6 +159,10 @@ class Room:
     @functools.cached_property
     def jobs(self) -> JobStore:
         return open_jobs(self.settings)
+
+    @functools.cached_property
+    def uploads(self) -> UploadStore:
+        return open_uploads(self.settings)
 
     @functools.cached_property
     def model_jobs(self) -> Jobs:

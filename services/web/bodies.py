@@ -56,6 +56,10 @@ class AnswerBody(Body):
         None, alias="schema", description="a JSON Schema; the answer is JSON that complies with it")
     knowledge: Bases | None = None
     search: Searching | None = None
+    async_: bool | None = Field(None, alias="async", description="be answered later, as a job: 202 with its id")
+    callback_url: str | None = Field(None, min_length=1, max_length=2048,
+                                     description="with async: is sent the job when it has ended")
+    priority: Literal["normal", "high"] | None = Field(None, description="with async: high before normal")
 
 
 class NameBody(Body):

@@ -50,7 +50,8 @@ _SECURITY = {
 def _schemas(routes: tuple[Route, ...]) -> dict[str, Any]:
     wanted: dict[type[BaseModel], str] = {replies.Error: "validation"}
     for declared in (declared for route in routes for declared in route.ops().values()):
-        wanted |= {model: "validation" for model in (declared.body, declared.reply, declared.stream) if model}
+        models = (declared.body, declared.reply, declared.stream, declared.accepted)
+        wanted |= {model: "validation" for model in models if model}
     inputs = [(model, mode) for model, mode in wanted.items()]
     _, schema = models_json_schema(inputs, ref_template=_REFS)    # type: ignore[arg-type]
     return schema["$defs"]
@@ -121,7 +122,8 @@ def _responses(route: Route, declared: Op) -> dict[str, Any]:
     if content:
         success["content"] = content
     errors = _errors(route, declared)
-    return {str(declared.status): success} | {
+    accepted = {"202": {"description": "Accepted", "content": _json(declared.accepted)}} if declared.accepted else {}
+    return {str(declared.status): success} | accepted | {
         str(status): {"$ref": f"#/components/responses/E{status}"} for status in sorted(errors)}
 
 

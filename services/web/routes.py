@@ -42,6 +42,7 @@ class Op:
     query: type[Body] | None = None         # of the address; all fields are texts
     reply: type[BaseModel] | None = None
     status: int = 200
+    accepted: type[BaseModel] | None = None     # of a 202, where the answer may come later
     media: str = "application/json"         # of a reply that is no `reply` model
     plain: bool = False                     # text/plain, unless a client that accepts it gets the `reply`
     errors: tuple[int, ...] = ()            # beside those that every operation can give

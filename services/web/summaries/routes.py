@@ -15,12 +15,12 @@ from services.jobs import prompts
 from services.jobs.asking import TYPES
 from services.jobs.shown import shown
 from services.knowledge.urls import parse
-from services.store.jobs import CANCELLED, ERROR, NORMAL, Job, not_found
+from services.store.jobs import NORMAL, Job, not_found
 from services.web.frame import json_response
+from services.web.jobs import listed
 from services.web.routes import Endpoint, Route, op
 from services.web.summaries.shapes import DocumentBody, JobId, JobQuery, SummaryJob, SummaryJobs
 
-PAGE, LONGEST_PAGE = 100, 1000
 _MADE: dict[str, Any] = {"scope": "answer", "body": DocumentBody, "reply": JobId, "errors": (404, 409, 422, 507)}
 
 
@@ -101,12 +101,7 @@ class SummaryJobList(Documents):
     @op("The key's jobs, the newest first; the master key sees everybody's", scope="answer", query=JobQuery,
         reply=SummaryJobs)
     def get(self, query: JobQuery) -> Response:
-        limit = min(max(int(query.limit or PAGE), 1), LONGEST_PAGE)
-        states = {None: (), ERROR: (ERROR, CANCELLED)}.get(query.status, (query.status,))
-        jobs = self.room.jobs.all(self.owner, states=states, types=TYPES, limit=limit,      # type: ignore[arg-type]
-                                  before=int(query.before) if query.before else None)
-        following = jobs[-1].number if len(jobs) == limit else None
-        return json_response({"jobs": [shown(job) for job in jobs], "next": following})
+        return json_response(listed(self, query, TYPES))
 
 
 ROUTES = (

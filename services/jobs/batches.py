@@ -1,0 +1,202 @@
+"""Batches: the lines of a file, each a request, answered behind all that somebody waits for (OpenAI's batch API).
+
+Each answer is appended to the batch's own record when it is there, so what breaks off goes on after it. A batch works
+for a slice of time, then lets others have its place in the executor.
+
+A piece of the record is OK or FAILED and a line of JSON: `{"id", "custom_id", "response": {"status_code",
+"request_id", "body"}, "error"}`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any
+
+from auth.keys import Key, Keys
+from services.errors import BadRequest, Forbidden, NotFound
+from services.jobs.executor import Handler, Later, Tell
+from services.jobs.requests import Door, Reply, Request, live
+from services.store.jobs import Job
+from services.store.uploads import Upload, UploadStore
+
+log = logging.getLogger("parley.jobs")
+BATCH = "batch"             # the type of jobs that are one batch, and the kind of their records
+FILE = "file"               # the kind of what clients upload
+ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/answer")
+OK, FAILED = b"+", b"-"
+MOST_LINES = 50_000
+LANES = 8                   # lines at once
+SLICE = 60.0                # seconds after which others have a turn
+BEAT = 1.0
+PAUSES = (429, 503)         # statuses after which a line is asked again
+PATIENCE = 3600.0           # seconds that one line waits to be let in
+DAY = 86400.0               # the window in which a batch is to be complete
+
+
+@dataclass(frozen=True)
+class Line:
+    custom_id: str
+    body: dict[str, Any]
+
+
+def lines_of(data: bytes, endpoint: str) -> list[Line]:
+    """The requests of a file. `BadRequest` (`bad_batch`) that names the line which is none."""
+    found: dict[str, Line] = {}
+    for number, text in enumerate(data.split(b"\n"), 1):
+        if text.strip():
+            line = _line(text, number, endpoint)
+            if line.custom_id in found:
+                raise _bad(number, f"custom_id {line.custom_id[:80]!r} is there twice")
+            found[line.custom_id] = line
+    if not found:
+        raise BadRequest("the file has no line: expected one request a line, as JSON", code="bad_batch",
+                         param="input_file_id")
+    if len(found) > MOST_LINES:
+        raise BadRequest(f"the file has {len(found)} lines; {MOST_LINES} are taken at most", code="bad_batch",
+                         param="input_file_id")
+    return list(found.values())
+
+
+def _line(text: bytes, number: int, endpoint: str) -> Line:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        raise _bad(number, "is not JSON") from None
+    if not isinstance(value, dict):
+        raise _bad(number, "should be a JSON object")
+    custom_id, body = value.get("custom_id"), value.get("body")
+    if not isinstance(custom_id, str) or not 0 < len(custom_id) <= 512:
+        raise _bad(number, "custom_id should be a text of 1 to 512 characters")
+    if value.get("method", "POST") != "POST":
+        raise _bad(number, 'method should be "POST"')
+    if value.get("url", endpoint) != endpoint:
+        raise _bad(number, f"url is {str(value['url'])[:80]!r}, but the batch's endpoint is {endpoint!r}")
+    if not isinstance(body, dict):
+        raise _bad(number, "body should be a JSON object: what is to be posted")
+    if body.get("stream") or body.get("background") or body.get("async"):
+        raise _bad(number, "body: stream, background and async have no place in a batch")
+    return Line(custom_id, body)
+
+
+def _bad(number: int, what: str) -> BadRequest:
+    return BadRequest(f"line {number} of the file: {what}", code="bad_batch", param="input_file_id", line=number)
+
+
+@dataclass(frozen=True)
+class Counts:
+    total: int
+    completed: int = 0
+    failed: int = 0
+
+
+def counted(uploads: UploadStore, batch: Upload) -> Counts:
+    """How far a batch is."""
+    marks = [piece[:1] for piece in uploads.pieces(batch.owner, batch.id)]
+    return Counts(batch.about["total"], marks.count(OK), marks.count(FAILED))
+
+
+def output(uploads: UploadStore, batch: Upload, mark: bytes) -> Iterator[bytes]:
+    """The lines of what went well (OK), or did not (FAILED)."""
+    return (piece[1:] for piece in uploads.pieces(batch.owner, batch.id) if piece[:1] == mark)
+
+
+def handler(uploads: UploadStore, keys: Keys, door: Door, seconds: float = SLICE) -> Handler:
+    """Does jobs of the type BATCH, whose payload is {"batch": id}, for so many seconds at a time."""
+    def handle(job: Job, tell: Tell) -> dict[str, Any]:
+        return _Batch(uploads, live(keys, job.owner), door, job.payload["batch"], tell, seconds).work()
+    return handle
+
+
+class _Batch:
+    """One attempt at a batch, or one slice of it."""
+
+    def __init__(self, uploads: UploadStore, key: Key, door: Door, id: str, tell: Tell, seconds: float) -> None:
+        self._uploads, self._key, self._door, self._tell = uploads, key, door, tell
+        self._until = time.monotonic() + seconds
+        self._gone = threading.Event()              # nobody wants it any more
+        try:
+            self._record = uploads.get(key.id, id)
+        except NotFound:
+            raise Forbidden("the batch was deleted", code="batch_deleted") from None
+        self._endpoint: str = self._record.about["endpoint"]
+        self._done = 0
+
+    def work(self) -> dict[str, Any]:
+        """The job's result when all lines are done; `Later` when some are left."""
+        about = self._note(in_progress_at=self._record.about.get("in_progress_at") or int(time.time()))
+        lines = lines_of(b"".join(self._uploads.pieces(self._key.id, about["input_file_id"])), self._endpoint)
+        there = {json.loads(piece[1:])["custom_id"] for piece in self._uploads.pieces(self._key.id, self._record.id)}
+        left = [line for line in lines if line.custom_id not in there]
+        self._done = len(there)
+        self._tell(self._done, len(lines))
+        if time.time() > self._record.created + DAY:
+            self._expire(left)
+        elif not self._all(left, len(lines)):
+            raise Later(0.0, counted=False)
+        counts = counted(self._uploads, self._record)
+        self._note(completed_at=int(time.time()))
+        return {"text": f"{counts.completed} of {counts.total} requests were answered", "completed": counts.completed,
+                "failed": counts.failed}
+
+    def _note(self, **facts: Any) -> dict[str, Any]:
+        return self._uploads.change(self._key.id, self._record.id, lambda about: {**about, **facts}).about
+
+    def _all(self, lines: Sequence[Line], total: int) -> bool:
+        """Whether all lines were answered before the slice was over."""
+        left = iter(lines)
+        running: set[Future[None]] = set()
+        with ThreadPoolExecutor(LANES, thread_name_prefix="batch") as pool:
+            try:
+                while True:
+                    while len(running) < LANES and time.monotonic() < self._until and (line := next(left, None)):
+                        running.add(pool.submit(self._one, line))
+                    if not running:
+                        return next(left, None) is None
+                    done, running = wait(running, BEAT, FIRST_COMPLETED)
+                    for one in done:
+                        one.result()
+                    self._done += len(done)
+                    self._tell(self._done, total)
+            finally:
+                self._gone.set()
+
+    def _one(self, line: Line) -> None:
+        reply = self._asked(line)
+        went_well = reply.status < 400
+        told = {"id": f"batch_req_{uuid.uuid4().hex}", "custom_id": line.custom_id, "response": {
+            "status_code": reply.status, "request_id": reply.request_id, "body": reply.body}, "error": None}
+        self._keep(OK if went_well else FAILED, told)
+
+    def _asked(self, line: Line) -> Reply:
+        """The answer to a line, once the key's limits and the server's queue let it in."""
+        until = time.monotonic() + PATIENCE
+        request = Request(self._key, self._endpoint, line.body)
+        while True:
+            reply = self._door(request, self._check)
+            if reply.status not in PAUSES or reply.retry_after is None or time.monotonic() > until:
+                return reply
+            resume = time.monotonic() + max(reply.retry_after, BEAT)
+            while time.monotonic() < resume:
+                self._check()
+                time.sleep(min(BEAT, max(resume - time.monotonic(), 0.0)))
+
+    def _check(self) -> None:
+        if self._gone.is_set():
+            raise Forbidden("the batch goes on no more", code="batch_over")
+
+    def _expire(self, lines: Sequence[Line]) -> None:
+        for line in lines:
+            self._keep(FAILED, {"id": f"batch_req_{uuid.uuid4().hex}", "custom_id": line.custom_id, "response": None,
+                                "error": {"code": "batch_expired", "message": "not answered within 24 hours"}})
+        self._note(expired_at=int(time.time()))
+
+    def _keep(self, mark: bytes, told: dict[str, Any]) -> None:
+        self._uploads.append(self._key.id, self._record.id,
+                             mark + json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")

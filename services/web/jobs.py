@@ -1,0 +1,102 @@
+"""`/jobs`: what a key has asked for without waiting, whatever it is; and how `POST /answer` becomes such a job."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from flask import Response, g
+from pydantic import BaseModel
+
+from services.chat import asking
+from services.chat.events import Ask
+from services.errors import BadRequest, Conflict
+from services.jobs.requests import ANSWER
+from services.jobs.shown import shown
+from services.knowledge.urls import parse
+from services.store.jobs import CANCELLED, ERROR, NORMAL, Job
+from services.web import replies
+from services.web.bodies import AnswerBody
+from services.web.frame import json_response
+from services.web.routes import Endpoint, Route, op
+from services.web.summaries.shapes import JobQuery, SummaryJob
+
+PAGE, LONGEST_PAGE = 100, 1000
+_LATER = {"async_", "callback_url", "priority", "stream"}      # of a body: about the job, not about the answer
+
+
+class AnyJob(SummaryJob):
+    type: str       # type: ignore[assignment]
+    usage: dict[str, Any] | None    # type: ignore[assignment]
+    answer: replies.Answer | None = None        # of an answer: what `POST /answer` says at once
+
+
+class AnyJobs(BaseModel):
+    jobs: list[AnyJob]
+    next: int | None
+
+
+class OneJob(Endpoint):
+    @op("A job, with its result once it has one", scope="answer", reply=AnyJob)
+    def get(self, job_id: str) -> Response:
+        return json_response(shown(self.room.jobs.get(_owner(), job_id)))
+
+    @op("Cancel a job that has not ended; the job as it is then", scope="answer", reply=AnyJob)
+    def delete(self, job_id: str) -> Response:
+        return json_response(shown(self.room.jobs.cancel(_owner(), job_id)))
+
+
+class JobList(Endpoint):
+    @op("The key's jobs, the newest first; the master key sees everybody's", scope="answer", query=JobQuery,
+        reply=AnyJobs)
+    def get(self, query: JobQuery) -> Response:
+        return json_response(listed(self, query, ()))
+
+
+def listed(endpoint: Endpoint, query: JobQuery, types: tuple[str, ...]) -> dict[str, Any]:
+    """A page of jobs; () are those of all types."""
+    limit = min(max(int(query.limit or PAGE), 1), LONGEST_PAGE)
+    states: dict[str | None, tuple[str, ...]] = {None: (), ERROR: (ERROR, CANCELLED)}
+    jobs = endpoint.room.jobs.all(_owner(), states=states.get(query.status, (query.status or "",)), types=types,
+                                  limit=limit, before=int(query.before) if query.before else None)
+    return {"jobs": [shown(job) for job in jobs], "next": jobs[-1].number if len(jobs) == limit else None}
+
+
+def _owner() -> str | None:
+    """Whose jobs are shown; None: everybody's."""
+    return None if g.key.is_master else g.key.id
+
+
+class AcceptedJob(BaseModel):
+    """The job that answers, for `GET /jobs/<job_id>`."""
+
+    job_id: str
+    status: Literal["pending", "running", "success", "error"]
+
+
+def accept(endpoint: Endpoint, body: AnswerBody, ask: Ask, digest: str | None) -> Response:
+    """202: `body` is answered later, as a job. `ask`: what it comes to, which is checked as far as it can be now.
+    `digest`: of its Idempotency-Key, by which a retry gets the same job."""
+    if body.stream:
+        raise BadRequest("async answers are not streamed: leave stream out", param="stream",
+                         code="conflicting_parameters")
+    asking.check(ask, endpoint.room.settings)
+    asking.profile_of(ask, endpoint.parts.profiles)
+    callback = {"url": str(parse(body.callback_url))} if body.callback_url else None
+    payload = {"body": body.model_dump(by_alias=True, exclude_none=True, exclude=_LATER)}
+    job = Job(owner=g.key.id, type=ANSWER, payload=payload, priority=body.priority or NORMAL, callback=callback)
+    if digest is None:
+        made = endpoint.room.jobs.put(job)
+    else:
+        named = Job(owner=job.owner, type=ANSWER, payload=payload, id=f"answer-{digest[:40]}", priority=job.priority,
+                    callback=callback)
+        try:
+            made = endpoint.room.jobs.put(named)
+        except Conflict:
+            made = endpoint.room.jobs.get(g.key.id, named.id)
+    return json_response({"job_id": made.id, "status": shown(made)["status"]}, 202)
+
+
+ROUTES = (
+    Route("/jobs", JobList, "jobs"),
+    Route("/jobs/<string:job_id>", OneJob, "jobs"),
+)
