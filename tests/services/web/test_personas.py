@@ -184,6 +184,13 @@ def test_text_of_a_task_stands_before_it(world):
     assert world.call("GET", "/answer/4").json["turns"][0]["content"] == "count the words"
 
 
+@pytest.mark.parametrize("value", ["[" * 3000 + "]" * 3000, "7" * 5000, "-0.5e-400"], ids=["deep", "digits", "small"])
+def test_values_that_python_cannot_hold_are_json_all_the_same(world, value):
+    world.parts.engine.script = says(value)
+    response = world.call("POST", "/toil/extractor", json={"prompt": "x"})
+    assert (response.status_code, response.text) == (200, value)
+
+
 def test_answer_that_is_no_json_is_not_passed_for_it(world):
     world.parts.engine.script = says("nonsense")
     response = world.call("POST", "/toil/extractor", json={"prompt": "x"})
