@@ -92,15 +92,14 @@ class AssistantRag(Endpoint):
             if _there(self) is None:
                 bases.create(owner, BASE, allowed=g.key.profiles, refresh_seconds=REFRESH_DAYS * 86400)
             bases.change(owner, BASE, {"system": body.system_message or ""})
-            there = {(source["name"], source["options"].get("max_depth")): source["id"]
-                     for source in bases.sources(owner, BASE)}
-            for source in {*there.values()} - {there.get((url, body.max_depth)) for url in urls}:
-                bases.delete_source(owner, BASE, source)
+            missing = {(url, body.max_depth): url for url in urls}
+            for source in bases.sources(owner, BASE):
+                if missing.pop((source["name"], source["options"].get("max_depth")), None) is None:
+                    bases.delete_source(owner, BASE, source["id"])
             for file in files:
                 bases.add(owner, BASE, kind_of(file.name, file.media), file.name, file.data, media_type=file.media)
-            for url in urls:
-                if (url, body.max_depth) not in there:
-                    bases.add(owner, BASE, "crawl", url, max_depth=body.max_depth)
+            for url in missing.values():
+                bases.add(owner, BASE, "crawl", url, max_depth=body.max_depth)
         return json_response(_config(self, _base(self)))
 
     @op("Have the assistant forget all", scope="answer", status=204, errors=(403, 404, 409, 410))
@@ -119,13 +118,13 @@ class Assist(Answering):
         texts = [text.strip() for text in (body.text, body.prompt or "") if text.strip()]
         if not texts:
             raise BadRequest("text and prompt are missing: give one of them", code="missing_field", param="prompt")
-        base = _there(self)
-        system = (base or {}).get("system", SYSTEM)
-        ask = Ask(owner=g.key.id, prompt=texts[-1], messages=(Message("user", "\n\n".join(texts)),),
-                  system=f"{system}\n\n{ONLY}" if base and body.use_only_rag_data else system, profile=body.profile,
-                  allowed_profiles=g.key.profiles, max_tokens=body.max_completion_tokens, weight=g.key.weight,
-                  request_id=g.trace.id, stream=False, knowledge=(f"{BASE}@{g.key.id}",) if base else (),
-                  passages=_most(body))
+        base, said = _there(self), (Message("user", "\n\n".join(texts)),)
+        own = (base or {}).get("system")        # the key's, and so nothing that is computed once for everybody
+        system = "\n\n".join([own or SYSTEM, *([ONLY] if base and body.use_only_rag_data else [])])
+        ask = Ask(owner=g.key.id, prompt=texts[-1], messages=(Message("system", system), *said) if own else said,
+                  system=None if own else system, profile=body.profile, allowed_profiles=g.key.profiles,
+                  max_tokens=body.max_completion_tokens, weight=g.key.weight, request_id=g.trace.id, stream=False,
+                  knowledge=(f"{BASE}@{g.key.id}",) if base else (), passages=_most(body))
         return json_response({"text": folded(self.payloads(lambda _digest: [ask], answer.payloads))["result"]})
 
 

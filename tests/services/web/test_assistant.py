@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from services.web import assistant
 from services.web.assistant import ONLY, SYSTEM, AssistReply, RagConfig
 from tests.conftest import Server
 from tests.services.web.conftest import wait_until
@@ -57,6 +58,22 @@ def test_addresses_and_files_are_known_until_they_are_forgotten(server, own, sit
     assert again["status"] == "success" and again["files"] == [] and again["system_message"] is None
     assert server.call("DELETE", "/assistant/v1/rag", own).status_code == 204
     assert server.call("DELETE", "/assistant/v1/rag", own).status_code == 404
+
+
+def test_two_files_of_one_name_go_together(server, own):
+    two = [("files", ("a.txt", b"Ferries go at noon.")), ("files", ("a.txt", b"Ferries go at one."))]
+    assert server.call("POST", "/assistant/v1/rag", own, files=two).json()["files"] == ["a.txt"] * 2
+    assert server.call("POST", "/assistant/v1/rag", own, json={"system_message": "x"}).json()["files"] == []
+
+
+def test_its_own_system_text_is_not_shared_with_other_keys(world, monkeypatch):
+    def head():
+        assert world.call("POST", "/assistant/v1/assist", json={"prompt": "When?"}).status_code == 200
+        return "".join(world.parts.engine.requests[-1].prompt)[:world.parts.engine.requests[-1].head]
+    assert SYSTEM in head()
+    monkeypatch.setattr(assistant, "_there", lambda endpoint: {"system": "The code is 4711."})
+    monkeypatch.setattr(world.parts.grounding, "references", lambda *_: iter(()))
+    assert head() == "" and "The code is 4711." in "".join(world.parts.engine.requests[-1].prompt)
 
 
 def test_what_cannot_be_read_is_told(server, own, site):        # noqa: F811
