@@ -142,7 +142,7 @@ def signed(token: str, raw: bytes) -> str:
 
 def question_of(text: str) -> str:
     """What somebody wrote, without the mention of the bot at its begin and without tags."""
-    text = re.sub(r"^\s*(?:<p>)?\s*<at>[^<>]*</at>", "", text, flags=re.IGNORECASE)
+    text = re.sub(r"^\s*(?:<p>\s*)?<at>[^<>]*</at>", "", text, flags=re.IGNORECASE)
     text = _TAG.sub("", _BREAK.sub("\n", text))
     return html.unescape(text).replace("\xa0", " ").strip()
 

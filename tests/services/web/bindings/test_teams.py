@@ -143,7 +143,8 @@ def test_what_makes_no_sense_is_400(server, change):
     ("<at>Bot</at> hello", "hello"), ("<p><at>Bot</at>&nbsp;hello</p>", "hello"), ("a<br>b<br/>c", "a\nb\nc"),
     ("<div>one</div><div>two &lt;b&gt;</div>", "one\ntwo <b>"), ("<at>Bot</at> ask <at>Ada</at>", "ask Ada"),
     ("1 < 2 and 3 > 2", "1 < 2 and 3 > 2"), ('<a href="https://a.example">https://a.example</a> what?',
-                                             "https://a.example what?"), ("", ""), ("<at>Bot</at>", "")])
+                                             "https://a.example what?"), ("", ""), ("<at>Bot</at>", ""),
+    pytest.param(" " * 400_000 + "x" + "<a" * 200_000, "x" + "<a" * 200_000, id="megabyte")])
 def test_text_is_read_without_tags(text, question):
     assert question_of(text) == question
 
