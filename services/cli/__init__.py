@@ -17,6 +17,7 @@ VERBS = {
     "models": "list, pull, select and check model files",
     "sessions": "list, show, export, import and delete sessions",
     "doctor": "what is installed, what is wrong and how to mend it",
+    "work": "do the jobs of servers on other machines, which share a Redis",
     "chat": "talk to a running server from the terminal",
 }
 
@@ -49,7 +50,7 @@ def parley(ctx: click.Context) -> int:
     Settings come from the environment or from .env beside main.py; .env.example lists them.
     """
     ctx.obj = ctx.obj or settings.load()
-    serving = ctx.invoked_subcommand in (None, "serve")
+    serving = ctx.invoked_subcommand in (None, "serve", "work")
     logs.setup(ctx.obj.log_level if serving or ctx.obj.debug else "WARNING", ctx.obj.debug)
     if ctx.invoked_subcommand is None:
         from services.cli.serve import serve

@@ -77,7 +77,7 @@ def packages(_: Settings) -> Iterator[Finding]:
     """Each line of requirements.txt against what is installed."""
     there: list[str] = []
     for line in (ROOT / "requirements.txt").read_text().splitlines():
-        match = re.match(r"([A-Za-z0-9._-]+)\s*([^#;]*)", line.strip())
+        match = re.match(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?\s*([^#;]*)", line.strip())
         if not match or line.lstrip().startswith("#"):
             continue
         name, wanted = match[1], match[2].strip()
@@ -199,7 +199,7 @@ def _is_parley(settings: Settings) -> bool:
 # ---------------------------------------------------------------- the models
 
 def models_folder(settings: Settings) -> Iterator[Finding]:
-    from services.cli.serve import check_models_dir
+    from services.cli.core import check_models_dir
     from services.engine import catalog, gguf
     folder, bad = settings.models_dir, 0
     if folder != ROOT / "models":       # which a start makes

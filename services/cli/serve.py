@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
-import secrets
-import shutil
 import signal
-import stat
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from services.cli.executor import EXECUTOR, Work
+from services.cli.core import Core, check_models_dir
+from services.cli.executor import EXECUTOR
 from services.cli.signals import Signals
 from services.errors import ConfigError, NotFound, ParleyError
 from services.settings import ROOT, Settings, environment_with
@@ -34,7 +29,6 @@ FOLLOW = 1.0                # seconds between two looks at config.json
 AT_ONCE = 3.0               # seconds between a second SIGTERM and the end
 RESTART_PAUSES = (0.1, 0.5, 1.0)    # seconds before gunicorn is started again, then the last for ever ...
 STEADY = 60.0                       # ... unless it lived so many seconds
-LONGEST_RUN_DIR = 80                # bytes of the sockets' folder: a socket's path must stay below 104
 
 
 class Web:
@@ -94,42 +88,24 @@ class Web:
             os.killpg(self.process.pid, signal.SIGKILL)
 
 
-class Server:
+class Server(Core):
     """Everything that `serve` starts. `stopping` is set by the first SIGTERM or SIGINT; a second one ends at once."""
 
     status = 0              # what the process ends with after a signal
 
     def __init__(self, settings: Settings) -> None:
         from auth.keys import Keys
-        from auth.limits import Limiter
         from services.chat import personas
-        from services.chat.profiles import Profiles, ensure_default
-        from services.engine.catalog import needs, precheck
         from services.engine.model_jobs import wanted_at_start
-        from services.engine.supervisor import Supervisor
-        from services.metrics import Figures
-        from services.store import disk
-        from services.store.opening import open_store
-        self.settings = settings
         check_models_dir(settings.models_dir)
         self.wanted = wanted_at_start(settings)
-        disk.make_dirs(settings.data_dir)
-        self.lock = disk.lock_data_folder(settings.data_dir)
-        self.profiles = Profiles(ensure_default(settings.data_dir), settings)
+        super().__init__(settings)
         personas.ensure_default(settings.data_dir)
-        open_store(settings)                    # takes over a seed's sessions, refuses a wrong DATA_KEY
         keys = Keys(settings.data_dir, settings)
         show_master_key(keys.ensure_master(), settings)
         if settings.bypass_authorization:
             keys.ensure_local()
-        self.run_dir = make_run_dir(settings.data_dir)
-        authkey = secrets.token_bytes(32)
-        self.limiter = Limiter(settings.data_dir)
-        self.supervisor = Supervisor(settings, self.run_dir, authkey, self.limiter, Figures(settings.metrics_keys),
-                                     precheck, needs)
-        self.web = Web(settings, self.supervisor.address, authkey)
-        self.work = Work(settings, self.supervisor.address, authkey)
-        self.stopping = threading.Event()
+        self.web = Web(settings, self.supervisor.address, self.authkey)
 
     def run(self) -> int:
         Signals(self.on_signal).start()
@@ -146,10 +122,7 @@ class Server:
         finally:
             self.supervisor.stop(0)
             self.web.kill()
-            self.work.end()
-            self.limiter.close()
-            shutil.rmtree(self.run_dir, ignore_errors=True)
-            self.lock.close()
+            self.close()
 
     def on_signal(self, number: int) -> None:
         """SIGHUP: fresh web workers. The others: the first one drains, the second one ends at once."""
@@ -226,32 +199,6 @@ class Server:
             self.stopping.wait(RESTART_PAUSES[min(attempt, len(RESTART_PAUSES) - 1)])
             attempt += 1
         return self.status
-
-
-def make_run_dir(data_dir: Path) -> Path:
-    """An empty folder of mode 0700 for the sockets, the same for each start on `data_dir`: nothing is left behind by
-    a killed server. Its path leaves room for their names."""
-    name = hashlib.sha256(os.fsencode(data_dir.resolve())).hexdigest()[:12]
-    folder = Path(tempfile.gettempdir()) / f"parley-{os.getuid()}-{name}"
-    if len(os.fsencode(folder)) > LONGEST_RUN_DIR:
-        raise ConfigError(f"TMPDIR={tempfile.gettempdir()!r} is too long a path for local sockets: set TMPDIR to a "
-                          "shorter one, such as /tmp")
-    with suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise ConfigError(f"{folder} is not this user's folder: remove it, or set TMPDIR to another place")
-    folder.chmod(0o700)
-    for left in folder.iterdir():
-        left.unlink()
-    return folder
-
-
-def check_models_dir(path: Path) -> None:
-    if path == ROOT / "models":
-        path.mkdir(exist_ok=True)
-    if not path.is_dir():
-        raise ConfigError(f"MODELS_DIR={str(path)!r}: there is no such folder; make it or set another")
 
 
 def show_master_key(key: str | None, settings: Settings) -> None:
