@@ -63,6 +63,10 @@ class Log(ABC):
 class Store(ABC):
     """Sessions of all owners. Safe to share between threads; several processes may use the same files at once."""
 
+    def problem(self) -> str | None:
+        """Why no turn could be kept now, for /readyz; None where nothing is known to be wrong."""
+        return None
+
     @abstractmethod
     def owners(self) -> list[str]:
         """Who has sessions, in order."""

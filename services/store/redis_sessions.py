@@ -97,6 +97,14 @@ class RedisStore(Store):
                 raise ConfigError("DATA_KEY is not the one that the sessions in Redis were made with: all servers of "
                                   "one Redis have the same") from None
 
+    def problem(self) -> str | None:
+        try:
+            with self.link.told():
+                self.link.client.set(self.link.key("probe"), 1, ex=60)
+        except ParleyError as error:
+            return error.message
+        return None
+
     def owners(self) -> list[str]:
         with self.link.told():
             return sorted(owner.decode() for owner in self.link.client.smembers(self.link.key("owners")))

@@ -32,6 +32,8 @@ class Readyz(Endpoint):
     def get(self) -> Response:
         """200 with `warnings` where the last good file goes on serving; 503 with `reasons` where nothing is served."""
         reasons = [*self._model(), *_store(self.room.settings.data_dir)]
+        if problem := self.parts.sessions.store.problem():
+            reasons.append(problem)
         if self.room.drain.begun:
             reasons.append("the server is stopping")
         told = (self.parts.profiles, self.parts.personas, self.parts.grounding.feeds, self.parts.keys,

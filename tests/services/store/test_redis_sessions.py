@@ -177,7 +177,9 @@ def test_a_killed_redis_loses_nothing_and_is_found_again():
                 with pytest.raises(Unavailable) as told:
                     act()
                 assert told.value.code == "redis_unavailable" and told.value.retry_after
+            assert "Redis" in store.problem()
             server.start()
+            assert store.problem() is None
             log.append(said("y"))
             server.kill()
         server.start()
@@ -206,6 +208,7 @@ def test_a_full_redis_is_told():
         add(store, "0", "1", "x")
         with store.open("0", "1", 1) as log:
             client_of(server).config_set("maxmemory", 1)
+            assert "no memory" in store.problem()
             with pytest.raises(StorageFull):
                 log.append(said("y"))
         assert contents(store, "0", "1") == ["x"]
