@@ -10,7 +10,7 @@ PORTION = 2000              # texts counted at once
 LONG_WORD = 100             # characters from which a word's tokens are estimated: nobody asks a model about base64
 TITLE = 160                 # characters of a part's title
 EDGE = 2                    # tokens that a word may take more where no blank precedes, at the beginning of a part
-_HEADING = re.compile(r"(#{1,6})[ \t]+(.+?)[ \t]*#*[ \t]*")
+_HEADING = re.compile(r"(#{1,6})[ \t]+([^ \t].*)")
 _FENCE = re.compile(r"[ \t]*(```|~~~)")
 _WORDS = re.compile(r"\S+")
 # paragraphs, lines, sentences, words, characters
@@ -80,7 +80,8 @@ def sections(text: str) -> Iterator[tuple[int, list[str], str]]:
             if text[start:at].strip():
                 yield start, [name for _, name in headings], text[start:at]
             start = at + len(line)
-            headings = [one for one in headings if one[0] < len(found[1])] + [(len(found[1]), found[2])]
+            name = found[2].rstrip(" \t#") or found[2]
+            headings = [one for one in headings if one[0] < len(found[1])] + [(len(found[1]), name)]
         at += len(line)
     if text[start:].strip():
         yield start, [name for _, name in headings], text[start:]

@@ -43,6 +43,11 @@ def test_headings_become_titles():
     assert list(sections("# only\n")) == [] and split("", "T", 20, words) == split(" \n", "T", 20, words) == []
 
 
+def test_headings_take_no_longer_however_they_are_written():
+    found = list(sections("# a" + " " * 8000 + "b\none\n# C# ##\ntwo\n# #\nthree"))
+    assert [headings for _, headings, _ in found] == [["a" + " " * 8000 + "b"], ["C"], ["#"]]
+
+
 def test_known_sections_are_taken_as_they_are():
     text = "before # one two\n# three after"
     parts = split(text, "Doc", 20, words, [("page 1", 9, 16), ("page 2", 17, 24)])
