@@ -26,7 +26,7 @@ _LATER = {"async_", "callback_url", "priority", "stream"}      # of a body: abou
 
 class AnyJob(SummaryJob):
     type: str       # type: ignore[assignment]
-    usage: dict[str, Any] | None    # type: ignore[assignment]
+    usage: dict[str, Any] | None
     answer: replies.Answer | None = None        # of an answer: what `POST /answer` says at once
 
 

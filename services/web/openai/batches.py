@@ -83,7 +83,8 @@ class BatchList(BaseModel):
 
 
 class Batches(Endpoint):
-    @op("The key's batches; the master key sees everybody's", scope="answer", query=PageQuery, reply=BatchList)
+    @op("The key's batches; the master key sees everybody's", scope="answer", query=PageQuery, reply=BatchList,
+        errors=(404,))
     def get(self, query: PageQuery) -> Response:
         return json_response(page(self, BATCH, query, lambda batch: _shown(self, batch)))
 

@@ -65,7 +65,8 @@ class FilesQuery(PageQuery):
 
 
 class Files(Endpoint):
-    @op("The key's files; the master key sees everybody's", scope="answer", query=FilesQuery, reply=FileList)
+    @op("The key's files; the master key sees everybody's", scope="answer", query=FilesQuery, reply=FileList,
+        errors=(404,))
     def get(self, query: FilesQuery) -> Response:
         """Outputs are named by their batches, and not listed."""
         return json_response(page(self, FILE, query, _file, none=query.purpose == "batch_output"))
