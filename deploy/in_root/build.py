@@ -111,6 +111,8 @@ class _Builder:
             remove(partial)
             subprocess.run(["debootstrap", "--variant=minbase", match[1], partial,
                             *([self._lent.mirror] if self._lent.mirror else [])], check=True, stdout=subprocess.DEVNULL)
+            for package in partial.glob("var/cache/apt/archives/*.deb"):
+                package.unlink()
             partial.rename(root)
         return root
 

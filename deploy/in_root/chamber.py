@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
-_NO_NEW_PRIVILEGES = 38         # of prctl(2)
+_DEATH_SIGNAL, _NO_NEW_PRIVILEGES = 1, 38      # of prctl(2)
 
 
 @dataclass(frozen=True)
@@ -88,15 +89,21 @@ def _become(chamber: dict[str, Any]) -> None:
     os.chroot(chamber["root"])
     os.chdir(chamber["workdir"])
     os.umask(0o022)
-    if chamber["sealed"] and ctypes.CDLL(None, use_errno=True).prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_NO_NEW_PRIVS)")
+    if chamber["sealed"]:
+        _prctl(_NO_NEW_PRIVILEGES, 1)
     uid, gid = map(int, chamber["user"].split(":"))
     os.setgroups([])
     os.setgid(gid)
     os.setuid(uid)
+    _prctl(_DEATH_SIGNAL, signal.SIGKILL)       # again: what unshare asked for ends with a change of the user
     os.environ.clear()
     os.environ.update(chamber["env"])           # whose PATH the command is looked for in
     os.execvp(chamber["command"][0], chamber["command"])
+
+
+def _prctl(option: int, value: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), f"prctl({option}, {value})")
 
 
 def main(descriptor: int) -> None:

@@ -33,7 +33,7 @@ def check(folder: Path, env: Mapping[str, str]) -> int:
         for turn in (_first, _second):
             with Container(folder, asked, binds, stdout=sys.stderr) as container:
                 began = time.monotonic()
-                expect(container.healthy(), "HEALTHCHECK says healthy")
+                expect(container.healthy(), f"HEALTHCHECK says healthy, not: {container.unhealthy}")
                 told("healthy", f"after {time.monotonic() - began:.1f} s")
                 turn(container, int(asked["PORT"]), key)
                 _stop(container)

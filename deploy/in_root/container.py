@@ -29,6 +29,7 @@ class Container:
         self._env = {"HOME": "/data", **self.image.env, **env}
         arguments = [*self.image.entrypoint, *(command or self.image.cmd)]
         binds = [("/etc/resolv.conf", "/etc/resolv.conf", "ro"), ("/etc/hosts", "/etc/hosts", "ro"), *binds]
+        self.unhealthy = ""             # what HEALTHCHECK said last
         self._points = mount_points(root, binds)
         self._points.__enter__()
         self.process = chamber.start(
@@ -58,7 +59,7 @@ class Container:
             return subprocess.CompletedProcess(command, 1, "", "it is not running")
         uid, gid = self.image.user.split(":")
         inside = ["nsenter", "--target", str(first), "--mount", "--pid", "--ipc", "--uts", "--root",
-                  f"--wd={self.image.workdir}", "--setuid", uid, "--setgid", gid]
+                  "--wd", "--setuid", uid, "--setgid", gid]
         return subprocess.run([*inside, *command], env=self._env, capture_output=True, text=True, timeout=timeout,
                               stdin=subprocess.DEVNULL)
 
@@ -68,8 +69,10 @@ class Container:
         assert health is not None
         until = time.monotonic() + health.start_period + health.retries * health.interval
         while self.process.poll() is None and time.monotonic() < until:
-            if self.execute(health.command, health.timeout).returncode == 0:
+            tried = self.execute(health.command, health.timeout)
+            if tried.returncode == 0:
                 return True
+            self.unhealthy = tried.stderr.strip()[-300:]
             time.sleep(_LOOK)
         return False
 
