@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from flask import Flask, g
 
 from auth import gate
 from auth.keys import Key
-from services.chat.events import Ask, Event, Final, Spent
+from services.chat.events import Ask, Final, Spent
 from services.chat.idempotency import digest_of
 from services.chat.sessions import parse_id
 from services.errors import Forbidden, NotFound, Unauthorized
@@ -129,26 +129,18 @@ class Desk:
             return NO_QUESTION
         room, key = self._room, self._key(question.binding)
         persona = room.parts.personas.get(question.binding.personality, key.id)
-        with taken(room.places):
+        with room.parts.admissions.admit(key, place=True) as ticket, taken(room.places):
             prompt, given = sources.of_question(room, persona, question.text, key.id)
-        ask = Ask(owner=key.id, prompt=question.text, messages=persona.asked(prompt, given), weight=key.weight,
-                  session_id=question.session, allowed_profiles=key.profiles, request_id=g.trace.id, stream=False,
-                  idempotency=question.digest, spent=Spent(), **persona.fields(room.settings.models_dir),
-                  **sources.grounded(room, persona, key.id, (), False if given else None))
-        with self._events(key, ask) as events:
-            for event in events:
-                if isinstance(event, Final):
-                    return event.result.strip() or NO_ANSWER
-                room.drain.check_running()
+            ask = Ask(owner=key.id, prompt=question.text, messages=persona.asked(prompt, given), weight=key.weight,
+                      session_id=question.session, allowed_profiles=key.profiles, request_id=g.trace.id, stream=False,
+                      idempotency=question.digest, spent=Spent(), **persona.fields(room.settings.models_dir),
+                      **sources.grounded(room, persona, key.id, (), False if given else None))
+            with closing(measured(room.parts.chat.answer(ask), ticket, ask.spent)) as events:
+                for event in events:
+                    if isinstance(event, Final):
+                        return event.result.strip() or NO_ANSWER
+                    room.drain.check_running()
         raise AssertionError("an answer has an end")
-
-    @contextmanager
-    def _events(self, key: Key, ask: Ask) -> Iterator[Iterator[Event]]:
-        """The answer's events, counted and charged as those of a request of `key` are."""
-        room = self._room
-        with room.parts.admissions.admit(key, place=True) as ticket, taken(room.places), \
-                closing(measured(room.parts.chat.answer(ask), ticket, ask.spent)) as events:
-            yield events
 
     def _key(self, binding: Binding) -> Key:
         """The key that the binding acts as, as it is now."""

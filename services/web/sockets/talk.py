@@ -19,6 +19,7 @@ from flask import Flask, g
 
 from auth import gate
 from auth.keys import Key
+from auth.limits import Ticket
 from services.chat.events import Ask, Delta, Event, Final, Spent, Waiting
 from services.chat.messages import Interaction, Message
 from services.chat.persona import Given, Persona
@@ -146,8 +147,8 @@ class Talk:
                 self.line.end(NO_KEY if isinstance(error, Unauthorized) else POLICY, error.message)
                 return
             return self._tell(error)
-        except ParleyError as error:
-            self.line.end(POLICY, error.message)
+        except Exception as error:
+            self.line.end(POLICY, as_error(error).message)
             return None
         if asked.prompt or asked.key is None:
             self._turn(key, persona, asked)
@@ -189,21 +190,25 @@ class Talk:
         self.line.say(f"<END {self._session}>" if self._wish.tell_session and self._session else END)
 
     def _answer(self, key: Key, persona: Persona, asked: frames.Asked) -> None:
+        """Nothing is fetched or asked before the key's limits let it."""
         self._room.drain.refuse_new()
         if asked.session is not None:
             self._session = parse_id(asked.session)
-        question, given = self._given(key, persona, asked)
-        messages = persona.asked(question, given)
-        search = True if asked.rag is not None else False if given else None
-        ask = Ask(owner=key.id, prompt=asked.prompt, messages=messages, session_id=self._session,
-                  earlier=() if self._session else tuple(self._earlier), allowed_profiles=key.profiles,
-                  weight=key.weight, request_id=self._trace.id, spent=Spent(),
-                  **sources.grounded(self._room, persona, key.id, (), search, asked.rag or ()),
-                  **persona.fields(self._room.settings.models_dir))
-        with self._events(key, ask) as events:
-            self._pass_on(events, messages)
+        with self._room.parts.admissions.admit(key, place=True) as ticket, self._room.drain.work():
+            ask = self._asked_of(key, persona, asked)
+            with self._events(ticket, ask) as events:
+                self._pass_on(events, ask.messages)
         self._turns += 1
         self._end()
+
+    def _asked_of(self, key: Key, persona: Persona, asked: frames.Asked) -> Ask:
+        question, given = self._given(key, persona, asked)
+        search = True if asked.rag is not None else False if given else None
+        return Ask(owner=key.id, prompt=asked.prompt, messages=persona.asked(question, given),
+                   session_id=self._session, earlier=() if self._session else tuple(self._earlier),
+                   allowed_profiles=key.profiles, weight=key.weight, request_id=self._trace.id, spent=Spent(),
+                   **sources.grounded(self._room, persona, key.id, (), search, asked.rag or ()),
+                   **persona.fields(self._room.settings.models_dir))
 
     def _given(self, key: Key, persona: Persona, asked: frames.Asked) -> tuple[str, Given | None]:
         """The question, and what it is to be answered from: what the frame gives, else what it names."""
@@ -217,11 +222,10 @@ class Talk:
         return asked.prompt, Given.content(text) if asked.content is None else Given.of_text(text)
 
     @contextmanager
-    def _events(self, key: Key, ask: Ask) -> Iterator[Iterator[Event]]:
+    def _events(self, ticket: Ticket, ask: Ask) -> Iterator[Iterator[Event]]:
         """The answer's events, counted and charged as those of a request are."""
         room = self._room
-        with room.parts.admissions.admit(key, place=True) as ticket, room.drain.work(), taken(room.places), \
-                closing(measured(room.parts.chat.answer(ask), ticket, ask.spent)) as events:
+        with taken(room.places), closing(measured(room.parts.chat.answer(ask), ticket, ask.spent)) as events:
             yield events
 
     def _pass_on(self, events: Iterator[Event], messages: tuple[Message, ...]) -> None:

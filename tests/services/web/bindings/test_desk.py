@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 
+from services.errors import TooManyRequests
 from tests.services.web.bindings.conftest import (
     SIGNING_SECRET,
     bindings,
@@ -51,6 +52,18 @@ def test_when_there_is_no_place_the_platform_is_told(world, platform, monkeypatc
     assert platform.wait()[0].body["text"] == "you said: hello"
     wait_until(lambda: room.drain.working == 0)
     assert room.desk._seats.acquire(blocking=False), "the place is given back"
+
+
+def test_nothing_is_fetched_for_a_key_that_is_over_a_limit(world, platform, monkeypatch):
+    monkeypatch.setenv("TEST_SLACK_SECRET", SIGNING_SECRET)
+    _, key = world.parts.keys.create(name="bot")
+    write_bindings(world.settings.data_dir, bindings(platform, key.id))
+    world.parts.admissions.refuse = TooManyRequests("slowly")
+    fetched = []
+    monkeypatch.setattr(world.parts.grounding.fetcher, "read", lambda url, **_: fetched.append(url))
+    raw = json.dumps(mention("https://a.example/ what is it?")).encode()
+    assert world.client.post("/bindings/slack/helpdesk", data=raw, headers=slack_headers(raw)).status_code == 200
+    assert platform.wait()[0].body["text"] == "slowly" and fetched == []
 
 
 def test_all_platforms_at_once(server, platform):

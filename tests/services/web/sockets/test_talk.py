@@ -8,6 +8,7 @@ import time
 import pytest
 
 from services.chat.events import Delta, Search, Waiting
+from services.errors import TooManyRequests
 from services.knowledge.choose import Step
 from services.knowledge.documents import Document
 from services.web.frame import Trace
@@ -169,6 +170,19 @@ def test_what_is_fetched_is_told_before_the_answer(talk, scripted):
     first, second = (ask.messages[-1].content for ask in scripted.parts.chat.asked)
     assert "> text of https://a.example/" in first and first.endswith("Given the preceding content, what is it?")
     assert "> text of https://" in second
+
+
+def test_nothing_is_fetched_for_who_is_over_a_limit(talk, scripted):
+    scripted.parts.admissions.refuse = TooManyRequests("slowly")
+    talk.heard("https://a.example/ what is it?")
+    assert settled(talk) == ["Error: slowly", "<END>"]
+
+
+def test_a_surprise_before_the_answer_ends_the_line_alone(talk, scripted, monkeypatch):
+    monkeypatch.setattr(scripted.parts.keys, "authenticate", lambda secret: 1 / 0)
+    talk.heard("hi")
+    settled(talk)
+    assert talk.line.ended == [(POLICY, "internal error; the server's log says more under request id t")]
 
 
 def test_where_to_look_is_asked_of_the_model_and_every_step_is_told(talk, scripted):
