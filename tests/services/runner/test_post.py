@@ -246,6 +246,7 @@ def test_who_does_not_read_along_is_woken_seldom(office: Office) -> None:
     patient = office.begin(channel, stream=False)
     office.post.tell([(patient, piece("a"))])
     assert hear(channel) == piece("a")
+    wait_for(lambda: patient.reply.flushed == office.clock.now)     # noted just after it was sent
     office.post.tell([(patient, piece("b")), (patient, piece("c"))])
     assert channel.receive(0.1) is None
     office.clock.now += LUMP
@@ -260,6 +261,7 @@ def test_nor_is_the_post_woken_for_those_alone(office: Office, monkeypatch: pyte
     patient, reader = office.begin(channel, stream=False), office.begin(other)
     office.post.tell([(patient, piece("a"))])
     assert hear(channel) == piece("a")
+    wait_for(lambda: patient.reply.flushed == office.clock.now)     # noted just after it was sent
     rings: list[None] = []
     ring = office.post._ring
     monkeypatch.setattr(office.post, "_ring", lambda: (rings.append(None), ring()))
