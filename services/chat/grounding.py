@@ -88,7 +88,7 @@ class _Judge:
                                   n_threads=ask.n_threads, n_gpu_layers=ask.n_gpu_layers,
                                   allowed_profiles=ask.allowed_profiles)
         self._ask = replace(who, temperature=0.0, max_tokens=JUDGED, stream=False, thinking=False, weight=ask.weight,
-                            request_id=ask.request_id)
+                            batch=ask.batch, request_id=ask.request_id)
 
     def __call__(self, prompt: str, schema: dict[str, Any]) -> Generator[Event, None, Any]:
         spent = Spent()

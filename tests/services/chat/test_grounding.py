@@ -170,6 +170,12 @@ def test_what_a_judge_cost_counts_when_it_breaks_off(house):
     assert spent.search_completion_tokens == 1 and house.engine.leased == 0
 
 
+def test_judges_of_an_answer_that_nobody_waits_for_give_way_too(house):
+    house.engine.script = says(json.dumps({"search": False, "place": "facts", "query": ""}), "Hello!")
+    house.ask("hi", search=Search(("facts",)), batch=True, weight=2.0)
+    assert [(one.batch, one.weight) for one in house.engine.asked] == [(True, 2.0)] * 2
+
+
 def test_what_judges_take_is_part_of_an_answers_time(house, monkeypatch):
     now, left = [1000.0], [LOOK, "false", "false", "late"]
     monkeypatch.setattr(answer.time, "monotonic", lambda: now[0])
