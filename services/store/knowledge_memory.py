@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sqlite3
 import threading
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -25,6 +26,7 @@ class Loaded:
         self.deletions = deletions
         self.ids = np.empty(0, np.int64)
         self.vectors = np.empty((0, 0), np.float32)
+        self.characters = 0             # of the words
         if self._sealed:
             self.words.execute("DROP TABLE IF EXISTS words")
             self.words.execute(f"CREATE VIRTUAL TABLE words {FTS.format('')}")
@@ -35,14 +37,20 @@ class Loaded:
 
     @property
     def size(self) -> int:
-        """Bytes of vectors."""
-        return self.vectors.nbytes
+        """Bytes, about: the words are there as they are, and as an index."""
+        return self.vectors.nbytes + 2 * self.characters
 
     def add(self, ids: list[int], vectors: list[bytes]) -> None:
         """All vectors of a base have one length: another model's come after a `clear`."""
         more = np.frombuffer(b"".join(vectors), "<f4").reshape(len(ids), -1)
         self.vectors = np.concatenate([self.vectors, more]) if self.ids.size else more
         self.ids = np.concatenate([self.ids, np.array(ids, np.int64)])
+
+    def tell(self, texts: Iterable[tuple[int, str, str]]) -> None:
+        """Chunks' numbers, titles and texts, where the file has them sealed."""
+        for id, title, text in texts:
+            self.words.execute("INSERT INTO words (rowid, title, text) VALUES (?, ?, ?)", (id, title, text))
+            self.characters += len(title) + len(text)
 
 
 def matching(db: sqlite3.Connection, phrases: list[str], count: int, k: int) -> list[tuple[int, float]]:

@@ -29,7 +29,7 @@ from services.store.sqlite import connected, failure
 
 log = logging.getLogger("parley.store")
 SUFFIX = ".sqlite3"
-MEMORY = 512 << 20          # bytes of vectors held for all bases
+MEMORY = 512 << 20          # bytes of vectors, and of words that are sealed in their files, held for all bases
 IDLE = 2                    # connections of a base that are kept open
 MOST_IDLE = 64              # connections of all bases that are; each has three files open
 _BESIDE = ("-wal", "-shm", ".lock")
@@ -312,8 +312,7 @@ class SqliteCollection(SqlCollection):
             if new:
                 loaded.add([row[0] for row in new], [self._codec.unpack_bytes(row[1]) for row in new])
             if new and self._codec.sealed:
-                loaded.words.executemany("INSERT INTO words (rowid, title, text) VALUES (?, ?, ?)", (
-                    (id, self._codec.unpack(title), self._codec.unpack(text)) for id, _, title, text in new))
+                loaded.tell((id, self._codec.unpack(title), self._codec.unpack(text)) for id, _, title, text in new)
         return loaded
 
     @contextmanager

@@ -113,6 +113,17 @@ def test_memory_holds_the_bases_used_last(tmp_path, monkeypatch):
     assert len(library._loaded) <= 2
 
 
+def test_words_that_are_sealed_count_as_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(knowledge_sqlite, "MEMORY", 5000)
+    library = SqliteLibrary(tmp_path, Cipher.open(tmp_path, DATA_KEY))
+    for number in range(4):
+        base = library.create("0", f"b{number}", {})
+        filled(base, one=("word " * 400, vector(1, 0)))
+        assert names(base, base.matching(["word"], 1)) == ["one"]
+    base.near(vector(1, 0), 1)
+    assert len(library._loaded) <= 2
+
+
 def test_no_more_files_stay_open_than_may(tmp_path, monkeypatch):
     monkeypatch.setattr(knowledge_sqlite, "MOST_IDLE", 5)
     here, elsewhere = SqliteLibrary(tmp_path), SqliteLibrary(tmp_path)
