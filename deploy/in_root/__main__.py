@@ -3,6 +3,7 @@
     python3 -m deploy.in_root build /var/tmp/parley              carry out the Dockerfile's steps; minutes
     python3 -m deploy.in_root check /var/tmp/parley              start it, ask it, stop it, start it again; a minute
     python3 -m deploy.in_root run /var/tmp/parley -v /srv/parley:/data      the server, until Ctrl-C or SIGTERM
+    python3 -m deploy.in_root run /var/tmp/parley -v /srv/parley:/data -- keys list     another verb of main.py
 
 Everything is below the folder that is named; remove it with rm -r. The network is the machine's own.
 """
@@ -56,13 +57,12 @@ def parser() -> argparse.ArgumentParser:
             one.add_argument("--build-arg", action="append", type=variable, default=[], metavar="NAME=value")
             one.add_argument("--mirror", help="where debootstrap gets Debian from, if not from its usual place")
             one.add_argument("-f", "--file", type=Path, default=ROOT / "deploy" / "Dockerfile")
-        if verb == "run":
-            one.add_argument("command", nargs=argparse.REMAINDER, help="instead of the image's own, e.g. keys list")
     return made
 
 
 def main(arguments: list[str]) -> int:
-    asked = parser().parse_args(arguments)
+    cut = arguments.index("--") if "--" in arguments else len(arguments)
+    asked, command = parser().parse_args(arguments[:cut]), arguments[cut + 1:]
     if os.geteuid() != 0:
         raise Refused("this needs root: debootstrap, chroot and mounts")
     for tool, package in TOOLS.items():
@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> int:
         raise Refused(f"nothing is built in {asked.folder}: python3 -m deploy.in_root build {asked.folder}")
     if asked.verb == "check":
         return check(asked.folder, dict(asked.env))
-    return run(asked.folder, dict(asked.env), asked.bind, asked.command)
+    return run(asked.folder, dict(asked.env), asked.bind, command)
 
 
 if __name__ == "__main__":

@@ -1,50 +1,17 @@
-"""A plan is carried out as Docker would: files, owners, stages, and commands in a root of their own. As root only."""
+"""A plan is carried out as Docker would: files, owners, stages, and commands in a root of their own."""
 
-import os
 import subprocess
 
 import pytest
 
 from deploy.in_root import build as building
 from deploy.in_root import chamber
-from deploy.in_root.build import Lent, build, image_of, mount_points, within
+from deploy.in_root.build import image_of, mount_points, within
 from deploy.in_root.dockerfile import Refused
 
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or subprocess.run(["unshare", "--mount", "--pid", "--fork", "true"]).returncode != 0,
-    reason="needs root, and leave to make namespaces")
-# In place of a whole Debian: this machine's programs, seen in an empty root.
-LENT = Lent([("/usr", "/usr", "ro")], {"LENT": "yes"})
 
-
-@pytest.fixture
-def folder(tmp_path):
-    base = tmp_path / "made" / "bases" / "tiny"
-    for name in ("usr", "proc", "sys", "dev", "tmp", "etc"):
-        (base / name).mkdir(parents=True)
-    for name in ("bin", "lib", "lib64", "sbin"):
-        (base / name).symlink_to(f"usr/{name}")
-    (base / "tmp").chmod(0o1777)
-    return tmp_path / "made"
-
-
-@pytest.fixture
-def context(tmp_path):
-    place = tmp_path / "context"
-    for name in ("a/one", "a/two.pyc", "three"):
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        (place / name).write_text(name)
-    (place / ".dockerignore").write_text("**/*.pyc\n")
-    return place
-
-
-def built(context, folder, text, **arguments):
-    (context / "Dockerfile").write_text(text)
-    return build(context, context / "Dockerfile", folder, arguments, LENT)
-
-
-def test_files_stages_and_commands(context, folder):
-    root = built(context, folder, """
+def test_files_stages_and_commands(built, folder):
+    root = built("""
 ARG WHO=nobody
 FROM debian:tiny AS made
 ARG WHO
@@ -71,14 +38,14 @@ CMD ["sh"]
     assert image_of(folder).env["A"] == "b" and image_of(folder).cmd == ["sh"]
 
 
-def test_what_has_not_changed_is_not_done_again(context, folder, capsys):
+def test_what_has_not_changed_is_not_done_again(built, context, capsys):
     text = "FROM debian:tiny AS one\nRUN echo x >/etc/x\nFROM one\nCOPY three /\n"
-    first = built(context, folder, text).resolve()
+    first = built(text).resolve()
     capsys.readouterr()
-    assert built(context, folder, text).resolve() == first
+    assert built(text).resolve() == first
     assert "step" not in capsys.readouterr().err
     (context / "three").write_text("changed")
-    second = built(context, folder, text).resolve()
+    second = built(text).resolve()
     said = capsys.readouterr().err
     assert "stage one: nothing has changed" in said and "stage 1, step 1 of 1" in said
     assert (second / "three").read_text() == "changed" and not first.exists()
@@ -90,15 +57,15 @@ def test_what_has_not_changed_is_not_done_again(context, folder, capsys):
     ("FROM debian:tiny\nCOPY a/two.pyc /", "there is no such file, or .dockerignore leaves it out"),
     ("FROM debian:tiny\nRUN ln -s /etc /x\nCOPY three /x/", "is a link out of"),
 ])
-def test_what_fails_says_so_and_leaves_no_stage(context, folder, text, said):
+def test_what_fails_says_so_and_leaves_no_stage(built, folder, text, said):
     with pytest.raises(Refused, match=said):
-        built(context, folder, text)
+        built(text)
     assert not [path for path in (folder / "stages").iterdir() if path.suffix != ".partial"]
     assert not (folder / "root").exists()
 
 
-def test_a_sealed_chamber_is_read_only_and_ends_with_its_first_process(context, folder):
-    root = built(context, folder, "FROM debian:tiny\nRUN mkdir /data\n").resolve()
+def test_a_sealed_chamber_is_read_only_and_ends_with_its_first_process(built, folder):
+    root = built("FROM debian:tiny\nRUN mkdir /data\n").resolve()
     data = folder / "data"
     data.mkdir(mode=0o777)
     data.chmod(0o777)

@@ -14,6 +14,7 @@ from jsonschema import Draft202012Validator
 
 from deploy.in_root.dockerfile import read
 from services import settings
+from services.cli import VERBS
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 SCHEMA = json.loads(Path(__file__).with_name("compose-spec.json").read_text())
@@ -60,14 +61,29 @@ def test_the_build_is_of_our_dockerfile_and_its_arguments():
     read(dockerfile.read_text(), compose("compose.cuda.yaml")["services"]["server"]["build"]["args"])
 
 
-def test_settings_are_known_and_jobs_are_in_redis():
+def test_settings_are_known_and_all_is_in_a_redis_that_keeps_it():
     documented = set(re.findall(r"^#([A-Z_]+)=", (DEPLOY.parent / ".env.example").read_text(), re.MULTILINE))
     for service in compose()["services"].values():
-        given = service.get("environment", {})
+        given = {name: re.sub(r"\$\{\w+:-(.*?)\}", r"\1", text)
+                 for name, text in service.get("environment", {}).items()}
         assert set(given) <= documented
-        assert settings.load(given, None).redis_url == given.get("REDIS_URL")
+        loaded = settings.load(given, None)
+        assert (loaded.redis_url, loaded.store) == (("redis://redis:6379/0", "redis") if given else (None, "files"))
     command = compose()["services"]["redis"]["command"]
     assert command[command.index("--appendonly") + 1] == "yes"
+    assert command[command.index("--appendfsync") + 1] == "always"
+
+
+def test_commands_are_verbs_of_ours():
+    services = compose()["services"]
+    assert "command" not in services["server"]                  # the image's own: serve
+    assert set(services["executor"]["command"]) <= set(VERBS)
+
+
+def test_each_has_a_data_folder_of_its_own():
+    services = compose()["services"].values()
+    folders = {volume for service in services for volume in service["volumes"] if volume.endswith(":/data")}
+    assert len(folders) == len(services)
 
 
 def test_time_to_stop_is_more_than_running_answers_get():
