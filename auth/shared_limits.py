@@ -9,12 +9,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
 
 from auth import refusals, usage
 from services import wire
-from services.errors import ParleyError
+from services.errors import ParleyError, Unavailable
 from services.settings import Settings
 from services.store.redis_counts import STEPS, Charge, Counts, Verdict
 from services.store.redis_link import RENEWED, linked
@@ -22,6 +24,8 @@ from services.store.redis_link import RENEWED, linked
 log = logging.getLogger("parley.auth")
 PATIENCE = 0.1                  # seconds to wait for a place: one given back by an answer's end may still be on its way
 LOOK = 0.02                     # seconds between two looks whether another server gave one back
+TURN = 1.0                      # seconds that one call about places waits for others, before Redis counts as too slow
+SOON = 0.2                      # seconds that an amount waits to be counted before the answer goes on
 MOST_UNCOUNTED = 100_000        # charges kept while Redis is away; the oldest go first
 
 
@@ -30,12 +34,13 @@ class SharedLimiter:
 
     def __init__(self, counts: Counts, now: Callable[[], float] = time.time) -> None:
         self._counts, self._now = counts, now
-        self._freed = threading.Condition()     # owns the places; held over calls of Redis, so that these keep order
+        self._freed = threading.Condition()     # owns the places and the charges
         self._places: Counter[str] = Counter()
         self._limited: set[str] = set()         # those of `_places` that Redis knows of
         self._told = True                       # Redis knows of all of them
-        self._counting = threading.Lock()       # owns the charges, over calls too
-        self._uncounted: list[Charge] = []
+        self._telling = threading.Lock()        # held over a call about places, so that these keep their order
+        self._counting = threading.Lock()       # held over a call about charges
+        self._uncounted: deque[Charge] = deque(maxlen=MOST_UNCOUNTED)
         self._number = 0
         self._closing = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="limits", daemon=True)
@@ -54,28 +59,43 @@ class SharedLimiter:
             if cost:
                 self.charge(key.partition("/")[0], requests=cost)
             return wire.Admitted()
-        with self._freed:
-            verdict = self._ask(request)
-            if verdict.refused:
-                return self._refused(request, verdict)
-            self._places[key] += 1
-            if request.max_parallel is not None:
-                self._limited.add(key)
+        verdict = self._ask(request)
+        if verdict.refused:
+            return self._refused(request, verdict)
         return wire.Admitted() if rpm is None else wire.Admitted(limit=rpm, remaining=verdict.left,
                                                                  reset=verdict.seconds)
 
     def _ask(self, request: wire.Admit) -> Verdict:
         deadline = time.monotonic() + PATIENCE
         while True:
-            try:
-                verdict = self._counts.admit(request, self._places[request.key] + 1,
-                                             self._period(request.token_budget))
-            except ParleyError:
-                self._told = False      # it may have taken the place, and only its reply be lost
-                raise
+            with self._in_turn():
+                verdict = self._ask_once(request)
             if verdict.refused != "place" or time.monotonic() >= deadline:
                 return verdict
-            self._freed.wait(LOOK)
+            with self._freed:
+                self._freed.wait(LOOK)
+
+    def _ask_once(self, request: wire.Admit) -> Verdict:
+        try:
+            verdict = self._counts.admit(request, self._places[request.key] + 1, self._period(request.token_budget))
+        except ParleyError:
+            self._told = False          # it may have taken the place, and only its reply be lost
+            raise
+        if not verdict.refused:
+            with self._freed:
+                self._places[request.key] += 1
+                if request.max_parallel is not None:
+                    self._limited.add(request.key)
+        return verdict
+
+    @contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        if not self._telling.acquire(timeout=TURN):
+            raise Unavailable("Redis, which counts this, answers too slowly", code="redis_unavailable", retry_after=2)
+        try:
+            yield
+        finally:
+            self._telling.release()
 
     def _period(self, budget: wire.TokenBudget | None) -> str:
         day, month = usage.today(self._now())
@@ -97,33 +117,43 @@ class SharedLimiter:
         with self._freed:
             assert self._places[key] > 0, f"no place of {key} is taken"
             self._places[key] -= 1
-            own = self._places[key]
-            if key in self._limited:
-                try:
-                    self._counts.hold(key, own)
-                except ParleyError:
-                    self._told = False
-            if not own:
+            limited = key in self._limited
+            if not self._places[key]:
                 del self._places[key]
                 self._limited.discard(key)
             self._freed.notify_all()
+        if limited:
+            try:
+                with self._in_turn():
+                    self._counts.hold(key, self._places[key])
+            except ParleyError:
+                self._told = False
 
     def charge(self, key: str, requests: int = 0, prompt_tokens: int = 0, completion_tokens: int = 0) -> None:
-        with self._counting:
+        with self._freed:
             self._number += 1
             self._uncounted.append(Charge(self._number, key, requests, prompt_tokens, completion_tokens,
                                           *usage.today(self._now())))
-            self._count()
+        self._count()
 
     def _count(self) -> None:
-        """Counts what was not yet, if that can be done now."""
-        if not self._uncounted:
+        """Counts what was not yet, if that can be done soon; else the next to count does."""
+        if not self._counting.acquire(timeout=SOON):
             return
         try:
-            self._counts.charge(self._uncounted[:1000])
-            del self._uncounted[:1000]
-        except ParleyError:
-            del self._uncounted[:max(len(self._uncounted) - MOST_UNCOUNTED, 0)]
+            while now := self._oldest():
+                self._counts.charge(now)
+                with self._freed:
+                    while self._uncounted and self._uncounted[0].number <= now[-1].number:
+                        self._uncounted.popleft()
+        except ParleyError as error:
+            log.debug("what keys use is counted later: %s", error.message)
+        finally:
+            self._counting.release()
+
+    def _oldest(self) -> list[Charge]:
+        with self._freed:
+            return list(islice(self._uncounted, 1000))
 
     def usage(self, key: str) -> wire.Usage:
         return self._counts.used(key)
@@ -143,14 +173,14 @@ class SharedLimiter:
         self._tell()
 
     def _tell(self) -> None:
-        with self._counting:
-            self._count()
-        with self._freed:
-            if not self._limited and self._told:
-                return
-            try:
-                self._counts.hold_all({name: self._places[name] for name in self._limited})
-                self._told = True
-            except ParleyError as error:
-                self._told = False
-                log.warning("the places of running answers are not held in Redis: %s", error.message)
+        self._count()
+        try:
+            with self._in_turn():
+                with self._freed:
+                    own = {name: self._places[name] for name in self._limited}
+                if own or not self._told:
+                    self._told = True       # and no longer, when a call fails meanwhile
+                    self._counts.hold_all(own)
+        except ParleyError as error:
+            self._told = False
+            log.debug("the places of running answers are told later: %s", error.message)

@@ -39,12 +39,13 @@ class Server:
                             "MODELS_DIR": str(home / "models"), "MASTER_KEY": MASTER, "NUM_THREADS": "1", **environment}
         self.url = ""
         self.process: subprocess.Popen[str] | None = None
+        self.prefix: tuple[str, ...] = ()       # of its command line
         self.lines: list[str] = []
 
     def start(self, wait: float = 60) -> Server:
         self.url = ""
-        self.process = subprocess.Popen([sys.executable, str(ROOT / "main.py"), "serve"], env=self.environment,
-                                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.process = subprocess.Popen([*self.prefix, sys.executable, str(ROOT / "main.py"), "serve"], text=True,
+                                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=self.environment)
         threading.Thread(target=self._read, args=(self.process,), daemon=True).start()
         deadline = time.monotonic() + wait
         while not self.url:

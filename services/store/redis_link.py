@@ -42,7 +42,9 @@ class Link:
         self.client: Any = client                   # whose types cannot tell it from the one for asyncio
         self.prefix = f"{{{namespace}}}:{room}:"    # in braces, so that a cluster keeps all of it in one place
         self._steps = {name: client.register_script(text) for name, text in {"RENEW": RENEW, **steps}.items()}
-        self._spared = 0.0                          # monotonic seconds
+        self._late = False                          # the last call got no answer in time
+        self._spared = 0.0                          # monotonic seconds, from which on one may look
+        self._look = threading.Lock()
 
     def run(self, step: str, *values: str | bytes | float) -> Any:
         """Unavailable (`redis_unavailable`) and StorageFull as `redis_client.told`."""
@@ -54,17 +56,26 @@ class Link:
 
     @contextmanager
     def told(self) -> Iterator[None]:
-        """`redis_client.told`; after a call that got no answer in time, others are refused for a moment at once, so
-        that a Redis that hangs does not hold up every thread of the server."""
-        import redis
-        if time.monotonic() < self._spared:
+        """`redis_client.told`; after a call that got no answer in time, one caller at a time and not at once looks
+        whether others do, and the others are refused, so that a Redis that hangs does not hold up every thread."""
+        late = self._late
+        if late and (time.monotonic() < self._spared or not self._look.acquire(blocking=False)):
             raise Unavailable("Redis, which holds this, answers too slowly", code="redis_unavailable", retry_after=2)
+        try:
+            yield from self._asked()
+        finally:
+            if late:
+                self._look.release()
+
+    def _asked(self) -> Iterator[None]:
+        import redis
         try:
             with redis_client.told():
                 yield
+            self._late = False
         except Unavailable as error:
-            if isinstance(error.__cause__, redis.TimeoutError):
-                self._spared = time.monotonic() + SPARED
+            self._late = isinstance(error.__cause__, redis.TimeoutError)
+            self._spared = time.monotonic() + SPARED
             raise
 
 
