@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 from typing import Protocol
 
 from services.errors import NotFound, ParleyError, TooLarge, Unavailable
-from services.knowledge.index import About, Indexer, chunks
+from services.knowledge.index import About, Embedder, Indexer, chunks
 from services.store.knowledge import DONE, ERROR, QUEUED, RUNNING, Collection, Document, Library, Source
 
 log = logging.getLogger("parley.knowledge")
@@ -25,6 +25,7 @@ FIRST_WAIT, LONGEST_WAIT = 15.0, 900.0      # seconds until what was not to be h
 MOST_TRIES = 100            # of a source, which take about a day
 THREADS = 2                 # bases that one process works on at once
 PROBLEMS = 20               # that are kept of one source
+LEASED = 30.0               # seconds that a model is held without a break: others may wait for its place
 
 
 @dataclass(frozen=True)
@@ -226,16 +227,26 @@ class Ingester:
         about = About.of(collection.about())
 
         beat = self._teller(collection, source)
-        with self._indexer.embedder(collection.name, about, collection.owner, beat) as embedder:
-            if not about.dimensions:
-                collection.describe(lambda now: {**now, "dimensions": embedder.dimensions}
-                                    if now["fingerprint"] == about.fingerprint else now)
-            for id in ids:
-                beat()
-                with _unless_deleted():
-                    made = chunks(collection.document(id), embedder, about.chunk_tokens)
-                    collection.put_chunks(id, made, {"fingerprint": about.fingerprint,
-                                                     "chunk_tokens": about.chunk_tokens})
+        while ids:
+            with self._indexer.embedder(collection.name, about, collection.owner, beat) as embedder:
+                if not about.dimensions:
+                    collection.describe(lambda now: {**now, "dimensions": embedder.dimensions}
+                                        if now["fingerprint"] == about.fingerprint else now)
+                ids = _index_some(collection, ids, about, embedder, beat)
+
+
+def _index_some(collection: Collection, ids: list[int], about: About, embedder: Embedder,
+                beat: Callable[[], None]) -> list[int]:
+    """Documents for a while; those that are left."""
+    until = time.monotonic() + LEASED
+    for done, id in enumerate(ids, 1):
+        beat()
+        with _unless_deleted():
+            made = chunks(collection.document(id), embedder, about.chunk_tokens)
+            collection.put_chunks(id, made, {"fingerprint": about.fingerprint, "chunk_tokens": about.chunk_tokens})
+        if time.monotonic() >= until:
+            return ids[done:]
+    return []
 
 
 @contextmanager

@@ -205,6 +205,14 @@ def test_a_document_may_be_deleted_while_its_source_is_indexed(world):
     assert (source["state"], source["documents"], source["indexed"]) == ("done", 3, 3)
 
 
+@pytest.mark.parametrize(("leased", "leases"), [(0, 4), (60, 1)])
+def test_a_model_is_let_go_between_documents_after_a_while(world, monkeypatch, leased, leases):
+    monkeypatch.setattr(ingest, "LEASED", leased)
+    world.web.pages = site("https://a.example/one")
+    assert world.add("crawl", "https://a.example/", max_depth=9)["indexed"] == 4
+    assert len(world.engine.leases) == leases
+
+
 @pytest.mark.parametrize("limits", [{"documents": 1}, {"characters": 10}])
 def test_what_is_read_again_takes_the_place_of_what_was_there(tmp_path, limits):
     world = World(tmp_path, **limits)
