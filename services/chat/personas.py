@@ -13,7 +13,7 @@ import logging
 import re
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +51,13 @@ class Personas:
         self._lock = threading.Lock()               # guards all below
         self._told: set[str] = set()                # fields without effect that the log has told of
         self._wrong: str | None = None              # why the files are not what is used
-        self._sources: tuple[str, ...] = ()         # files that personalities name
+        self._sources: set[str] = set()             # files that personalities name
         self._seen: tuple[tuple[str, config.Signature | None], ...] | None = None      # of the files that were read
         self._state = _State({})
         while self._changed():
             self._state = self._load(lenient=True)
+        for problem in self._state.problems:
+            log.error("%s; it is left out", problem)
 
     @property
     def problem(self) -> str | None:
@@ -72,13 +74,8 @@ class Personas:
     def current(self) -> dict[str, Persona]:
         """The personalities by name."""
         with self._lock:
-            while self._changed():
-                try:
-                    self._state, self._wrong = self._load(), None
-                    log.info("%s was changed and is in use", config.shown(self.folder))
-                except ConfigError as error:
-                    self._wrong = error.message
-                    log.error("%s; the last good personalities stay in use", error.message)
+            if self._changed():
+                self._read()
             return self._state.personas
 
     def allowed(self, key_id: str) -> dict[str, Persona]:
@@ -99,13 +96,27 @@ class Personas:
 
     # ------------------------------------------------------------ the files
 
+    def _read(self) -> None:
+        """Takes over what the files say; again while they change, and told of once."""
+        again = True
+        while again:
+            try:
+                self._state, self._wrong = self._load(), None
+            except ConfigError as error:
+                self._wrong = error.message
+            again = self._changed()
+        if self._wrong:
+            log.error("%s; the last good personalities stay in use", self._wrong)
+        else:
+            log.info("%s was changed and is in use", config.shown(self.folder))
+
     def _changed(self) -> bool:
         """Whether the files are others than when this was last asked: also those that are named since then."""
         before, self._seen = self._seen, self._signature()
         return self._seen != before
 
     def _signature(self) -> tuple[tuple[str, config.Signature | None], ...]:
-        files = (*_files(self.folder), *(self.folder / name for name in self._sources))
+        files = (*_files(self.folder), *(self.folder / name for name in sorted(self._sources)))
         return tuple((path.name, config.signature(path)) for path in files)
 
     def _load(self, lenient: bool = False) -> _State:
@@ -115,6 +126,7 @@ class Personas:
             with wrong:
                 documents.append(config.read(path, "personalities"))
         merged = _Merged(self.folder, documents, self._common)
+        self._sources = merged.sources
         for name in dict.fromkeys(name for document in documents for name in document.values):
             with wrong:
                 personas[name] = merged.persona(name)
@@ -124,10 +136,7 @@ class Personas:
                     del personas[name]
                     raise merged.error(name, f"rag_helper: {persona.rag_helper[:80]!r} is no personality; there are: "
                                              f"{', '.join(personas)}", "rag_helper")
-        self._sources = tuple(sorted({one.agent_rag_source for one in personas.values() if one.agent_rag_source}))
         self._tell_without_effect(personas)
-        for problem in wrong.told:
-            log.error("%s; it is left out", problem)
         return _State(personas, tuple(wrong.told))
 
     def _tell_without_effect(self, personas: dict[str, Persona]) -> None:
@@ -161,12 +170,13 @@ class _Merged:
     folder: Path
     documents: Sequence[config.Document]
     common: dict[str, Any]          # of those that do not say
+    sources: set[str] = field(default_factory=set)      # files that were looked for, whether they are there or not
 
-    def error(self, name: str, message: str, *field: str) -> ConfigError:
-        """Told of the last file that has the field, or at least the personality."""
-        of_field = [document for document in self.documents if (name, *field) in document.lines]
+    def error(self, name: str, message: str, *at: str) -> ConfigError:
+        """Told of the last file that has the field `at`, or at least the personality."""
+        of_field = [document for document in self.documents if (name, *at) in document.lines]
         of_name = [document for document in self.documents if name in document.values]
-        return (of_field or of_name)[-1].error(f"personality {name[:80]!r}: {message}", name, *field)
+        return (of_field or of_name)[-1].error(f"personality {name[:80]!r}: {message}", name, *at)
 
     def persona(self, name: str) -> Persona:
         values: dict[str, Any] = {}
@@ -198,6 +208,7 @@ class _Merged:
         """The text of a file beside the personality's."""
         try:
             path = paths.inside(self.folder, file, what="agent_rag_source")
+            self.sources.add(file)
             text = disk.read_bytes(path).decode("utf-8").strip()
         except FileNotFoundError:
             raise self._no_source(name, f"there is no file {file[:80]!r} beside it") from None

@@ -117,6 +117,20 @@ def test_file_beside_it_is_read_and_followed(folder):
     assert "not UTF-8" in personas.problem
 
 
+def test_file_that_is_missing_is_taken_once_it_is_there_and_told_of_once(folder, caplog):
+    write(folder, "a.json", {"a": {}})
+    personas = Personas(folder)
+    with caplog.at_level(logging.INFO):
+        write(folder, "b.json", {"b": {"agent_rag_source": "hours.md"}})
+        assert [*personas.current()] == ["a"]
+        write(folder, "hours.md", "We open at nine.")
+        assert personas.current()["b"].system.endswith("We open at nine.")
+    assert personas.problem is None
+    assert [record.message for record in caplog.records] == [
+        "personalities.d/b.json, line 3: personality 'b': agent_rag_source: there is no file 'hours.md' beside it; "
+        "the last good personalities stay in use", f"{folder.parent.name}/personalities.d was changed and is in use"]
+
+
 @pytest.mark.parametrize("begun", [True, False], ids=["reload", "start"])
 def test_what_is_written_while_it_is_read_is_not_missed(folder, monkeypatch, begun):
     write(folder, "a.json", {"a": {"imperative": "first"}})
