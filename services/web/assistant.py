@@ -113,7 +113,7 @@ class Assist(Answering):
     envelope = staticmethod(Documents.envelope)
 
     @op("Ask the assistant", scope="answer", body=AssistBody, reply=AssistReply, errors=(404, 409, 410, 422, 504, 507),
-        answer=True)
+        retryable=True, answer=True)
     def post(self, body: AssistBody) -> Response:
         texts = [text.strip() for text in (body.text, body.prompt or "") if text.strip()]
         if not texts:

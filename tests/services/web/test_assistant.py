@@ -60,6 +60,14 @@ def test_addresses_and_files_are_known_until_they_are_forgotten(server, own, sit
     assert server.call("DELETE", "/assistant/v1/rag", own).status_code == 404
 
 
+def test_a_retry_gets_the_first_ones_answer(server):
+    one = server.make_key(max_parallel=1)
+    for _ in range(2):
+        response = server.call("POST", "/assistant/v1/assist", one, json={"prompt": "When? !echo At noon."},
+                               headers={"Idempotency-Key": "k"})
+        assert (response.status_code, response.text) == (200, '{"text":"At noon."}')
+
+
 def test_two_files_of_one_name_go_together(server, own):
     two = [("files", ("a.txt", b"Ferries go at noon.")), ("files", ("a.txt", b"Ferries go at one."))]
     assert server.call("POST", "/assistant/v1/rag", own, files=two).json()["files"] == ["a.txt"] * 2
