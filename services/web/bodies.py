@@ -26,7 +26,8 @@ SessionId = Annotated[
 Bases = Annotated[list[Name], Field(min_length=1, max_length=16, description="knowledge bases to answer from: their "
                                     "best passages go along with the question, and the answer has citations")]
 Searching = Annotated[bool, Field(description="the model decides first whether and where to look something up: in the "
-                                  "bases of `knowledge` (default: all that the key may read), feeds and wikis")]
+                                  "bases of `knowledge` (default: those that the key may read, its own first, 16 at "
+                                  "most), feeds and wikis")]
 
 
 class Body(BaseModel):
