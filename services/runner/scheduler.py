@@ -144,9 +144,7 @@ class Scheduler:
     def plan(self) -> list[Chunk]:
         """The next batch: a token of every running answer and guesses at more, then prompt tokens as the pace allows;
         when there is nothing else, some of what is prepared."""
-        answers = [sequence for sequence in self.seats.running if sequence.decoding]
-        prompts = self._urgent([s for s in self.seats.running
-                                if not s.decoding and s.leader is None and s.rank != PREPARE])
+        answers, prompts = self._due()
         chunks = [Chunk(sequence, 1, draft) for sequence, draft in zip(answers, self._drafts(answers), strict=True)]
         room = self.pace.room(sum(chunk.rows for chunk in chunks), len(prompts), sum(s.pending for s in prompts))
         if not answers and not prompts:
@@ -154,10 +152,19 @@ class Scheduler:
         telling = sum(s.tells for s in prompts)
         return chunks + share(room, [(s, self._most(s, telling)) for s in prompts])
 
-    def _urgent(self, prompts: list[Sequence]) -> list[Sequence]:
-        """Those that somebody waits for, and what such ones wait for; all where there are none."""
-        waited = {id(s.leader) for s in self.seats.running if s.rank == INTERACTIVE}
-        return [s for s in prompts if s.rank == INTERACTIVE or id(s) in waited] or prompts
+    def _due(self) -> tuple[list[Sequence], list[Sequence]]:
+        """The answers and the prompts that the step is for. Prompts that somebody waits for, and what such ones wait
+        for, come before others. Of the others each owner's come one after the other, and where nobody waits for
+        anything before answers: a pass over one long piece is the cheapest, and so is one over many answers."""
+        running = self.seats.running
+        answers = [s for s in running if s.decoding]
+        prompts = [s for s in running if not s.decoding and s.leader is None and s.rank != PREPARE]
+        waited = {id(s.leader) for s in running if s.rank == INTERACTIVE}
+        if urgent := [s for s in prompts if s.rank == INTERACTIVE or id(s) in waited]:
+            return answers, urgent
+        firsts = [*{s.owner: s for s in reversed(prompts)}.values()]
+        bulk = firsts and all(s.rank != INTERACTIVE for s in answers)
+        return [] if bulk else answers, firsts
 
     def _drafts(self, answers: list[Sequence]) -> list[list[int]]:
         """Guesses for each, all as many: llama.cpp computes what is uneven in a pass of its own."""

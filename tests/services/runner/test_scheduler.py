@@ -220,10 +220,26 @@ def test_prompts_that_somebody_waits_for_come_first() -> None:
     quick = desk.ask([3, 4] * 200, max_tokens=2)
     while not quick.decoding:
         desk.step()
-    assert all(before) and [sequence.past for sequence in slow] == before
+    assert any(before) and [sequence.past for sequence in slow] == before
     desk.run()
     assert next(iter(desk.ends)) is quick
     assert all(desk.texts[sequence] == completion(sequence.prompt, 2) for sequence in slow)
+
+
+def test_batch_prompts_come_in_one_by_one_and_are_answered_together() -> None:
+    desk = Desk(FakeBackend(n_ctx=4096, n_batch=64))
+    first, second = [desk.ask([n, 2] * 300, owner="a", max_tokens=30, rank=BATCH) for n in (3, 4)]
+    other = desk.ask([7, 8] * 300, owner="b", max_tokens=30, rank=BATCH)
+    while not first.decoding:
+        desk.step()
+    assert other.past > 500 and not second.past, "owners share, an owner's own wait for each other"
+    written = first.tokens[:]
+    while not second.decoding:
+        desk.step()
+    assert first.tokens == written
+    desk.run()
+    assert desk.scheduler.counts.max_batch == 3
+    assert all(desk.texts[sequence] == completion(sequence.prompt, 30) for sequence in (first, second, other))
 
 
 def test_batch_work_that_somebody_waits_for_goes_on() -> None:
