@@ -14,11 +14,11 @@ from services.chat.sessions import parse_id
 from services.chat.several import Indexed
 from services.errors import BadRequest
 from services.knowledge.choose import Step
-from services.web import jobs, replies, sse
+from services.web import jobs, replies, sources, sse
 from services.web.answering import Answering, request_digest
 from services.web.bodies import AnswerBody
 from services.web.frame import json_response
-from services.web.routes import op
+from services.web.routes import Endpoint, op, taken
 from services.web.sse import Payload
 
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty", "max_tokens", "seed")
@@ -37,21 +37,36 @@ class Answers(Answering):
         if body.async_:
             key = request.headers.get("Idempotency-Key")
             digest = None if key is None else digest_of(g.key.id, key, request_digest())
-            return jobs.accept(self, body, _ask(body, None), digest)
+            return jobs.accept(self, body, _ask(self, body, None), digest)
         if body.callback_url or body.priority:
             raise BadRequest("callback_url and priority are for answers with async: set async to true, or leave them "
                              "out", param="callback_url" if body.callback_url else "priority")
-        return self.respond(lambda digest: [_ask(body, digest)], payloads, bool(body.stream))
+        return self.respond(lambda digest: [_ask(self, body, digest)], payloads, bool(body.stream))
 
 
-def _ask(body: AnswerBody, idempotency: str | None) -> Ask:
+def _ask(endpoint: Endpoint, body: AnswerBody, idempotency: str | None) -> Ask:
     stop = (body.stop,) if isinstance(body.stop, str) else None if body.stop is None else tuple(body.stop)
     session_id = None if body.session_id is None else parse_id(body.session_id)
     sampling: dict[str, Any] = {name: getattr(body, name) for name in _SAMPLING}
-    return Ask(owner=g.key.id, prompt=body.prompt, session_id=session_id, profile=body.profile,
-               allowed_profiles=g.key.profiles, stop=stop, schema=body.schema_, stream=bool(body.stream),
-               weight=g.key.weight, request_id=g.trace.id, idempotency=idempotency,
-               knowledge=tuple(body.knowledge or ()), search=Search() if body.search else None, **sampling)
+    return Ask(owner=g.key.id, prompt=body.prompt, session_id=session_id, allowed_profiles=g.key.profiles, stop=stop,
+               schema=body.schema_, stream=bool(body.stream), weight=g.key.weight, request_id=g.trace.id,
+               idempotency=idempotency, **_who(endpoint, body), **sampling)
+
+
+def _who(endpoint: Endpoint, body: AnswerBody) -> dict[str, Any]:
+    """Who answers, and from what, as fields of an `Ask`."""
+    if body.personality is None:
+        return {"profile": body.profile, "knowledge": tuple(body.knowledge or ()),
+                "search": Search() if body.search else None}
+    if body.profile is not None:
+        raise BadRequest("profile and personality cannot be combined: a personality has a profile; give one of them",
+                         code="conflicting_parameters", param="profile")
+    room, persona = endpoint.room, endpoint.parts.personas.get(body.personality, g.key.id)
+    with taken(room.places):
+        question, given = sources.of_question(room, persona, body.prompt, g.key.id)
+    search = body.search if body.search is not None or given is None else False
+    return {"messages": persona.asked(question, given), **persona.fields(room.settings.models_dir),
+            **sources.grounded(room, persona, g.key.id, body.knowledge or (), search)}
 
 
 def payloads(events: Iterator[Indexed]) -> Iterator[Payload]:

@@ -44,6 +44,7 @@ class AnswerBody(Body):
     prompt: str = Field(pattern=r"\S", description="the question; not blank")
     session_id: SessionId | None = Field(None, description="the conversation; without one nothing is kept")
     profile: Name | None = Field(None, description="a profile of config.json; default: the selected one")
+    personality: Name | None = Field(None, description="who answers, in the place of a profile; see /personalities")
     stream: bool | None = Field(None, description="answer as text/event-stream")
     temperature: float | None = Field(None, ge=0, le=2, description="0 always takes the likeliest token")
     top_p: float | None = Field(None, gt=0, le=1)

@@ -232,3 +232,14 @@ def test_wrong_file_is_told_by_readyz(world, folder):
 def test_reasoning_is_no_part_of_the_text(scripted):
     scripted.parts.chat.events = [Delta("\ud800x"), final("\ud800x")]
     assert scripted.call("GET", "/gpt/assistant?prompt=x").text == "\\ud800x"
+
+
+def test_a_personality_answers_in_a_stream_too(world):
+    *pieces, last = world.events(prompt="hello", personality="assistant", session_id="p")
+    assert last["done"] and "".join(one.get("delta", "") for one in pieces) == last["result"]
+    assert "Today's date is" in asked(world)
+    assert world.call("GET", "/answer/p").json["turns"][0]["content"] == "hello"
+    both = world.call("POST", "/answer", json={"prompt": "x", "personality": "assistant", "profile": "one"})
+    assert (both.status_code, both.json["error"]["param"]) == (400, "profile")
+    unknown = world.call("POST", "/answer", json={"prompt": "x", "personality": "nobody"})
+    assert (unknown.status_code, unknown.json["error"]["code"]) == (404, "personality_not_found")
