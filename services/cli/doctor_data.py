@@ -71,7 +71,7 @@ def keys(settings: Settings) -> Iterator[Finding]:
         yield Finding("master_key.txt", "note", "holds the master key in the clear: note it and delete it",
                       f"rm '{settings.data_dir / 'master_key.txt'}'")
     path = settings.data_dir / "api_keys.json"
-    if os.path.lexists(path):
+    if settings.store == "files" and os.path.lexists(path):
         yield _api_keys(path, settings)
 
 
@@ -92,6 +92,24 @@ def _api_keys(path: Path, settings: Settings) -> Finding:
         except ConfigError as error:
             return Finding("API keys", "broken", error.message, "set another MASTER_KEY")
     return Finding("API keys", "ok", f"{len(found.keys)} in the list of `main.py keys list`")
+
+
+def redis(settings: Settings) -> Iterator[Finding]:
+    """Whether the Redis that the settings name can be used, and what it would lose."""
+    from services.store import redis_client
+    if not redis_client.configured(settings):
+        return
+    from auth.keys import Keys
+    from services.store.opening import look_at_redis
+    try:
+        losses = look_at_redis(settings)
+        keys = Keys(settings.data_dir, settings).list() if settings.store == "redis" else None
+    except ParleyError as error:
+        yield Finding("Redis", "broken", error.message, "start it, or set REDIS_URL (or REDIS_HOST) and DATA_KEY right")
+        return
+    yield Finding("Redis", "ok", "holds jobs" if keys is None else f"holds jobs, sessions and {len(keys)} keys")
+    for loss in losses:
+        yield Finding("Redis", "note", loss)
 
 
 def sessions(settings: Settings) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,19 +41,31 @@ def open_store(settings: Settings, prepare: bool = True) -> FileStore | RedisSto
 
 def _open_shared(settings: Settings, prepare: bool) -> RedisStore:
     """Whoever is not the server's start may find Redis later."""
-    from services.store import redis_link, redis_sessions
     if prepare:
         redis_client.wait_for(client := redis_client.connect(settings))
         redis_client.check_durable(client)
         if _open_files(settings, prepare).owners():
             log.warning("STORE=redis: the sessions in %s are not used; `main.py sessions export` with STORE=files, and "
                         "`import` with STORE=redis, bring them along", settings.data_dir)
-    cipher = None if settings.data_key is None else SharedCipher(settings.data_key)
-    link = redis_link.linked(settings, redis_sessions.ROOM, redis_sessions.STEPS)
-    store = redis_sessions.RedisStore(link, cipher)
+    store = _shared(settings)
     with suppress(Unavailable):
         store.check()
     return store
+
+
+def _shared(settings: Settings) -> RedisStore:
+    from services.store import redis_link, redis_sessions
+    cipher = None if settings.data_key is None else SharedCipher(settings.data_key)
+    return redis_sessions.RedisStore(
+        redis_link.linked(settings, redis_sessions.ROOM, redis_sessions.STEPS), cipher)
+
+
+def look_at_redis(settings: Settings) -> list[str]:
+    """What of a crash would be lost. The ConfigError or Unavailable that a start would end with or wait for."""
+    found = redis_client.losses(redis_client.connect(settings))
+    if settings.store == "redis":
+        _shared(settings).check(make=False)
+    return found
 
 
 def _open_files(settings: Settings, prepare: bool) -> FileStore:
@@ -63,7 +75,8 @@ def _open_files(settings: Settings, prepare: bool) -> FileStore:
         if prepare:
             sealing.seal_plain(store)
             SqliteLibrary(settings.data_dir, store.cipher).seal()
-            SqliteJobs(settings.data_dir, store.cipher).seal()
+            with closing(SqliteJobs(settings.data_dir, store.cipher)) as jobs:
+                jobs.seal()
             SqliteUploads(settings.data_dir, store.cipher).seal()
             takeover.take_over(store)
         return store

@@ -99,18 +99,27 @@ def wait_for(client: redis.Redis, seconds: float = START) -> None:
 
 
 def check_durable(client: redis.Redis) -> None:
-    """Warn where a crash of Redis, or a want of memory, would lose what was acknowledged. Raises as `told`."""
+    """Warn of what `losses` finds. Raises as `told`."""
+    for loss in losses(client):
+        log.warning("%s", loss)
+
+
+def losses(client: redis.Redis) -> list[str]:
+    """Where a crash of Redis, or a want of memory, would lose what was acknowledged. Raises as `told`."""
     import redis
     with told():
         try:
             found: Any = client.config_get("appendonly", "appendfsync", "maxmemory-policy")
         except redis.ResponseError:
-            return                          # a hosted one, which keeps its configuration to itself
+            return []                       # a hosted one, which keeps its configuration to itself
+    told_of = []
     if found.get("appendonly") == "no":
-        log.warning("Redis runs with appendonly no: what it took in the last minutes is lost when it dies")
+        told_of.append("Redis runs with appendonly no: what it took in the last minutes is lost when it dies; "
+                       "set appendonly yes and appendfsync always")
     elif found.get("appendfsync", "always") != "always":
-        log.warning("Redis runs with appendfsync %s: what it took in the last second or so is lost when its machine "
-                    "dies; always loses nothing", found["appendfsync"])
+        told_of.append(f"Redis runs with appendfsync {found['appendfsync']}: what it took in the last second or so is "
+                       "lost when its machine dies; always loses nothing")
     if found.get("maxmemory-policy", "noeviction") != "noeviction":
-        log.warning("Redis runs with maxmemory-policy %s: it may throw away what it holds for us; set noeviction",
-                    found["maxmemory-policy"])
+        told_of.append(f"Redis runs with maxmemory-policy {found['maxmemory-policy']}: it may throw away what it holds "
+                       "for us; set noeviction")
+    return told_of

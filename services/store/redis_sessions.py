@@ -39,6 +39,8 @@ log = logging.getLogger("parley.store")
 STEPS = {name: getattr(redis_sessions_lua, name) for name in ("CREATE", "OPEN", "APPEND", "CLOSE", "DELETE")}
 ROOM = "sessions"
 LONGEST_PAUSE = 0.05        # seconds between two looks at a session that another holds
+PATIENCE = 5.0              # seconds that a turn waits for Redis to take a line
+AGAIN = 0.1                 # seconds between two tries
 _NUMBER = 32                # digits of a session's number
 _MILLISECONDS = round(LEASE * 1000)
 
@@ -56,8 +58,7 @@ class RedisLog(Log):
         record = {"n": len(self.records), **record}
         line = store.line(self._owner, self._sid, record)
         entry = store.entry(self._owner, self._sid, [*self.records, record])
-        done = store.link.run("APPEND", self._owner, self._sid, self._token, _MILLISECONDS, self._number, entry,
-                              len(self.records), line)
+        done = self._added(entry, line)
         if done == b"gone":
             raise deleted(self._sid)
         if done == b"moved":
@@ -66,9 +67,27 @@ class RedisLog(Log):
         self.records.append(record)
         return record
 
+    def _added(self, entry: str, line: bytes) -> bytes:
+        """What the step APPEND says. An answer took long to make: that Redis is started again meanwhile is waited
+        for."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                done: bytes = self._store.link.run("APPEND", self._owner, self._sid, self._token, _MILLISECONDS,
+                                                   self._number, entry, len(self.records), line)
+                return done
+            except Unavailable:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(AGAIN)
+
     def gone(self) -> bool:
-        with self._store.link.told():
-            told = self._store.link.client.hget(self._store.link.key(f"of:{self._owner}"), self._sid)
+        """False where it cannot be told."""
+        try:
+            with self._store.link.told():
+                told = self._store.link.client.hget(self._store.link.key(f"of:{self._owner}"), self._sid)
+        except ParleyError:
+            return False
         return told is None or told[:_NUMBER] != self._number.encode()
 
 
@@ -79,13 +98,14 @@ class RedisStore(Store):
         self.link, self.cipher = link, cipher
         self._leases = Leases(link)
 
-    def check(self) -> None:
+    def check(self, make: bool = True) -> None:
         """ConfigError unless what is there was made with the same DATA_KEY, or without one like this. The first to ask
-        decides."""
+        decides, if it may `make`."""
         fresh = "plain" if self.cipher is None else self.cipher.seal("-", "check", b"check")
         with self.link.told():
-            self.link.client.set(self.link.key("check"), fresh, nx=True)
-            found = self.link.client.get(self.link.key("check")).decode()
+            if make:
+                self.link.client.set(self.link.key("check"), fresh, nx=True)
+            found = (self.link.client.get(self.link.key("check")) or fresh.encode()).decode()
         if (found == "plain") != (self.cipher is None):
             raise ConfigError("the sessions in Redis are " + (
                 "in the clear, but DATA_KEY is set: set REDIS_NAMESPACE to one of its own for encrypted ones, or unset "

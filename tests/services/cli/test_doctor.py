@@ -20,10 +20,13 @@ from auth.keys import Keys
 from services.chat.sessions import Sessions
 from services.cli import doctor as module
 from services.cli.doctor import Finding, doctor, examine
+from services.cli.doctor_data import redis
 from services.engine import catalog
 from services.errors import ConfigError
 from services.settings import Settings
+from services.store import redis_client
 from services.store.opening import open_store
+from tests.redis_server import needs_redis, running
 from tests.tiny_gguf import write_tiny
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -269,3 +272,19 @@ def test_the_selected_model(settings, monkeypatch):
     assert "1.0 kB are free" in found(settings, "selected").told
     os.unlink(settings.models_dir / "starter.gguf")
     assert "there is no model 'starter.gguf'" in found(settings, "selected").told
+
+
+@needs_redis
+def test_redis(settings):
+    with running() as server:
+        shared = replace(settings, redis_url=server.url)
+        assert found(shared, "Redis").told == "holds jobs"
+        shared = replace(shared, store="redis")
+        assert found(shared, "Redis").told == "holds jobs, sessions and 0 keys"
+        client = redis_client.connect(shared)
+        assert client.keys("*") == []
+        client.config_set("appendfsync", "everysec")
+        client.set("{parley}:sessions:check", "plain")
+        assert [finding.state for finding in redis(shared)] == ["ok", "note"]
+        assert "in the clear" in found(replace(shared, data_key="k" * 32), "Redis").told
+    assert found(shared, "Redis").state == "broken"

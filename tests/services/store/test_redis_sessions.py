@@ -2,13 +2,14 @@
 
 import os
 import signal
+import threading
 import time
 
 import pytest
 
 from services.errors import BadRequest, ConfigError, Conflict, Gone, SessionBusy, StorageFull, Unavailable
 from services.settings import Settings
-from services.store import redis_client, redis_link
+from services.store import redis_client, redis_link, redis_sessions
 from services.store.crypto import SharedCipher
 from services.store.redis_link import Link, linked
 from services.store.redis_sessions import ROOM, STEPS, RedisStore
@@ -165,16 +166,29 @@ def test_what_no_line_can_hold(server):
     assert contents(store, "0", "1") == ["\N{GRINNING FACE}\0\n"]
 
 
-def test_a_killed_redis_loses_nothing_and_is_found_again():
+def test_a_turn_waits_for_a_redis_that_is_started_again():
+    with running(port=free_port()) as server:
+        store = store_of(server)
+        with store.open("0", "1", 1, HEAD) as log:
+            server.kill()
+            back = threading.Timer(0.2, server.start)
+            back.start()
+            log.append(said("x"))
+            back.join()
+        assert contents(store, "0", "1") == ["x"]
+
+
+def test_a_killed_redis_loses_nothing_and_is_found_again(monkeypatch):
+    monkeypatch.setattr(redis_sessions, "PATIENCE", 0)
     with running(port=free_port()) as server:
         store = store_of(server)
         with store.open("0", "1", 1, HEAD) as log:
             log.append(said("x"))
             server.kill()
-            for act in (lambda: log.append(said("y")), log.gone, lambda: store.read("0", "1"),
-                        lambda: store.index("0"), store.owners, lambda: store.delete("0", "1"),
-                        lambda: store.open("0", "1", 1).__enter__(), store.check,
-                        lambda: store.create("0", lambda used: "2", [HEAD])):
+            assert not log.gone()
+            for act in (lambda: log.append(said("y")), lambda: store.read("0", "1"), lambda: store.index("0"),
+                        store.owners, lambda: store.delete("0", "1"), lambda: store.open("0", "1", 1).__enter__(),
+                        store.check, lambda: store.create("0", lambda used: "2", [HEAD])):
                 with pytest.raises(Unavailable) as told:
                     act()
                 assert told.value.code == "redis_unavailable" and told.value.retry_after
