@@ -160,13 +160,15 @@ class PostgresLibrary(Library):
 
 
 class _Statements:
-    """A psycopg connection that takes statements as the shared code writes them."""
+    """A psycopg connection that takes statements as the shared code writes them. PostgreSQL's texts have no zero bytes:
+    they are left out."""
 
     def __init__(self, db: psycopg.Connection[Any]) -> None:
         self._db = db
 
     def execute(self, sql: str, values: Sequence[Any] = ()) -> Rows:
-        return self._db.execute(sql.replace("?", "%s"), values)
+        return self._db.execute(sql.replace("?", "%s"), [value.replace("\0", "") if isinstance(value, str) else value
+                                                         for value in values])
 
 
 class PostgresCollection(SqlCollection):

@@ -143,6 +143,15 @@ class KnowledgeContract:
             base.matching([hostile, "river"], 5)
         assert found("river") == ["river"]
 
+    def test_zero_bytes_do_no_harm(self, base):
+        base.add_source(Source(id="s", kind="text", name="t\0"))
+        id = base.put_document(Document(title="A\0 title", name="n\0", text="a text\0", source="s"))
+        assert base.put_chunks(id, [Chunk(0, 0, "A\0 title", "a text\0", vector(1, 0))])
+        assert names(base, base.matching(["text"], 1)) == ["n\0"] and base.document(id).text.startswith("a text")
+        assert base.sources("other\0") == []
+        with pytest.raises(NotFound):
+            base.delete_source("other\0")
+
     def test_titles_are_matched_too(self, base):
         filled(base, zeppelin=("It flies.", vector(1, 0)), boat=("It swims.", vector(0, 1)))
         assert names(base, base.matching(["Zeppelins"], 5)) == ["zeppelin"]
