@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from services.chat.events import Ask, Search
 from services.chat.persona import Given, Persona
-from services.errors import ParleyError
+from services.errors import FetchFailed, ParleyError
 from services.knowledge.documents import quoted
 
 if TYPE_CHECKING:
@@ -62,5 +62,10 @@ def grounded(room: Room, persona: Persona, owner: str, knowledge: Sequence[str] 
 
 
 def page(room: Room, persona: Persona, url: str, owner: str) -> str:
-    """What is at `url`, as much as the personality takes, quoted: it can neither end its quotation nor give orders."""
-    return quoted([room.parts.grounding.fetcher.read(url, owner=owner)], persona.rag_length)
+    """What is at `url`, as much as the personality takes, quoted: it can neither end its quotation nor give orders.
+    `FetchFailed` where that is nothing."""
+    text = quoted([room.parts.grounding.fetcher.read(url, owner=owner)], persona.rag_length)
+    if not text:
+        raise FetchFailed(f"{url[:200]} has no text to answer from, or none within the {persona.rag_length} characters "
+                          "that this personality takes (rag_length)", param="url")
+    return text

@@ -55,6 +55,15 @@ def test_address_elsewhere_is_never_asked_for(world, fetcher, prompt):
     assert fetcher.asked == []
 
 
+def test_page_without_text_is_an_error(world, fetcher):
+    fetcher.pages["https://a.example/"] = "\n \n"
+    for how in ({"path": "/gpt/assistant", "json": {"prompt": "https://a.example/ what?"}},
+                {"path": "/toil/extractor", "json": {"prompt": "what?", "text": "https://a.example/"}}):
+        response = world.call("POST", **how)
+        assert response.status_code == 502 and "has no text to answer from" in response.json["message"]
+    assert world.parts.engine.requests == []
+
+
 def test_page_that_cannot_be_had_is_an_error(world, fetcher):
     response = world.call("GET", "/gpt/assistant?prompt=https://gone.example/%20x")
     assert (response.status_code, response.json["error"]["code"]) == (502, "fetch_failed")
