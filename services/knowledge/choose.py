@@ -106,5 +106,6 @@ def _title(found: Found) -> str:
 
 
 def _link(found: Found) -> str:
+    """As Markdown, of which neither title nor address can end or add anything."""
     title, url = _title(found).translate(str.maketrans("[]", "()")), found.reference.citation["url"]
-    return f"[{title}]({url})" if url else title
+    return f"[{title}]({url.replace('(', '%28').replace(')', '%29')})" if url else title

@@ -74,6 +74,13 @@ def test_every_step_is_told_and_only_what_is_relevant_is_taken():
     assert "text of two for the tides" in judge.prompts[2]
 
 
+def test_a_link_is_one_whatever_its_address_is():
+    image = "https://a.example/)![x](https://evil.example/x.png"
+    found = Found(Reference.of_document(Document("a](b", "text", "a", "text/plain"), image))
+    steps, _ = run("q", [Place("library", "books", lambda query: [found])], Judge(look(), True))
+    assert steps[-1] == "Content is relevant: [a)(b](https://a.example/%29![x]%28https://evil.example/x.png)"
+
+
 def test_at_most_three_are_taken():
     assert run("q", [place(*"abcdefgh")], Judge(look(), *[True] * 3))[1] == ["a", "b", "c"]
     steps, chosen = run("q", [place(*"abc")], Judge(look(), *[False] * 3))
