@@ -23,7 +23,7 @@ from services.knowledge.shipped_feeds import SHIPPED
 from services.store import config, disk
 
 log = logging.getLogger("parley.knowledge")
-Word = Annotated[str, Field(min_length=1, max_length=100)]
+Word = Annotated[str, Field(min_length=1, max_length=100, pattern=r"\S")]        # else it would match any prompt
 Group = Annotated[list[Word], Field(min_length=1, max_length=100)]
 
 

@@ -65,7 +65,8 @@ def test_the_file_is_made_and_followed(feeds):
     ('{"a": {\n"url": "http://x.org/"}}', "line 1: feed 'a': when: missing"),
     ('{"a": {"url": "http://x.org/",\n"when": []}}', "line 2: feed 'a': when: "),
     ('{"a": {"url": "http://x.org/", "when": [["a"]],\n"wehn": 1}}', "line 2: feed 'a': wehn: unknown field"),
-    ('{"a": {"url": "http://x.org/", "when": [[1]]}}', "feed 'a': when: "), ('{"a": \n', "not JSON")])
+    ('{"a": {"url": "http://x.org/", "when": [[1]]}}', "feed 'a': when: "),
+    ('{"a": {"url": "http://x.org/", "when": [["a", " "]]}}', "feed 'a': when: "), ('{"a": \n', "not JSON")])
 def test_a_wrong_file_is_told_of_with_its_line(feeds, text, fault):
     assert names(feeds, "news")
     write(feeds, text)
