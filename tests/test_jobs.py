@@ -11,7 +11,7 @@ from services.cli.executor import worker_name
 from services.store.jobs_sqlite import SqliteJobs
 from tests.conftest import Server, command_line, make_home
 
-SLOW = "!sleep 0.05 !tokens 60"         # 3 s
+SLOW = "!sleep 0.05 !tokens 30"         # 1.5 s
 SHORT = {"SUMMARY_MINIMUM_PAYLOAD_LENGTH": "1"}
 PATIENCE = 60.0
 

@@ -17,7 +17,7 @@ from tests.conftest import ROOT, Server, descendants, make_home
 from tests.redis_server import RedisServer, needs_redis
 
 pytestmark = needs_redis
-SLOW = "!sleep 0.05 !tokens 60"         # 3 s
+SLOW = "!sleep 0.05 !tokens 30"         # 1.5 s
 PATIENCE = 60.0
 
 
