@@ -91,6 +91,12 @@ def test_time_to_stop_is_more_than_running_answers_get():
     assert int(re.fullmatch(r"(\d+)s", grace)[1]) > settings.load({}, None).drain_timeout
 
 
+def test_what_may_be_set_is_documented():
+    told = (DEPLOY / "README.md").read_text()
+    asked = set(re.findall(r"\$\{(\w+)", "".join(path.read_text() for path in DEPLOY.glob("compose*.yaml"))))
+    assert asked and not [name for name in asked if name not in told]
+
+
 def test_nothing_in_it_is_a_secret_and_only_this_machine_reaches_it():
     text = (DEPLOY / "compose.yaml").read_text()
     assert not re.search(r"(MASTER_KEY|DATA_KEY|PASSWORD|PWD)\s*[:=]", text)

@@ -1,5 +1,6 @@
-"""The unit of systemd is one that systemd understands, and little is open to what it starts."""
+"""The unit of systemd is one that systemd understands, and little is open to what it starts; proxies are patient."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -37,3 +38,10 @@ def test_running_answers_have_their_time():
     assert int(lines["TimeoutStopSec"]) > settings.load({}, None).drain_timeout
     assert lines["KillMode"] == "mixed"
     assert lines["ExecStart"].endswith("main.py serve")
+
+
+def test_proxies_wait_longer_than_the_server_does():
+    patience = re.findall(r"proxy_(?:read|send)_timeout (\d+)s", (UNIT.parent / "nginx.conf").read_text())
+    defaults = settings.load({}, None)
+    assert len(patience) == 2
+    assert all(int(seconds) > max(defaults.request_timeout, defaults.socket_idle) for seconds in patience)
