@@ -104,14 +104,15 @@ def test_links_are_places_on_the_web(read):
     assert read(page, "text/html", "uploaded.html").links == ()
 
 
-@pytest.mark.parametrize("evil", [b"<div>" * 1_000_000, b"<b>" * 400_000 + b"x", b"<table>" * 100_000,
-                                  b"<a href=x>" * 200_000, b"<p " + b"a=1 " * 400_000, b"&" * 2_000_000,
-                                  b"<!--" * 500_000],
-                         ids=["divs", "bold", "tables", "links", "attributes", "ampersands", "comments"])
-def test_pages_that_take_long_are_given_up_or_read(evil):
+@pytest.mark.parametrize(("piece", "times"), [
+    (b"<div>", 1_000_000), (b"<b>", 400_000), (b"<table>", 100_000), (b"<a href=x>", 200_000), (b"a=1 ", 400_000),
+    (b"&", 2_000_000), (b"<!--", 500_000)],
+    ids=["divs", "bold", "tables", "links", "attributes", "ampersands", "comments"])
+def test_pages_that_take_long_are_given_up_or_read(piece, times):
     """A second of processor time at most, whatever the parser makes of it."""
+    start, end = {b"a=1 ": (b"<p ", b""), b"<b>": (b"", b"x")}.get(piece, (b"", b""))
     try:
-        assert isinstance(extract(evil, "text/html", "http://example.com/").text, str)
+        assert isinstance(extract(start + piece * times + end, "text/html", "http://example.com/").text, str)
     except Unprocessable as error:
         assert error.code == "unreadable_document" and error.status == 422
 
@@ -251,12 +252,13 @@ def test_pptx_xlsx_odt(read):
     assert found.text == "## H\n\na b\n\n1"
 
 
-@pytest.mark.parametrize("data", [
-    docx("")[:-30], docx(f"{BILLION}"), zipped({"word/document.xml": BILLION + "<x>&a8;</x>"}),
-    zipped({"word/document.xml": bytes(300 << 20)}), zipped({"word/document.xml": "<a>" * 100_000}),
-    zipped({"word/document.xml": "x"}, zipfile.ZIP_LZMA), zipped({"word/document.xml": b"\xff\xfe"})],
+@pytest.mark.parametrize("make", [
+    lambda: docx("")[:-30], lambda: docx(f"{BILLION}"), lambda: zipped({"word/document.xml": BILLION + "<x>&a8;</x>"}),
+    lambda: zipped({"word/document.xml": bytes(300 << 20)}), lambda: zipped({"word/document.xml": "<a>" * 100_000}),
+    lambda: zipped({"word/document.xml": "x"}, zipfile.ZIP_LZMA), lambda: zipped({"word/document.xml": b"\xff\xfe"})],
     ids=["cut", "doctype", "laughs", "bomb", "deep", "lzma", "binary"])
-def test_office_files_that_cannot_be_read(read, data):
+def test_office_files_that_cannot_be_read(read, make):
+    data = make()
     with pytest.raises(Unprocessable) as caught:
         read(data, kinds.DOCX, "a.docx")
     assert caught.value.code == "unreadable_document"
