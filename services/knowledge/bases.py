@@ -6,6 +6,7 @@ Who may not read a base is told the same as if it were not there.
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections import defaultdict
@@ -15,7 +16,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from auth.records import MASTER_ID
-from services.errors import BadRequest, Conflict, Forbidden, NotFound, TooManyRequests
+from services.errors import BadRequest, Conflict, Forbidden, Gone, NotFound, TooManyRequests
 from services.knowledge.index import About, Indexer, reindexed
 from services.knowledge.ingest import Ingester, Limits, Reader, stamp
 from services.knowledge.search import Hit, Searched, Weights, hybrid
@@ -33,6 +34,7 @@ from services.store.knowledge import (
     not_found,
 )
 
+log = logging.getLogger("parley.knowledge")
 CHUNK_TOKENS = 256              # of a chunk, unless its maker or the model says otherwise
 SMALL = 8000                    # characters of a text that is indexed while its sender waits
 MOST_BASES = 16                 # searched at once
@@ -88,13 +90,16 @@ class Bases:
         return self._shown(owner, collection)
 
     def delete(self, owner: str, ref: str) -> None:
+        name, _, of = ref.partition("@")
+        if owner in (of or owner, MASTER_ID) and (of or owner, name) in self._library.names():     # also a damaged one
+            return self._library.delete(of or owner, name)
         collection = self._own(owner, ref)
-        self._library.delete(collection.owner, collection.name)
+        return self._library.delete(collection.owner, collection.name)
 
     def find(self, owner: str, ref: str) -> Collection:
         """The base that `ref` means for `owner`, who may read it. `NotFound`; `Conflict` when it means several."""
         name, _, of = ref.partition("@")
-        found = [one for one in self._readable(owner, name) if of in ("", one.owner)]
+        found = self._readable(owner, name, of)
         if not of:
             found = [one for one in found if one.owner == owner] or found
         if len(found) > 1:
@@ -105,16 +110,22 @@ class Bases:
             raise not_found(ref)
         return found[0]
 
-    def _readable(self, owner: str, name: str | None = None) -> list[Collection]:
+    def _readable(self, owner: str, name: str | None = None, of: str = "") -> list[Collection]:
+        """Of that name, of the key `of`."""
         found = []
         for one, called in self._library.names():
-            if name in (None, called):
+            if name in (None, called) and of in ("", one):
                 try:
                     collection = self._library.open(one, called)
-                    if one == owner or owner == MASTER_ID or _shares(About.of(collection.about()), owner):
+                    shared = _shares(About.of(collection.about()), owner)
+                    if shared or owner in (one, MASTER_ID):
                         found.append(collection)
                 except NotFound:
                     continue        # deleted meanwhile
+                except Gone as error:       # damaged: the trouble of who asks for it, and of nobody else
+                    if name and (one == owner or (of and owner == MASTER_ID)):
+                        raise
+                    log.error("knowledge base %s of %s: %s", called, one, error.message)
         return found
 
     def _own(self, owner: str, ref: str) -> Collection:

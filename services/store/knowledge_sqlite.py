@@ -21,6 +21,7 @@ import numpy as np
 
 from services.errors import Gone, ParleyError
 from services.store import disk
+from services.store.base import is_owner
 from services.store.crypto import Cipher
 from services.store.knowledge import SCHEMA, Chunk, Library, check_names, exists, is_name, not_found
 from services.store.knowledge_memory import FTS, Loaded, matching
@@ -176,7 +177,7 @@ class SqliteLibrary(Library):
     def names(self) -> list[tuple[str, str]]:
         found = [(path.parent.name, path.name[:-len(SUFFIX)]) for path in self._folder.glob(f"*/*{SUFFIX}")
                  if path.is_file() and not path.is_symlink()]
-        return sorted((owner, name) for owner, name in found if is_name(name))
+        return sorted((owner, name) for owner, name in found if is_owner(owner) and is_name(name))
 
     def _path(self, owner: str, name: str) -> Path:
         check_names(owner, name)
