@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from services.engine.client import Engine, Lease
-from services.errors import Conflict, NotFound
+from services.errors import Conflict, ContextOverflow, NotFound
 from services.knowledge import split
 from services.store.knowledge import Chunk, Document
 from services.wire import Embed, RunnerSpec
 
 PORTION = 32                # texts that a runner is sent at once: others' come in between
+SPARE = 0.9                 # of a query's share that a model can read: its parts differ in how many tokens they make
 SAMPLE = 1 << 20            # bytes of a model file's beginning and end by which it is known
 
 
@@ -64,8 +65,17 @@ class Embedder:
         return self._lease.count([[self._model.document_prefix + text] for text in texts]) if texts else []
 
     def query(self, text: str) -> bytes:
-        """The vector to search with. Raises `ContextOverflow` for a text that is too long."""
-        return self._embed([self._model.query_prefix + text])[0]
+        """The vector to search with. What is longer than the model takes is read at its two ends, where questions
+        stand."""
+        while True:
+            try:
+                return self._embed([self._model.query_prefix + text])[0]
+            except ContextOverflow as error:
+                part = error.details["limit"] / error.details["prompt_tokens"] * SPARE
+                half = int(len(text) * part) // 2
+                if not half:
+                    raise
+                text = f"{text[:half]} {text[-half:]}"
 
     def documents(self, texts: Sequence[str]) -> list[bytes]:
         """The vectors of texts to be found."""

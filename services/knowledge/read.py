@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 
-from services.errors import BadRequest, Forbidden, ParleyError, TooManyRequests, Unavailable
+from services.errors import BadRequest, Forbidden, ParleyError, TooManyRequests, Unavailable, Unprocessable
 from services.knowledge import documents, urls
 from services.knowledge.archives import members
 from services.knowledge.documents import clean, one_line
@@ -114,7 +114,10 @@ def _too_slow(url: str, delay: float, left: int) -> Problem:
 
 
 def _zip(payload: bytes, going: Callable[[], None]) -> Iterator[Document | Problem]:
-    for member in list(members(payload)):        # all or none, where the archive is damaged
+    files = list(members(payload))               # all or none, where the archive is damaged
+    if not files:
+        raise Unprocessable("the archive holds no file", code="unreadable_document")
+    for member in files:
         going()
         try:
             yield _stored(extract(member.data, "", member.name))

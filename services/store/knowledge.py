@@ -10,7 +10,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from services.errors import BadRequest, Conflict, NotFound
@@ -38,6 +38,16 @@ class Source:
     checked: float = 0.0            # unix time at which it was last read, for refreshing
     tries: int = 0                  # that failed, one after the other, since something was not to be had
     next_try: float = 0.0           # unix time of the one after them; 0: none of them did
+
+    def without_chunks(self, documents: bool) -> Source:
+        """It, once the chunks of its `documents` were dropped, if it has any. What could not be read is not read
+        again, since what was sent is not kept; but what it has of an earlier time is indexed."""
+        unread = self.state == ERROR and self.task == "read"
+        if unread and not documents:
+            return self
+        problems = (*self.problems, self.error) if unread and self.error else self.problems
+        return replace(self, state=QUEUED, task="index" if unread else self.task or "index", error=None,
+                       problems=problems, tries=0, next_try=0.0)
 
 
 @dataclass(frozen=True)
@@ -233,8 +243,8 @@ def exists(name: str) -> Conflict:
     return Conflict(f"you have a knowledge base {name} already", code="knowledge_exists", param="name")
 
 
-def no_document(id: int) -> NotFound:
-    return NotFound(f"there is no document {id} in this base", code="document_not_found", param="document_id")
+def no_document(id: int | str) -> NotFound:
+    return NotFound(f"there is no document {str(id)[:80]} in this base", code="document_not_found", param="document_id")
 
 
 def no_source(id: str) -> NotFound:

@@ -240,9 +240,10 @@ class SqlCollection(Collection):
             self._write_about(db, about)
             self._drop_chunks(db, None)
             db.execute("UPDATE documents SET chunks = 0, indexed = 0")
+            having = {id for id, in db.execute("SELECT DISTINCT source FROM documents").fetchall()}
             for body, in db.execute("SELECT body FROM sources").fetchall():
                 source = self._source(body)
-                anew = replace(source, state=QUEUED, task=source.task or "index", error=None, tries=0, next_try=0.0)
+                anew = source.without_chunks(source.id in having)
                 db.execute("UPDATE sources SET state = ?, body = ? WHERE id = ?",
                            (anew.state, self._source_body(anew), anew.id))
 

@@ -11,6 +11,7 @@ from services.errors import BadRequest
 from services.knowledge.read import kind_of
 from services.knowledge.search import Weights
 from services.knowledge.urls import parse
+from services.store.knowledge import no_document
 from services.web import upload, watch
 from services.web.frame import empty, json_response
 from services.web.knowledge_shapes import (
@@ -105,8 +106,10 @@ class KnowledgeDoc(Endpoint):
 
 
 def _number(id: str) -> int:
-    """0, which no document has, for what is no number that a store could hold."""
-    return int(id) if id.isascii() and id.isdigit() and len(id) <= 18 else 0
+    """`NotFound` for what is no number that a store could hold."""
+    if not (id.isascii() and id.isdigit() and len(id) <= 18):
+        raise no_document(id)
+    return int(id)
 
 
 class KnowledgeFiles(Endpoint):

@@ -26,8 +26,14 @@ class SourceBody(Body):
     crawl: CrawlBody | None = None
 
 
-Shared = Annotated[Annotated[bool, Tag("bool[]")] | Annotated[list[Name], Field(max_length=1000), Tag("list[str]")],
-                   Discriminator(lambda value: "list[str]" if isinstance(value, list) else "bool[]")]
+def _kind(value: object) -> str | None:
+    return "list[str]" if isinstance(value, list) else "bool[]" if isinstance(value, bool) else None
+
+
+Shared = Annotated[
+    Annotated[bool, Tag("bool[]")] | Annotated[list[Name], Field(max_length=1000), Tag("list[str]")],
+    Discriminator(_kind, custom_error_type="shared", custom_error_message="Input should be true, false, or a list of "
+                                                                         "ids of keys")]
 
 
 class KnowledgeBody(Body):

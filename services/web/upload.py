@@ -14,6 +14,7 @@ from services.errors import BadRequest
 from services.web.json_body import read_raw
 
 MULTIPART = "multipart/form-data"
+UNSAID = "application/x-www-form-urlencoded"     # what curl says of any body, unless it is told what to say
 MOST_PARTS = 100                # of one form
 FILE = {"type": "string", "format": "binary", "contentMediaType": "application/octet-stream"}
 FILES: dict[str, Any] = {       # what `files` takes, for /openapi.json
@@ -47,7 +48,8 @@ class Form:
 def files(request: Request, max_bytes: int, name: str | None) -> Sequence[File]:
     """What was sent, at least one. `name`: of a file that is the body. `BadRequest` for a file that is empty."""
     if request.mimetype != MULTIPART:
-        found: Sequence[File] = [_file(name, request.mimetype, read_raw(request, max_bytes))]
+        media = "" if request.mimetype == UNSAID else request.mimetype
+        found: Sequence[File] = [_file(name, media, read_raw(request, max_bytes))]
     elif not (found := read_form(request, max_bytes).files):
         raise BadRequest("the form has no file: send each as a part with a filename")
     return found

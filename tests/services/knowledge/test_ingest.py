@@ -13,7 +13,7 @@ import pytest
 
 from services import wire
 from services.engine.fake_words import DIMENSIONS, vector
-from services.errors import BadRequest, Forbidden, NotFound, TooManyRequests, Unavailable
+from services.errors import BadRequest, ContextOverflow, Forbidden, NotFound, TooManyRequests, Unavailable
 from services.knowledge import ingest, read
 from services.knowledge.bases import Bases
 from services.knowledge.documents import Document, Link, Section
@@ -51,6 +51,8 @@ class Engine:
     def embed(self, request: wire.Embed) -> wire.Vectors:
         if self.fail:
             raise self.fail
+        if (most := max(len(text.split()) for text in request.texts)) > READY.n_ctx:
+            raise ContextOverflow("too long", limit=READY.n_ctx, prompt_tokens=most)
         self.embedded += request.texts
         return wire.Vectors(id=request.id, dimensions=DIMENSIONS, vectors=[vector(text) for text in request.texts],
                             tokens=[1] * len(request.texts))
@@ -385,6 +387,33 @@ def test_a_refresh_or_a_reindex_tries_at_once(world, monkeypatch, anew, given_up
     world.work()
     assert [(one["state"], one["next_try"]) for one in world.bases.sources("kAnn", "facts")] == [("done", None)] * 2
     assert sorted(world.found("note")) == ["https://a.example/", "note"]
+
+
+def test_a_reindex_leaves_what_could_not_be_read_and_indexes_what_was(world, caplog):
+    world.web.pages = {"https://a.example/": "a page"}
+    broken = world.add("file", "broken.pdf", b"%PDF-1.4 nonsense", media_type="application/pdf")
+    world.add("url", "https://a.example/")
+    world.web.pages = {}
+    world.bases.refresh("kAnn", "facts")
+    world.work()
+    assert [one["state"] for one in world.bases.sources("kAnn", "facts")] == ["error", "error"]
+    assert world.found("page") == ["https://a.example/"]
+    world.bases.reindex("kAnn", "facts")
+    world.work()
+    left, page = world.bases.sources("kAnn", "facts")
+    assert left == broken and "damaged PDF" in left["error"]
+    assert (page["state"], page["problems"]) == ("done", ["there is nothing at https://a.example/"])
+    assert world.found("page") == ["https://a.example/"]
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("size", [64, 65, 1000, 30_000])
+def test_a_query_longer_than_the_model_takes_is_read_at_its_ends(world, size):
+    world.add("text", "note", b"a note")
+    words = " ".join(["first", *["word"] * (size - 2), "last"])
+    assert world.found(words) == ["note"]
+    read = world.engine.embedded[-1].split()
+    assert (read[1], read[-1]) == ("first", "last") and len(read) <= READY.n_ctx
 
 
 def test_tries_are_counted_anew_after_one_that_went_well(world):

@@ -255,6 +255,11 @@ def test_files_come_as_forms_as_bodies_and_in_zips(server, own):
     bad = server.call("POST", "/knowledge/facts/files?name=x.zip", own, data=b"no zip",
                       headers={"Content-Type": "application/zip"})
     assert "cannot be read" in done(server, own, bad.json()["sources"][0]["id"]).error
+    curl = {"Content-Type": "application/x-www-form-urlencoded"}        # of any file, unless it is told otherwise
+    response = server.call("POST", "/knowledge/facts/files?name=curl.txt", own, data=b"words of curl", headers=curl)
+    assert done(server, own, response.json()["sources"][0]["id"]).state == "done"
+    response = server.call("POST", "/knowledge/facts/files?name=none.zip", own, data=b"PK\5\6" + b"\0" * 18)
+    assert done(server, own, response.json()["sources"][0]["id"]).error == "the archive holds no file"
 
 
 def test_pages_come_by_their_address_and_by_a_crawl(server, own, site):
@@ -292,6 +297,9 @@ def test_what_is_wrong_is_told(server, own):
     assert server.call("POST", "/knowledge/facts/files", own, files={"a": ("x.txt", b"")}).status_code == 400
     assert refused(server, "PATCH", "/knowledge/facts", own, refresh_seconds=5)[0] == 400
     assert refused(server, "GET", "/knowledge/facts/sources/none", own) == (404, "source_not_found")
+    assert "no document none" in server.call("GET", "/knowledge/facts/documents/none", own).text
+    shared = server.call("PATCH", "/knowledge/facts", own, json={"shared": "yes"})
+    assert shared.json()["message"] == "shared: should be true, false, or a list of ids of keys"
     weak = server.make_key(scopes=["models:read"])
     assert refused(server, "GET", "/knowledge", weak) == (403, "missing_scope")
 
