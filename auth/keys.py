@@ -111,10 +111,14 @@ class Keys:
         return [*self._keys.values()]
 
     def get(self, key_id: str) -> Key:
+        """NotFound; Unavailable where the list cannot be read now, and may have it."""
         self._refresh()
         try:
             return self._keys[key_id]
         except KeyError:
+            if self._problem:
+                raise Unavailable("the list of keys cannot be read, so it is unknown whether there is a key with the "
+                                  f"id {key_id!r}") from None
             raise edits.unknown(key_id) from None
 
     # ------------------------------------------------------------ changes

@@ -11,14 +11,14 @@ from services.cli.executor import worker_name
 from services.store.jobs_sqlite import SqliteJobs
 from tests.conftest import Server, command_line, make_home
 
-SLOW = "!sleep 0.05 !tokens 30"         # 1.5 s
+SLOW = "!sleep 0.05 !tokens 40"         # 2 s
 SHORT = {"SUMMARY_MINIMUM_PAYLOAD_LENGTH": "1"}
 PATIENCE = 60.0
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    server = Server(make_home(tmp_path_factory.mktemp("jobs") / "home"), DRAIN_TIMEOUT="1", **SHORT).start().ready()
+    server = Server(make_home(tmp_path_factory.mktemp("jobs") / "home"), DRAIN_TIMEOUT="0.2", **SHORT).start().ready()
     yield server
     server.end()
 
