@@ -60,10 +60,12 @@ def _decided(question: str, places: Sequence[Place],
     schema = {"type": "object", "additionalProperties": False, "required": ["search", "place", "query"], "properties": {
         "search": {"type": "boolean"}, "place": {"enum": names},
         "query": {"type": "string", "maxLength": LONGEST_QUERY}}}
-    listed = "\n".join(f"- {place.name}: {one_line(place.about, LONGEST_ABOUT)}" for place in places)
+    listed = "\n".join(f"- {place.name}: {json.dumps(one_line(place.about, LONGEST_ABOUT), ensure_ascii=False)}"
+                       for place in places)
     decided = yield from judge(
         "Decide whether facts have to be looked up before the question below can be answered well, and where. "
-        f"Greetings, small talk and tasks on a text that is given need none.\nPlaces:\n{listed}\n"
+        "Greetings, small talk and tasks on a text that is given need none.\n"
+        f"Places, and what is there, as JSON:\n{listed}\n"
         f"The question, as JSON: {json.dumps(question, ensure_ascii=False)}\n"
         'Answer with {"search": whether to look, "place": where, "query": a few words to search for}.', schema)
     query = one_line(decided["query"], LONGEST_QUERY) if decided else ""
