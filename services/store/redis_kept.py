@@ -10,19 +10,16 @@ LEASE seconds; its session then takes the turn of one of them (`redis_sessions`)
 
 from __future__ import annotations
 
-import logging
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from services.errors import ParleyError
 from services.store import kept
 from services.store.crypto import Seals
 from services.store.kept import KEPT, Kept
 from services.store.redis_link import LEASE, Leases, Link
 
-log = logging.getLogger("parley.store")
 ROOM = "kept"
 LONGEST_PAUSE = 0.25        # seconds between two looks at a name that another holds
 # lock, token, milliseconds: 1 when it is ours
@@ -74,21 +71,20 @@ class KeptInRedis(Kept):
     @contextmanager
     def held(self, owner: str, name: str, wait: float) -> Iterator[None]:
         lock, token = f"lock:{owner}/{name}", uuid.uuid4().hex
+        try:
+            self._hold(lock, token, wait)
+            self._leases.hold(lock, token)
+            yield
+        finally:
+            self._leases.drop(token, lambda: self._link.run("FREE", lock, token))
+
+    def _hold(self, lock: str, token: str, wait: float) -> None:
         deadline, pause = time.monotonic() + wait, 0.005
         while not self._link.run("HOLD", lock, token, round(LEASE * 1000)):
             if time.monotonic() >= deadline:
-                raise TimeoutError(f"{owner}/{name} is in use")
+                raise TimeoutError(f"{lock} is taken")
             time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
             pause = min(pause * 1.5, LONGEST_PAUSE)
-        self._leases.hold(lock, token)
-        try:
-            yield
-        finally:
-            self._leases.drop(token)
-            try:
-                self._link.run("FREE", lock, token)
-            except ParleyError as error:        # its lock ends by itself
-                log.warning("a kept answer is held for up to %g s more: %s", LEASE, error.message)
 
     def load(self, owner: str, name: str) -> bytes | None:
         with self._link.told():

@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from services.errors import ParleyError, Unavailable
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("parley.store")
 LEASE = 10.0                # seconds after which what a process holds in Redis is free, once it has died
 RENEWED = LEASE / 3         # seconds between two words that it has not
-SPARED = 1.0                # seconds in which nobody else waits for a Redis that was too slow for one
+AGAIN = 0.1                 # seconds between two looks whether a Redis that was too slow answers
 
 # Each of the locks ARGV[2], ARGV[4] … that still has its token ARGV[3], ARGV[5] … lasts ARGV[1] ms from now.
 RENEW = """
@@ -42,9 +44,8 @@ class Link:
         self.client: Any = client                   # whose types cannot tell it from the one for asyncio
         self.prefix = f"{{{namespace}}}:{room}:"    # in braces, so that a cluster keeps all of it in one place
         self._steps = {name: client.register_script(text) for name, text in {"RENEW": RENEW, **steps}.items()}
-        self._late = False                          # the last call got no answer in time
-        self._spared = 0.0                          # monotonic seconds, from which on one may look
-        self._look = threading.Lock()
+        self._late = False                          # a call got no answer in time, and none has since
+        self._lock = threading.Lock()
 
     def run(self, step: str, *values: str | bytes | float) -> Any:
         """Unavailable (`redis_unavailable`) and StorageFull as `redis_client.told`."""
@@ -56,27 +57,36 @@ class Link:
 
     @contextmanager
     def told(self) -> Iterator[None]:
-        """`redis_client.told`; after a call that got no answer in time, one caller at a time and not at once looks
-        whether others do, and the others are refused, so that a Redis that hangs does not hold up every thread."""
-        late = self._late
-        if late and (time.monotonic() < self._spared or not self._look.acquire(blocking=False)):
-            raise Unavailable("Redis, which holds this, answers too slowly", code="redis_unavailable", retry_after=2)
-        try:
-            yield from self._asked()
-        finally:
-            if late:
-                self._look.release()
-
-    def _asked(self) -> Iterator[None]:
+        """`redis_client.told`. A Redis that hangs does not hold up every thread: from the first call that got no answer
+        in time on, all others are refused at once until it answers again."""
         import redis
+        if self._late:
+            raise Unavailable("Redis, which holds this, answers too slowly", code="redis_unavailable", retry_after=2)
         try:
             with redis_client.told():
                 yield
-            self._late = False
         except Unavailable as error:
-            self._late = isinstance(error.__cause__, redis.TimeoutError)
-            self._spared = time.monotonic() + SPARED
+            if isinstance(error.__cause__, redis.TimeoutError):
+                self._await_answer()
             raise
+
+    def _await_answer(self) -> None:
+        with self._lock:
+            if not self._late:
+                self._late = True
+                threading.Thread(target=self._ask, args=(self.client,), name="redis", daemon=True).start()
+
+    def _ask(self, client: Any) -> None:
+        import redis
+        while True:
+            try:
+                client.ping()
+                break
+            except redis.TimeoutError:
+                time.sleep(AGAIN)
+            except redis.RedisError:        # away, which every call tells at once
+                break
+        self._late = False
 
 
 def linked(settings: Settings, room: str, steps: Mapping[str, str]) -> Link:
@@ -89,8 +99,10 @@ class Leases:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._held: dict[str, str] = {}             # name by token; with _renewing under _lock
+        self._held: dict[str, str] = {}             # name by token; all under _lock
         self._renewing = False
+        self._behind: deque[tuple[float, Callable[[], object]]] = deque()   # what ends them, until when it is worth it
+        self._dropping = False
         self._lock = threading.Lock()
 
     def hold(self, name: str, token: str) -> None:
@@ -101,9 +113,32 @@ class Leases:
                 self._renewing = True
                 threading.Thread(target=self._renew, name="leases", daemon=True).start()
 
-    def drop(self, token: str) -> None:
+    def drop(self, token: str, let_go: Callable[[], object]) -> None:
+        """Ends a lock by `let_go`; where Redis is away, as soon as it is back."""
         with self._lock:
             self._held.pop(token, None)
+        if _done(let_go):
+            return
+        with self._lock:
+            self._behind.append((time.monotonic() + LEASE, let_go))
+            if not self._dropping:
+                self._dropping = True
+                threading.Thread(target=self._drop_later, name="leases", daemon=True).start()
+
+    def _drop_later(self) -> None:
+        while True:
+            with self._lock:
+                while self._behind and self._behind[0][0] < time.monotonic():
+                    self._behind.popleft()          # it has ended by itself
+                self._dropping = bool(self._behind)
+                if not self._behind:
+                    return
+                let_go = self._behind[0][1]
+            if not _done(let_go):
+                time.sleep(AGAIN)
+                continue
+            with self._lock:
+                self._behind.popleft()
 
     def _renew(self) -> None:
         while True:
@@ -113,7 +148,14 @@ class Leases:
                 self._renewing = bool(held)
             if not held:
                 return
-            try:
-                self._link.run("RENEW", round(LEASE * 1000), *(part for token, name in held for part in (name, token)))
-            except ParleyError as error:
-                log.warning("what this process holds in Redis was not renewed: %s", error.message)
+            if not _done(partial(self._link.run, "RENEW", round(LEASE * 1000),
+                                 *(part for token, name in held for part in (name, token)))):
+                log.warning("what this process holds in Redis was not renewed")
+
+
+def _done(call: Callable[[], object]) -> bool:
+    try:
+        call()
+    except ParleyError:
+        return False
+    return True

@@ -10,7 +10,6 @@ another has written since.
 
 from __future__ import annotations
 
-import logging
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -35,7 +34,6 @@ from services.store.base import (
 from services.store.crypto import Seals
 from services.store.redis_link import LEASE, Leases, Link
 
-log = logging.getLogger("parley.store")
 STEPS = {name: getattr(redis_sessions_lua, name) for name in ("CREATE", "OPEN", "APPEND", "CLOSE", "DELETE")}
 ROOM = "sessions"
 LONGEST_PAUSE = 0.05        # seconds between two looks at a session that another holds
@@ -154,16 +152,15 @@ class RedisStore(Store):
     def open(self, owner: str, sid: str, wait: float, head: Record | None = None) -> Iterator[Log]:
         check_names(owner, sid)
         token = uuid.uuid4().hex
-        number, found = self._hold(owner, sid, token, wait, head)
-        self._leases.hold(f"lock:{owner}/{sid}", token)
         try:
+            number, found = self._hold(owner, sid, token, wait, head)
+            self._leases.hold(f"lock:{owner}/{sid}", token)
             records = self._records(owner, sid, found)
             if head is None and describe(records) is None:
                 raise not_found(sid)
             yield RedisLog(self, owner, sid, token, number, records)
         finally:
-            self._leases.drop(token)
-            self._let_go(owner, sid, token)
+            self._leases.drop(token, lambda: self.link.run("CLOSE", owner, sid, token))
 
     def _hold(self, owner: str, sid: str, token: str, wait: float, head: Record | None) -> tuple[str, list[bytes]]:
         """The session's number and lines, once it is ours."""
@@ -180,12 +177,6 @@ class RedisStore(Store):
                 raise busy(sid, wait)
             time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
             pause = min(pause * 1.5, LONGEST_PAUSE)
-
-    def _let_go(self, owner: str, sid: str, token: str) -> None:
-        try:
-            self.link.run("CLOSE", owner, sid, token)
-        except ParleyError as error:        # its lock ends by itself
-            log.warning("session %s/%s is busy for up to %g s more: %s", owner, sid, LEASE, error.message)
 
     def create(self, owner: str, choose: Callable[[Collection[str]], str], records: Sequence[Record]) -> str:
         number = uuid.uuid4().hex

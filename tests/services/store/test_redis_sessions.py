@@ -201,6 +201,38 @@ def test_a_killed_redis_loses_nothing_and_is_found_again(monkeypatch):
         assert contents(store, "0", "1") == ["x", "y"]
 
 
+def test_no_acknowledged_line_is_lost_or_doubled_though_redis_is_killed():
+    with running(port=free_port()) as server:
+        stop, acknowledged = threading.Event(), {sid: [] for sid in "ab"}
+
+        def write(name, sid):
+            store, number = store_of(server), 0
+            while not stop.is_set():
+                number += 1
+                try:
+                    with store.open("0", sid, 5, HEAD) as log:
+                        log.append(said(f"{name} {number}"))
+                        acknowledged[sid].append(f"{name} {number}")
+                except (Unavailable, SessionBusy):
+                    continue
+        threads = [threading.Thread(target=write, args=(name, sid)) for name in "xy" for sid in "ab"]
+        for thread in threads:
+            thread.start()
+        for _ in range(5):
+            told = sum(map(len, acknowledged.values()))
+            deadline = time.monotonic() + 60
+            while sum(map(len, acknowledged.values())) < told + 20:
+                assert time.monotonic() < deadline
+            server.kill()
+            server.start()
+        stop.set()
+        for thread in threads:
+            thread.join(60)
+        for sid, lines in acknowledged.items():
+            found = contents(store_of(server), "0", sid)
+            assert len(set(found)) == len(found) and [line for line in found if line in set(lines)] == lines
+
+
 def test_a_redis_that_hangs_holds_up_one_caller_at_a_time(monkeypatch):
     monkeypatch.setattr(redis_client, "ANSWER", 0.2)
     with running() as server:
@@ -213,8 +245,13 @@ def test_a_redis_that_hangs_holds_up_one_caller_at_a_time(monkeypatch):
             monkeypatch.setattr(store.link, "client", None)         # asked by nobody
             with pytest.raises(Unavailable, match="too slowly"):
                 store.read("0", "1")
+            monkeypatch.undo()
         finally:
             os.kill(server.process.pid, signal.SIGCONT)
+        deadline = time.monotonic() + 30
+        while store.link._late:
+            assert time.monotonic() < deadline
+        assert contents(store, "0", "1") == ["x"]
 
 
 def test_a_full_redis_is_told():
