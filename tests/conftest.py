@@ -118,11 +118,20 @@ class Server:
         return response.json()["key"]
 
     def ready(self, wait: float = 60) -> Server:
+        """Waits until it can answer; its web process may just be coming back."""
         deadline = time.monotonic() + wait
-        while (response := self.call("GET", "/readyz")).status_code != 200:
-            assert time.monotonic() < deadline, response.text + self.log
+        while said := self._not_ready():
+            assert time.monotonic() < deadline, said + self.log
             time.sleep(0.05)
         return self
+
+    def _not_ready(self) -> str:
+        try:
+            response = self.call("GET", "/readyz")
+        except requests.ConnectionError as error:
+            assert self.process is not None and self.process.poll() is None, self.log
+            return str(error)
+        return "" if response.status_code == 200 else response.text
 
 
 @contextmanager

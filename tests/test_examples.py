@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import MASTER, Server, make_home
+from tests.conftest import MASTER, Server, make_home, serving
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = {"sh": ["bash", "examples/answer.sh"], "py": [sys.executable, "examples/api_requests.py"],
@@ -45,9 +44,17 @@ def nobody() -> Iterator[str]:
         yield f"http://127.0.0.1:{unused.getsockname()[1]}"
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """It answers one question at a time."""
+    home = make_home(tmp_path_factory.mktemp("examples") / "home", {"SelectedModel": "one", "one": {
+        "model": "tiny.gguf", "n_ctx": 512, "max_tokens": 128, "parallel": 1}})
+    with serving(home) as server:
+        yield server.ready()
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_each_gets_an_answer(start, name):
-    server = start().ready()
+def test_each_gets_an_answer(server, name):
     key = server.make_key()
     session = ["--session", "seven"] if name == "py" else ["seven"]
     done = example(name, "Hello 'you' é", *session, key=key, url=server.url)
@@ -59,12 +66,7 @@ def test_each_gets_an_answer(start, name):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.values != ("sh",)])
-def test_who_waits_hears_it(start, home, name):
-    path = home / "data" / "config.json"
-    config = json.loads(path.read_text())
-    config["one"]["parallel"] = 1
-    path.write_text(json.dumps(config))
-    server = start().ready()
+def test_who_waits_hears_it(server, name):
     running = server.stream("!tokens 2 !sleep 2")
     assert next(running) == {"delta": "w1"}
     done = example(name, "Hello", key=server.make_key(), url=server.url)
@@ -113,12 +115,9 @@ def test_the_clients_code_prints_what_stands_beside_it(page, tmp_path):
     told = [line.strip() for line in re.findall(r"^ *print\(.*#(.*)$", code, re.M)]
     home = make_home(tmp_path / "home", {"SelectedModel": "starter", "starter": {
         "model": "starter.gguf", "n_ctx": 1024, "max_tokens": 200, "temperature": 0, "chat_format": "model"}})
-    server = Server(home, "llama").start().ready()
-    try:
-        ran = subprocess.run([sys.executable, "-c", code.replace("http://127.0.0.1:5000", server.url)],
+    with serving(home, "llama") as server:
+        ran = subprocess.run([sys.executable, "-c", code.replace("http://127.0.0.1:5000", server.ready().url)],
                              env={**os.environ, "API_KEY": MASTER}, capture_output=True, text=True, timeout=120)
-    finally:
-        server.end()
     assert ran.returncode == 0, ran.stderr
     printed = ran.stdout.splitlines()
     assert len(printed) == len(told) and told
