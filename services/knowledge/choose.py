@@ -11,14 +11,14 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from services.errors import ParleyError
+from services.errors import ContextOverflow, ParleyError
 from services.knowledge.documents import one_line
 from services.knowledge.places import Found, Place
 from services.knowledge.references import Reference
 
 MOST_SOURCES = 3            # that are accepted
 LONGEST_QUERY = 120
-LONGEST_ABOUT = 120         # characters by which the model knows a place
+LONGEST_ABOUT = (120, 40, 12)       # characters by which the model knows a place: fewer where its context is small
 SHOWN = 1500                # characters of a text by which its relevance is judged
 News = TypeVar("News")
 # (prompt, JSON Schema) -> a JSON value that complies, None where it was cut short; meanwhile what is to be told.
@@ -60,18 +60,28 @@ def _decided(question: str, places: Sequence[Place],
     schema = {"type": "object", "additionalProperties": False, "required": ["search", "place", "query"], "properties": {
         "search": {"type": "boolean"}, "place": {"enum": names},
         "query": {"type": "string", "maxLength": LONGEST_QUERY}}}
-    listed = "\n".join(f"- {place.name}: {json.dumps(one_line(place.about, LONGEST_ABOUT), ensure_ascii=False)}"
-                       for place in places)
-    decided = yield from judge(
-        "Decide whether facts have to be looked up before the question below can be answered well, and where. "
-        "Greetings, small talk and tasks on a text that is given need none.\n"
-        f"Places, and what is there, as JSON:\n{listed}\n"
-        f"The question, as JSON: {json.dumps(question, ensure_ascii=False)}\n"
-        'Answer with {"search": whether to look, "place": where, "query": a few words to search for}.', schema)
+    decided: Any = None
+    for longest in LONGEST_ABOUT:
+        try:
+            decided = yield from judge(_where(question, places, longest), schema)
+            break
+        except ContextOverflow:
+            if longest == LONGEST_ABOUT[-1]:
+                raise
     query = one_line(decided["query"], LONGEST_QUERY) if decided else ""
     if not query or not decided["search"]:
         return "", None
     return query, places[names.index(decided["place"])]
+
+
+def _where(question: str, places: Sequence[Place], longest: int) -> str:
+    listed = "\n".join(f"- {place.name}: {json.dumps(one_line(place.about, longest), ensure_ascii=False)}"
+                       for place in places)
+    return ("Decide whether facts have to be looked up before the question below can be answered well, and where. "
+            "Greetings, small talk and tasks on a text that is given need none.\n"
+            f"Places, and what is there, as JSON:\n{listed}\n"
+            f"The question, as JSON: {json.dumps(question, ensure_ascii=False)}\n"
+            'Answer with {"search": whether to look, "place": where, "query": a few words to search for}.')
 
 
 def _found(place: Place, query: str) -> Generator[Step, None, Sequence[Found]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jsonschema
 import pytest
 
-from services.errors import BadRequest, Unavailable
+from services.errors import BadRequest, ContextOverflow, Unavailable
 from services.knowledge.choose import Step, choose
 from services.knowledge.documents import Document
 from services.knowledge.places import Found, Place
@@ -72,6 +72,25 @@ def test_every_step_is_told_and_only_what_is_relevant_is_taken():
         'Evaluating search result "two" ...', "Content is relevant: [two](https://a.example/two)"], ["two"])
     assert '- other: "books"' in judge.prompts[0] and '"why tides?"' in judge.prompts[0]
     assert "text of two for the tides" in judge.prompts[2]
+
+
+@pytest.mark.parametrize("room", [150, 60, 5])
+def test_places_are_described_more_briefly_where_the_context_is_small(room):
+    class Small(Judge):
+        def __call__(self, prompt, schema):
+            if prompt.count("z") > room:
+                self.prompts.append(prompt)
+                yield "thinking"
+                raise ContextOverflow("too long")
+            return (yield from super().__call__(prompt, schema))
+    judge = Small(look(search=False))
+    places = [Place("library", "z" * 200, lambda _: [])]
+    if room == 5:
+        with pytest.raises(ContextOverflow):
+            run("Why?", places, judge)
+    else:
+        assert run("Why?", places, judge) == (["No search necessary."], [])
+        assert len(judge.prompts) == {150: 1, 60: 2}[room]
 
 
 def test_a_link_is_one_whatever_its_address_is():
