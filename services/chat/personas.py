@@ -201,7 +201,8 @@ class _Merged:
         if fault["type"] == "extra_forbidden":
             known = ", ".join(sorted({*Persona.model_fields} - {*WITHOUT_EFFECT}))
             return self.error(name, f"{at[:80]}: unknown field; known are: {known}", at)
-        return self.error(name, f"{at}: {fault['msg'][:1].lower()}{fault['msg'][1:]}, not "
+        what = fault["msg"].removeprefix("Input ").replace("a valid tuple", "a list").replace("a valid list", "a list")
+        return self.error(name, f"{at}: {what[:1].lower()}{what[1:]}, not "
                                 f"{json.dumps(fault['input'], default=str)[:60]}", at)
 
     def _source(self, name: str, file: str) -> str:

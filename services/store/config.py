@@ -68,7 +68,7 @@ def read(path: Path, holds: str = "SelectedModel and profiles") -> Document:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{where}, line {line}: not UTF-8 text; save it as UTF-8") from None
     if not text.strip():
-        raise ConfigError(f"{where}: empty; expected a JSON object; delete the file to get the default one")
+        raise ConfigError(f"{where}: empty; expected a JSON object with {holds}, or no such file")
     values = _parse(text, where, holds)
     return Document(where, text, values, _lines(text, where), mode)
 
@@ -100,7 +100,8 @@ def _parse(text: str, where: str, holds: str) -> dict[str, Any]:
     try:
         values = json.loads(text, parse_constant=refuse)
     except json.JSONDecodeError as error:
-        raise ConfigError(f"{where}, line {error.lineno} column {error.colno}: not JSON: {error.msg}") from None
+        hint = ", which has no comments" if text.startswith(("//", "/*", "#"), error.pos) else ""
+        raise ConfigError(f"{where}, line {error.lineno} column {error.colno}: not JSON{hint}: {error.msg}") from None
     except (RecursionError, ValueError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else "holds a number with too many digits"
         raise ConfigError(f"{where}: {reason}") from None

@@ -164,7 +164,10 @@ def _bad_request(shape: type[Body], faults: list[ErrorDetails]) -> BadRequest:
 def _words(fault: ErrorDetails) -> str:
     if fault["type"] == "string_pattern_mismatch":
         return "should not be blank"
-    return fault["msg"].removeprefix("Input ").removeprefix("String ").removeprefix("List ")
+    if fault["type"] in ("dict_type", "model_type"):
+        return "should be an object"
+    return fault["msg"].removeprefix("Input ").removeprefix("String ").removeprefix("List ").replace(
+        " after validation", "")
 
 
 def _path(fault: ErrorDetails) -> str:

@@ -77,7 +77,9 @@ def test_changes_are_taken_over_while_it_serves(folder):
 
 
 @pytest.mark.parametrize(("text", "told"), [
-    ('{"a": {}', r"b.json, line 1 column 9: not JSON"),
+    ('{"a": {}', r"b.json, line 1 column 9: not JSON: "), ('{"a": {}} // by me', "not JSON, which has no comments: "),
+    ("", "b.json: empty; expected a JSON object with personalities"),
+    ('{"a": {"keys": "k"}}', 'keys: should be a list, not "k"'),
     ('[]', "expected a JSON object with personalities"),
     ('{\n"a": {\n"imperative": 5}}', r"b.json, line 3: personality 'a': imperative: .*string, not 5"),
     ('{\n"a": {"x": 1,\n"intro": 5}}', r"b.json, line 2: personality 'a': x: unknown field; known are: "),

@@ -300,6 +300,8 @@ def test_what_is_wrong_is_told(server, own):
     assert "no document none" in server.call("GET", "/knowledge/facts/documents/none", own).text
     shared = server.call("PATCH", "/knowledge/facts", own, json={"shared": "yes"})
     assert shared.json()["message"] == "shared: should be true, false, or a list of ids of keys"
+    crawl = server.call("POST", path, own, json={"crawl": "http://example.org/"})
+    assert crawl.json()["message"] == "crawl: should be an object"
     weak = server.make_key(scopes=["models:read"])
     assert refused(server, "GET", "/knowledge", weak) == (403, "missing_scope")
 
