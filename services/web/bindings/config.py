@@ -16,9 +16,11 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
+from auth.authentication import PREFIX
 from services import settings
 from services.errors import ConfigError
 from services.store import config
+from services.store.base import is_owner
 
 FILE_NAME = "bindings.json"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -59,6 +61,13 @@ Address = Annotated[str, Field(max_length=2000), AfterValidator(_address)]
 SecretAddress = Annotated[SecretStr, BeforeValidator(_secret), Field(max_length=2000), AfterValidator(_secret_address)]
 
 
+def _key_id(value: str) -> str:
+    """The error does not quote it: it may be a key."""
+    if value.startswith(PREFIX) or not is_owner(value):
+        raise ValueError("expected the id of a key, as `main.py keys list` shows it, not the key itself")
+    return value
+
+
 class Binding(BaseModel):
     """What every binding has."""
 
@@ -67,7 +76,7 @@ class Binding(BaseModel):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,23}$")
     kind: str
     personality: str = Field(min_length=1, max_length=200)
-    key: str = Field(min_length=1, max_length=200)      # the id of the key whose limits and sessions its answers use
+    key: Annotated[str, AfterValidator(_key_id)]        # the id of the key whose limits and sessions its answers use
 
 
 class Bindings:

@@ -81,6 +81,8 @@ def test_a_variable_may_stand_in_env(tmp_path):
     ({"a": {name: SLACK[name] for name in ("kind", "key")}},
      "personality: missing; such a binding needs bot_token, key, kind, personality, signing_secret"),
     ({"a": {**SLACK, "bot_token": ""}}, "bot_token: "),
+    ({"a": {**SLACK, "key": f"ply_{'sss' * 12}"}}, "line 5: binding 'a': key: expected the id of a key, as `main.py"),
+    ({"a": {**SLACK, "key": "an old key"}}, "key: expected the id of a key"),
     ({"a": {**SLACK, "bot_token": {"file": "x"}}}, 'bot_token: expected the secret, or {"env": "NAME"}'),
     ({"a": {**SLACK, "api": "http://slack.com/api"}}, "api: expected an address that begins with https://"),
     ({"a": {**SLACK, "api": "https://u:p@slack.com"}}, "api: expected an address"),
