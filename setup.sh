@@ -122,16 +122,18 @@ install_node_client() {
     else say "npm could not install OpenAI's client for Node: its test is skipped ($LOG says why)"; fi
 }
 
-# A Redis, which the tests of the shared queue start for themselves; without one they are skipped.
-install_redis() {
-    if command -v redis-server >/dev/null; then return; fi
+# A program that tests start for themselves, from Debian's package where that can be had; without it they are skipped.
+# Arguments: what it is, the program, then the names of its package.
+install_for_tests() {
+    local what=$1 program=$2
+    shift 2
+    if command -v "$program" >/dev/null; then return; fi
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        # RUNLEVEL=1: no Redis is started as a service
+        # RUNLEVEL=1: nothing is started as a service
         if (apt-get update && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
-                apt-get install -y --no-install-recommends redis-server) >>"$LOG" 2>&1; then return; fi
+                apt-get install -y --no-install-recommends "$1") >>"$LOG" 2>&1; then return; fi
     fi
-    say "there is no redis-server: its tests are skipped. Get it with:" \
-        "$(install_command redis-server redis redis redis redis redis)"
+    say "there is no $program: the tests of $what are skipped. Get it with: $(install_command "$@")"
 }
 
 # llama.cpp's AMX kernels crash on quantised weights (ggml-org/llama.cpp#20824): it is built without them.
@@ -158,7 +160,8 @@ install() {  # "dev" for the test packages too
     if [ "${1:-}" = dev ]; then
         install_packages installed-dev requirements.txt requirements-dev.txt
         install_node_client
-        install_redis
+        install_for_tests "the shared stores" redis-server redis-server redis redis redis redis redis
+        install_for_tests "the page" chromium chromium chromium chromium chromium chromium chromium
     fi
 }
 

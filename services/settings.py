@@ -451,6 +451,6 @@ def environment_with(changes: Mapping[str, str]) -> dict[str, str]:
 
 
 def variable(name: str, environ: Mapping[str, str] | None = None, env_file: Path | None = ROOT / ".env") -> str | None:
-    """What `name` is in the environment or `.env`, for a file that names it in the place of a secret; None when unset."""
+    """What `name` is in the environment or `.env`, for a file that names it in a secret's place; None when unset."""
     source = os.environ if environ is None else environ
     return source.get(name) or (_env_file(env_file) if env_file and env_file.is_file() else {}).get(name) or None

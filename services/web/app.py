@@ -38,6 +38,7 @@ from services.web import (
     metrics,
     models,
     openapi,
+    page,
     personas,
     rerank,
     sessions,
@@ -118,6 +119,7 @@ ROUTES = (
     Route("/docs", docs.Docs, "server"),
     Route("/docs/<string:name>", docs.DocsFile, "server"),
     *bindings.ROUTES,
+    *page.ROUTES,
 )
 
 

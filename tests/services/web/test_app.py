@@ -12,13 +12,15 @@ from services.web.app import ROUTES
 from services.web.routes import METHODS
 
 BINDINGS = {f"/bindings/{platform}/<string:name>" for platform in ("slack", "discord", "teams")}
-PUBLIC = {"/healthz", "/docs", "/docs/<string:name>", *BINDINGS}
+PAGE = {"/", "/chat", "/page/<string:name>"}
+PUBLIC = {"/healthz", "/docs", "/docs/<string:name>", *PAGE, *BINDINGS}
 ANY_METHOD = [*(method.upper() for method in METHODS), "HEAD", "OPTIONS", "TRACE", "BREW"]
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 
 
 def path_of(rule: str) -> str:
-    return re.sub(r"<[^>]+>", "page.js" if rule.startswith("/docs") else "1", rule)
+    file = "page.js" if rule.startswith("/docs") else "main.js" if rule.startswith("/page/") else "1"
+    return re.sub(r"<[^>]+>", file, rule)
 
 
 @pytest.fixture
@@ -48,7 +50,8 @@ def test_nothing_answers_without_a_key(world, credentials, rule):
         response = world.call(method, path_of(rule) + slash, key=None, headers=headers)
         is_open = rule in PUBLIC - BINDINGS and method in ("GET", "HEAD")
         absent = rule in BINDINGS and method == "POST"      # nothing is bound
-        assert response.status_code == (200 if is_open else 404 if absent else 401), f"{method} {rule} with {name}"
+        opened = 302 if rule == "/" else 200
+        assert response.status_code == (opened if is_open else 404 if absent else 401), f"{method} {rule} with {name}"
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.path)
@@ -79,7 +82,7 @@ def test_a_get_makes_no_key(world):
     assert world.parts.keys.list() == before
 
 
-@pytest.mark.parametrize("path", ["/nothing", "//answer", "/answer//", "/Answer", "/answer/1/x", "/answer/1/fork/2",
+@pytest.mark.parametrize("path", ["/nothing", "/answer//7", "/answer//", "/Answer", "/answer/1/x", "/answer/1/fork/2",
                                   "/%2e%2e/answer", "/answer/..%2f..%2fetc", "/docs/../answer",
                                   "/docs/%2e%2e%2fapp.py", "/.env", "/static/x"])
 def test_unknown_paths_are_told_to_holders_of_a_key_only(world, path):

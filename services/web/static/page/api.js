@@ -1,0 +1,66 @@
+// The server, as its key may use it. The key is kept for this tab alone.
+
+const KEPT = "parley-key";
+let gone = () => {};
+
+export const key = () => sessionStorage.getItem(KEPT);
+export const keepKey = (value) => sessionStorage.setItem(KEPT, value);
+export const forgetKey = () => sessionStorage.removeItem(KEPT);
+/** What to do when the key is no longer taken. */
+export const onRefused = (act) => { gone = act; };
+
+export class ApiError extends Error {
+    constructor(status, error) {
+        super(error.message);
+        this.status = status;
+        this.code = error.code;
+        this.param = error.param;
+    }
+}
+
+async function send(method, path, body, signal) {
+    const headers = { Authorization: `Bearer ${key()}` };
+    if (body !== undefined && !(body instanceof FormData)) headers["Content-Type"] = "application/json";
+    const response = await fetch(path, {
+        method, headers, signal, cache: "no-store",
+        body: body === undefined || body instanceof FormData ? body : JSON.stringify(body),
+    });
+    if (response.ok) return response;
+    let error = { message: `the server answers with HTTP ${response.status}`, code: "http" };
+    try {
+        error = (await response.json()).error ?? error;
+    } catch { /* not JSON: what the status says is all there is */ }
+    if (response.status === 401) {
+        forgetKey();
+        gone(error.message);
+    }
+    throw new ApiError(response.status, error);
+}
+
+export async function call(method, path, body, signal) {
+    const response = await send(method, path, body, signal);
+    return response.status === 204 ? null : response.json();
+}
+
+export const get = (path) => call("GET", path);
+export const post = (path, body = {}) => call("POST", path, body);
+
+/** The events of a streamed answer. */
+export async function* stream(path, body, signal) {
+    const response = await send("POST", path, { ...body, stream: true }, signal);
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    let held = "";
+    for (;;) {
+        const { value, done } = await reader.read();
+        if (done) return;
+        held += value;
+        const blocks = held.split("\n\n");
+        held = blocks.pop();
+        for (const block of blocks) {
+            if (!block.startsWith("data: ")) continue;
+            const event = JSON.parse(block.slice(6));
+            if (event.error) throw new ApiError(200, event.error);
+            yield event;
+        }
+    }
+}

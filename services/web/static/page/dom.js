@@ -1,0 +1,61 @@
+// Elements from values: no text ever becomes markup here.
+
+/** An element with properties, listeners ("onclick"), attributes ("aria-label", "data-x", "role") and children. */
+export function el(tag, props = {}, ...children) {
+    const node = document.createElement(tag);
+    for (const [name, value] of Object.entries(props)) {
+        if (value === undefined || value === null || value === false) continue;
+        if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+        else if (name in node && !name.includes("-")) node[name] = value;
+        else node.setAttribute(name, value === true ? "" : value);
+    }
+    node.append(...children.flat().filter((child) => child !== null && child !== undefined));
+    return node;
+}
+
+export const button = (text, onclick, props = {}) => el("button", { type: "button", onclick, ...props }, text);
+
+/** Says something to who hears the page, and shows it for a moment. */
+export function say(text, kind = "note") {
+    const area = document.getElementById("said");
+    const line = el("p", { className: kind }, text);
+    area.append(line);
+    setTimeout(() => line.remove(), kind === "error" ? 12000 : 4000);
+}
+
+/** A dialog with one field; the text, or null. */
+export function askFor(title, value = "", ok = "OK") {
+    return new Promise((resolve) => {
+        const input = el("input", { type: "text", value, "aria-label": title, maxLength: 200 });
+        const form = el("form", { method: "dialog" }, el("h2", {}, title), input,
+            el("menu", {}, button("Cancel", () => dialog.close("")), el("button", { value: "ok" }, ok)));
+        const dialog = el("dialog", { "aria-label": title }, form);
+        dialog.addEventListener("close", () => {
+            dialog.remove();
+            resolve(dialog.returnValue === "ok" && input.value.trim() ? input.value.trim() : null);
+        });
+        document.body.append(dialog);
+        dialog.showModal();
+        input.select();
+    });
+}
+
+/** Whether the user says so. */
+export function confirmed(question, ok) {
+    return new Promise((resolve) => {
+        const dialog = el("dialog", { "aria-label": question }, el("form", { method: "dialog" }, el("p", {}, question),
+            el("menu", {}, button("Cancel", () => dialog.close("")), el("button", { value: "ok", className: "danger" }, ok))));
+        dialog.addEventListener("close", () => {
+            dialog.remove();
+            resolve(dialog.returnValue === "ok");
+        });
+        document.body.append(dialog);
+        dialog.showModal();
+    });
+}
+
+export function download(name, type, text) {
+    const url = URL.createObjectURL(new Blob([text], { type }));
+    el("a", { href: url, download: name }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 1000);
+}

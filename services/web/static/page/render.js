@@ -1,0 +1,55 @@
+// Markdown to elements. What a model or a person wrote is parsed, then cleaned by DOMPurify, and only then shown.
+/* global DOMPurify, trustedTypes */
+import { Marked } from "./marked.js";
+import hljs from "./highlight.js";
+
+const NAMES = { js: "javascript", ts: "typescript", py: "python", sh: "bash", console: "shell", html: "xml", yml: "yaml",
+    "c++": "cpp", cs: "csharp", toml: "ini", rs: "rust", rb: "ruby", md: "markdown", kt: "kotlin", jsonc: "json" };
+const KNOWN = new Set(["python", "javascript", "typescript", "bash", "shell", "json", "xml", "css", "sql", "go", "rust",
+    "c", "cpp", "java", "csharp", "kotlin", "php", "ruby", "yaml", "ini", "diff", "dockerfile", "markdown"]);
+const TAGS = ["a", "blockquote", "br", "code", "del", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "li", "ol", "p", "pre",
+    "span", "strong", "table", "tbody", "td", "th", "thead", "tr", "ul"];
+// No images: their address could carry off what is on the page. No ids, names, styles: they could disguise it.
+const RULES = { ALLOWED_TAGS: TAGS, ALLOWED_ATTR: ["href", "class", "align", "start"], ALLOW_DATA_ATTR: false,
+    ALLOW_ARIA_ATTR: false, ALLOWED_URI_REGEXP: /^(?:https?:|mailto:)/i, RETURN_TRUSTED_TYPE: true };
+const CLASSES = /^(hljs[\w-]*|language-[\w-]+|function_|class_|inherited__|language_|built_in|constant_)$/;
+const marked = new Marked({ gfm: true, breaks: true });
+
+DOMPurify.addHook("uponSanitizeAttribute", (_node, data) => {
+    if (data.attrName === "class") {
+        data.attrValue = data.attrValue.split(/\s+/).filter((name) => CLASSES.test(name)).join(" ");
+        data.keepAttr = data.attrValue !== "";
+    }
+});
+DOMPurify.addHook("afterSanitizeAttributes", (node) => {
+    if (node.tagName === "A") {
+        node.setAttribute("rel", "noopener noreferrer nofollow");
+        node.setAttribute("target", "_blank");
+    }
+});
+
+/** Puts `text` into `node`, as markdown. */
+export function show(node, text) {
+    node.innerHTML = DOMPurify.sanitize(marked.parse(text), RULES);
+}
+
+/** Colours the code in `node`, and gives each block a button that copies it. */
+export async function colour(node) {
+    for (const code of node.querySelectorAll("pre > code")) {
+        const found = [...code.classList].find((name) => name.startsWith("language-"))?.slice(9).toLowerCase();
+        const language = NAMES[found] ?? found;
+        const copy = document.createElement("button");
+        copy.type = "button";
+        copy.className = "copy";
+        copy.textContent = "Copy";
+        copy.addEventListener("click", () => navigator.clipboard.writeText(code.textContent)
+            .then(() => { copy.textContent = "Copied"; }, () => { copy.textContent = "Not copied"; }));
+        code.parentNode.append(copy);
+        if (!KNOWN.has(language)) continue;
+        if (!hljs.getLanguage(language)) {
+            hljs.registerLanguage(language, (await import(`./${language}.js`)).default);
+        }
+        const { value } = hljs.highlight(code.textContent, { language });
+        code.innerHTML = DOMPurify.sanitize(value, RULES);
+    }
+}

@@ -1,0 +1,131 @@
+// The list of conversations: searched, and shown a page at a time, so that thousands are as quick as ten.
+import { call, get, post } from "./api.js";
+import { askFor, button, confirmed, download, el, say } from "./dom.js";
+
+const PAGE = 60;
+
+export class Sessions {
+    /** `who`: whose they are, as /auth tells it. `open(id)` shows one, `begin()` a new one. */
+    constructor(who, open, begin) {
+        this.own = `${who.id}/`;
+        this.open = open;
+        this.begin = begin;
+        this.names = new Map();
+        this.shown = PAGE;
+        this.current = null;
+        this.search = el("input", { type: "search", placeholder: "Search", "aria-label": "Search conversations",
+            oninput: () => { this.shown = PAGE; this.draw(); } });
+        this.list = el("ul", { "aria-label": "Conversations" });
+        this.end = el("div", { className: "end" });
+        this.node = el("nav", { "aria-label": "Conversations" },
+            button("New conversation", () => this.choose(null), { className: "primary", title: "Ctrl+Shift+O" }),
+            this.search, this.list, this.end);
+        new IntersectionObserver((seen) => {
+            if (seen.some((one) => one.isIntersecting) && this.shown < this.found().length) {
+                this.shown += PAGE;
+                this.draw();
+            }
+        }).observe(this.end);
+    }
+
+    async load() {
+        // The master key sees everybody's, as <key>/<session>: here only its own.
+        const names = Object.entries(await get("/answer")).map(([id, name]) => [id.replace(this.own, ""), name]);
+        this.names = new Map(names.filter(([id]) => !id.includes("/")).reverse());
+        this.draw();
+    }
+
+    /** A conversation has a new turn: it comes first. */
+    async used(id) {
+        this.current = id;
+        if (this.names.has(id)) {
+            const name = this.names.get(id);
+            this.names.delete(id);
+            this.names = new Map([[id, name], ...this.names]);
+            this.draw();
+        } else {
+            await this.load();
+        }
+    }
+
+    found() {
+        const words = this.search.value.toLowerCase().split(/\s+/).filter(Boolean);
+        return [...this.names].filter(([id, name]) => words.every((word) => `${name} ${id}`.toLowerCase().includes(word)));
+    }
+
+    draw() {
+        const found = this.found();
+        this.list.replaceChildren(...found.slice(0, this.shown).map(([id, name]) => this.entry(id, name)));
+        this.end.textContent = found.length ? "" : this.names.size ? "Nothing found" : "No conversations yet";
+    }
+
+    entry(id, name) {
+        const open = button(name || id, () => this.choose(id), { className: "name", title: id,
+            "aria-current": id === this.current ? "true" : undefined });
+        const more = button("⋯", () => this.menu(id, name, more), { className: "more", "aria-label": `More of ${name || id}`,
+            "aria-haspopup": "menu" });
+        return el("li", {}, open, more);
+    }
+
+    async choose(id) {
+        this.current = id;
+        this.draw();
+        document.getElementById("app").classList.remove("listing");
+        await (id === null ? this.begin() : this.open(id));
+    }
+
+    menu(id, name, at) {
+        const close = () => { pop.remove(); at.focus(); };
+        const item = (text, act) => el("li", { role: "none" }, button(text, async () => {
+            close();
+            try {
+                await act();
+            } catch (error) {
+                say(error.message, "error");
+            }
+        }, { role: "menuitem" }));
+        const path = `/answer/${encodeURIComponent(id)}`;
+        const pop = el("ul", { className: "pop", role: "menu", onkeydown: (event) => this.keys(event, pop, close) },
+            item("Rename", async () => {
+                const wanted = await askFor("New name", name, "Rename");
+                if (wanted) await call("PATCH", path, { name: wanted }).then(() => this.load());
+            }),
+            item("Fork", async () => {
+                const made = await post(`${path}/fork`);
+                await this.load();
+                await this.choose(String(made.session_id));
+            }),
+            item("Export as JSON", async () => download(`${id}.json`, "application/json",
+                JSON.stringify(await get(path), null, 2))),
+            item("Export as Markdown", async () => download(`${id}.md`, "text/markdown", written(await get(path)))),
+            item("Delete", async () => {
+                if (!await confirmed(`Delete “${name || id}” for good?`, "Delete")) return;
+                await call("DELETE", path);
+                this.names.delete(id);
+                this.draw();
+                if (id === this.current) await this.choose(null);
+            }));
+        document.querySelector(".pop")?.remove();
+        at.after(pop);
+        pop.querySelector("button").focus();
+        setTimeout(() => document.addEventListener("click", (event) => pop.contains(event.target) || pop.remove(),
+            { once: true }));
+    }
+
+    keys(event, pop, close) {
+        const items = [...pop.querySelectorAll("button")];
+        const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+        if (event.key === "Escape") {
+            event.stopPropagation();
+            close();
+        } else if (step) {
+            event.preventDefault();
+            items[(items.indexOf(document.activeElement) + step + items.length) % items.length].focus();
+        }
+    }
+}
+
+function written(session) {
+    const turns = session.turns.map((turn) => `## ${turn.role === "user" ? "Question" : "Answer"}\n\n${turn.content}\n`);
+    return [`# ${session.name}\n`, ...turns].join("\n");
+}

@@ -1,0 +1,194 @@
+"""Talking on the page: signing in, answers that stream, conversations that are found again."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from playwright.sync_api import expect
+
+from services.web.page import FOLDER
+from tests.page.conftest import turn
+
+
+def names(tab):
+    return tab.page.locator("nav .name").all_inner_texts()
+
+
+def act(tab, what, at=0):
+    tab.page.locator("nav .more").nth(at).click()
+    tab.page.get_by_role("menuitem", name=what, exact=True).click()
+
+
+def test_a_wrong_key_is_told_and_a_right_one_stays_in_its_tab(tab):
+    tab.open()
+    tab.page.fill("#key", "wrong")
+    tab.page.keyboard.press("Enter")
+    expect(tab.page.get_by_role("alert")).to_have_text("Unauthorized")
+    tab.sign_in()
+    tab.page.reload()
+    tab.page.wait_for_selector("#prompt")
+    assert tab.page.evaluate("Object.keys(localStorage).length + document.cookie.length") == 0
+    assert tab.key not in tab.page.content() and tab.key not in tab.page.url
+    other = tab.page.context.new_page()
+    other.goto(tab.server.url)
+    other.wait_for_selector("#key")
+    tab.page.get_by_role("button", name="Sign out").click()
+    tab.page.wait_for_selector("#key")
+    assert tab.page.evaluate("sessionStorage.length") == 0
+
+
+def test_an_answer_streams_and_tells_who_gave_it(tab):
+    tab.sign_in()
+    expect(tab.page.locator(".model")).to_have_text("answered by tiny.gguf")
+    tab.page.fill("#prompt", "!sleep 0.05 !tokens 40")
+    tab.page.keyboard.press("Enter")
+    expect(tab.page.locator("article.assistant")).to_contain_text("w3")
+    assert "w40" not in tab.page.locator("article.assistant").inner_text()
+    tab.done()
+    assert "w40" in tab.page.locator("article.assistant").inner_text()
+    state = tab.page.locator(".state").inner_text()
+    assert re.search(r"\d+ of 4096 tokens · \d+ cached, \d+ processed · [\d.]+ tokens/s", state), state
+    assert not tab.wrong
+
+
+def test_a_conversation_goes_on_and_is_found_again(tab):
+    tab.sign_in()
+    tab.ask("My name is Ada")
+    assert "Ada" in tab.ask("What is my name?")
+    expect(tab.page.locator("nav .name")).to_have_text(["My name is Ada"])
+    tab.page.get_by_role("button", name="New conversation").click()
+    assert "Ada" not in tab.ask("What is my name?")
+    expect(tab.page.locator("nav .name")).to_have_text(["What is my name?", "My name is Ada"])
+    tab.page.get_by_role("button", name="My name is Ada", exact=True).click()
+    expect(tab.page.locator("article")).to_have_count(4)
+    tab.page.fill("nav input", "ada name")
+    expect(tab.page.locator("nav .name")).to_have_text(["My name is Ada"])
+
+
+def test_stop_ends_an_answer_and_keeps_what_was_said(tab):
+    tab.sign_in()
+    tab.page.fill("#prompt", "!sleep 0.05 !tokens 900")
+    tab.page.keyboard.press("Enter")
+    expect(tab.page.locator("article.assistant")).to_contain_text("w2")
+    tab.page.get_by_role("button", name="Stop").click()
+    tab.done()
+    expect(tab.page.locator("article.assistant .hint")).to_have_text("This was cut short.")
+    assert tab.ask("hello") == "You said: hello"
+
+
+def test_again_and_edit_replace_what_followed(tab):
+    tab.sign_in()
+    tab.ask("one")
+    tab.ask("two")
+    tab.page.get_by_role("button", name="Edit").first.click()
+    assert tab.page.input_value("#prompt") == "one"
+    tab.page.fill("#prompt", "three")
+    tab.page.keyboard.press("Enter")
+    tab.done()
+    expect(tab.page.locator("article.user .text")).to_have_text(["three"])
+    tab.page.get_by_role("button", name="Again").click()
+    tab.done()
+    expect(tab.page.locator("article.user .text")).to_have_text(["three"])
+    session = next(iter(tab.call("GET", "/answer")))
+    assert [turn["content"] for turn in tab.call("GET", f"/answer/{session}")["turns"]] == ["three", "You said: three"]
+
+
+def test_conversations_are_renamed_forked_exported_and_deleted(tab):
+    tab.sign_in()
+    tab.ask("hello")
+    act(tab, "Rename")
+    tab.page.get_by_role("textbox", name="New name").fill("<b>Mine</b>")
+    tab.page.keyboard.press("Enter")
+    expect(tab.page.locator("nav .name")).to_have_text(["<b>Mine</b>"])
+    act(tab, "Fork")
+    expect(tab.page.locator("nav .name")).to_have_count(2)
+    with tab.page.expect_download() as json_file:
+        act(tab, "Export as JSON", 1)
+    assert json.loads(json_file.value.path().read_text())["turns"][0]["content"] == "hello"
+    with tab.page.expect_download() as markdown:
+        act(tab, "Export as Markdown", 1)
+    assert "## Question\n\nhello\n" in markdown.value.path().read_text()
+    act(tab, "Delete")
+    tab.page.get_by_role("button", name="Delete", exact=True).click()
+    expect(tab.page.locator("nav .name")).to_have_count(1)
+    assert len(tab.call("GET", "/answer")) == 1 and not tab.wrong
+
+
+def test_who_answers_can_be_chosen(tab):
+    tab.sign_in()
+    tab.page.select_option("#who", "profile:two")
+    expect(tab.page.locator(".model")).to_have_text("answered by other.gguf")
+    assert tab.ask("hello") == "You said: hello"
+    expect(tab.page.locator(".model")).to_have_text("answered by other.gguf")
+
+
+def test_an_error_is_told_and_the_prompt_is_not_lost(tab):
+    tab.sign_in()
+    tab.page.fill("#prompt", "!fail context_length_exceeded")
+    tab.page.keyboard.press("Enter")
+    tab.done()
+    expect(tab.page.locator(".state")).to_contain_text("as the prompt asked for")
+    assert tab.page.input_value("#prompt") == "!fail context_length_exceeded"
+
+
+def test_a_key_that_ends_leads_back_to_the_door(tab):
+    tab.sign_in()
+    id = tab.call("GET", "/auth")["id"]
+    assert tab.server.call("DELETE", f"/auth/keys/{id}").status_code in (200, 204)
+    tab.page.fill("#prompt", "hello")
+    tab.page.keyboard.press("Enter")
+    tab.page.wait_for_selector("#key")
+    assert tab.page.evaluate("sessionStorage.length") == 0
+
+
+def test_all_is_done_by_keyboard(tab):
+    tab.sign_in()
+    tab.ask("hello")
+    tab.page.keyboard.press("Control+Shift+O")
+    expect(tab.page.locator("article")).to_have_count(0)
+    expect(tab.page.locator("#prompt")).to_be_focused()
+    tab.page.locator("nav .more").focus()
+    tab.page.keyboard.press("Enter")
+    tab.page.keyboard.press("ArrowDown")
+    expect(tab.page.get_by_role("menuitem", name="Fork")).to_be_focused()
+    tab.page.keyboard.press("Escape")
+    expect(tab.page.locator(".pop")).to_have_count(0)
+    expect(tab.page.locator("nav .more")).to_be_focused()
+
+
+def test_a_narrow_screen_has_the_list_behind_a_button(tab):
+    tab.page.set_viewport_size({"width": 390, "height": 800})
+    tab.sign_in()
+    expect(tab.page.locator("nav")).to_be_hidden()
+    tab.page.get_by_role("button", name="Conversations").click()
+    expect(tab.page.locator("nav")).to_be_visible()
+    assert tab.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_a_thousand_conversations_and_five_hundred_turns_stay_small(tab):
+    tab.shows("long", [turn(role, f"{role} {n}") for n in range(250) for role in ("user", "assistant")], others=1000)
+    tab.sign_in()
+    tab.page.wait_for_selector("nav .name")
+    assert tab.page.locator("nav .name").count() < 200
+    tab.page.get_by_role("button", name="a name", exact=True).click()
+    tab.page.wait_for_selector("article")
+    assert tab.page.locator("article").count() == 60
+    tab.page.get_by_role("button", name="Show 440 earlier").click()
+    expect(tab.page.locator("article")).to_have_count(500)
+
+
+def test_the_page_is_small_and_its_scripts_are_valid():
+    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) < 300_000
+    vendored = {path.name for path in (FOLDER / "vendor").rglob("*")}
+    assert {"marked.LICENSE.txt", "purify.LICENSE.txt", "highlight.LICENSE.txt"} <= vendored
+
+
+def test_the_headers_let_nothing_in(server):
+    response = server.call("GET", "/chat", "")
+    policy = response.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy and "require-trusted-types-for 'script'" in policy
+    assert server.call("GET", "/page/../app.py", "").status_code in (401, 404)
+    assert server.call("GET", "/page/nothing.js", "").status_code == 404
+    home = server.call("GET", "/", "", allow_redirects=False)
+    assert (home.status_code, home.headers["Location"]) == (302, "/chat")
