@@ -144,7 +144,7 @@ def test_place_in_the_queue_is_told(server):
 
 
 @pytest.mark.parametrize(("frame", "told"), [
-    ("|CONTEXT|x", "Error: |CONTEXT| is not closed"), ("|RAG|a|/RAG|x", "Error: there is no place 'a' to look in; there"),
+    ("|CONTEXT|x", "Error: |CONTEXT| is not closed"), ("|RAG|a|/RAG|x", "Error: there is no place 'a' to look in"),
     ("!fail bad_model", "Error: "), ("|SESSION|../x|/SESSION|y", "Error: session_id '../x' is no session id"),
     ("  ", "Error: Question not provided"), ("|KEY|x|/KEY|y", "Error: the key is known already")])
 def test_errors_are_told_and_the_socket_stays(server, frame, told):
