@@ -41,6 +41,7 @@ class Grounding:
         self.feeds = Feeds(settings.data_dir / "feeds.json")
         self._lock = threading.Lock()
         self._bases: Bases | None = None
+        self._stopping: Callable[[], bool] = lambda: False
 
     @property
     def bases(self) -> Bases:
@@ -50,11 +51,13 @@ class Grounding:
                 limits = Limits(documents=self._settings.knowledge_documents,
                                 characters=self._settings.knowledge_bytes, pages=self._settings.knowledge_pages)
                 self._bases = Bases(open_library(self._settings), Indexer(self._engine, self._model, self._charge),
-                                    SourceReader(self.fetcher), limits)
+                                    SourceReader(self.fetcher), limits, stopping=self._stopping)
             return self._bases
 
-    def go_on(self) -> None:
-        """Have the work that a server before this one left go on, where there may be any."""
+    def go_on(self, stopping: Callable[[], bool]) -> None:
+        """Have the work that a server before this one left go on, where there may be any, until this one is
+        `stopping`."""
+        self._stopping = stopping
         if self._settings.knowledge_url or (self._settings.data_dir / "knowledge").is_dir():
             self.bases.start()
 

@@ -41,12 +41,13 @@ MOST_BASES = 16                 # searched at once
 
 
 class Bases:
-    """All knowledge bases. Any thread may ask; `owner` is the id of the key that does."""
+    """All knowledge bases. Any thread may ask; `owner` is the id of the key that does. Background work ends when the
+    server is `stopping`."""
 
     def __init__(self, library: Library, indexer: Indexer, reader: Reader, limits: Limits = Limits(),
-                 now: Callable[[], float] = time.time) -> None:
+                 now: Callable[[], float] = time.time, stopping: Callable[[], bool] = lambda: False) -> None:
         self._library, self._indexer, self._limits, self._now = library, indexer, limits, now
-        self._ingester = Ingester(library, indexer, reader, limits, now)
+        self._ingester = Ingester(library, indexer, reader, limits, now, stopping)
 
     def start(self) -> None:
         """Go on with what a server before this one began."""

@@ -54,14 +54,16 @@ class About:
 
 
 class Embedder:
-    """A leased model."""
+    """A leased model. `beat` is called now and then and may raise to end the work."""
 
-    def __init__(self, model: Model, lease: Lease, owner: str, charge: Callable[[str, int], None]) -> None:
-        self._model, self._lease, self._owner, self._charge = model, lease, owner, charge
+    def __init__(self, model: Model, lease: Lease, owner: str, charge: Callable[[str, int], None],
+                 beat: Callable[[], None]) -> None:
+        self._model, self._lease, self._owner, self._charge, self._beat = model, lease, owner, charge, beat
         self.model, self.dimensions, self.n_ctx = lease.ready.model, lease.ready.n_embd, lease.ready.n_ctx
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """The tokens of each text of a document, with those around it."""
+        self._beat()
         return self._lease.count([[self._model.document_prefix + text] for text in texts]) if texts else []
 
     def query(self, text: str) -> bytes:
@@ -84,6 +86,7 @@ class Embedder:
     def _embed(self, texts: Sequence[str]) -> list[bytes]:
         vectors: list[bytes] = []
         for start in range(0, len(texts), PORTION):
+            self._beat()
             answer = self._lease.embed(Embed(id=str(uuid.uuid4()), owner=self._owner,
                                              texts=list(texts[start:start + PORTION])))
             self._charge(self._owner, sum(answer.tokens))
@@ -118,7 +121,7 @@ class Indexer:
             raise _changed(name, about, f"that profile's model is {Path(model.spec.model).name} now, another "
                                        "file or with another prefix")
         with self._engine.lease(model.spec, keep=model.keep, beat=beat) as lease:
-            embedder = Embedder(model, lease, owner, self._charge)
+            embedder = Embedder(model, lease, owner, self._charge, beat)
             if about.dimensions not in (0, embedder.dimensions):
                 raise _changed(name, about, f"that model makes vectors of {embedder.dimensions} numbers now")
             yield embedder

@@ -57,12 +57,18 @@ class Gone(Exception):
     """The source was deleted while it was worked on."""
 
 
+class Stopped(Exception):
+    """The server stops: what is left of a source is done after the next start."""
+
+
 class Ingester:
-    """Works on the sources of all bases, in threads of its own from `start` on. Any thread may ask."""
+    """Works on the sources of all bases, in threads of its own from `start` on, until the server is `stopping`. Any
+    thread may ask."""
 
     def __init__(self, library: Library, indexer: Indexer, reader: Reader, limits: Limits,
-                 now: Callable[[], float] = time.time) -> None:
+                 now: Callable[[], float] = time.time, stopping: Callable[[], bool] = lambda: False) -> None:
         self._library, self._indexer, self._reader, self._limits, self._now = library, indexer, reader, limits, now
+        self._stopping = stopping
         self._lock = threading.Lock()
         self._news: list[threading.Event] = []      # of each thread; under _lock
 
@@ -104,6 +110,8 @@ class Ingester:
             tried: list[Source] = []            # what could not be done now waits for the next round
             while mine and (due := [source for source in self._due(collection, only) if source not in tried]):
                 for source in due:
+                    if self._stopping():
+                        return
                     self._take(collection, source)
                 tried = self._due(collection, only)
 
@@ -131,7 +139,7 @@ class Ingester:
             if source.task == "read":
                 source = self._read(collection, source)
             self._index(collection, source)
-        except Gone:
+        except (Gone, Stopped):
             return
         except Unavailable as error:        # a model that is loading, a runner that died, a server that stops
             self._end(collection, self._later(source, error.message))
@@ -164,11 +172,14 @@ class Ingester:
         return source
 
     def _teller(self, collection: Collection, source: Source) -> Callable[[], None]:
-        """Tells about every second that the work goes on, and ends it when the source was deleted."""
+        """Tells about every second that the work goes on, and ends it when the source was deleted or the server stops.
+        """
         told = time.monotonic()
 
         def tell() -> None:
             nonlocal told
+            if self._stopping():
+                raise Stopped
             if time.monotonic() - told >= 1.0:
                 self._tell(collection, source)
                 told = time.monotonic()

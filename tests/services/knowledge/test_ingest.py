@@ -17,7 +17,7 @@ from services.errors import BadRequest, ContextOverflow, Forbidden, NotFound, To
 from services.knowledge import ingest, read
 from services.knowledge.bases import Bases
 from services.knowledge.documents import Document, Link, Section
-from services.knowledge.index import Indexer, Model
+from services.knowledge.index import PORTION, Indexer, Model
 from services.knowledge.ingest import FIRST_WAIT, LONGEST_WAIT, MOST_TRIES, Limits, stamp
 from services.knowledge.read import SourceReader, kind_of
 from services.knowledge.recent import Rate
@@ -38,6 +38,7 @@ class Engine:
     ready = READY
     embedded: list[str] = field(default_factory=list)
     leases: list[str] = field(default_factory=list)
+    meanwhile: Any = None           # called by each use
 
     @contextlib.contextmanager
     def lease(self, spec: Any, keep: float, beat: Any) -> Any:
@@ -51,6 +52,8 @@ class Engine:
     def embed(self, request: wire.Embed) -> wire.Vectors:
         if self.fail:
             raise self.fail
+        if self.meanwhile:
+            self.meanwhile()
         if (most := max(len(text.split()) for text in request.texts)) > READY.n_ctx:
             raise ContextOverflow("too long", limit=READY.n_ctx, prompt_tokens=most)
         self.embedded += request.texts
@@ -91,7 +94,9 @@ class World:
         indexer = Indexer(self.engine, lambda _name, _allowed: Model("small", spec, 0, "doc: ", "query: "),
                           lambda owner, tokens: self.charged.append((owner, tokens)))
         self.reader = SourceReader(self.web, self.slept.append)
-        self.bases = Bases(self.library, indexer, self.reader, Limits(**limits), lambda: self.time)
+        self.stopping = False
+        self.bases = Bases(self.library, indexer, self.reader, Limits(**limits), lambda: self.time,
+                           lambda: self.stopping)
         self.work = self.bases._ingester.round
         self.bases._ingester.start = lambda: None       # rounds are made by the test
         self.bases.create("kAnn", "facts")
@@ -414,6 +419,22 @@ def test_a_query_longer_than_the_model_takes_is_read_at_its_ends(world, size):
     assert world.found(words) == ["note"]
     read = world.engine.embedded[-1].split()
     assert (read[1], read[-1]) == ("first", "last") and len(read) <= READY.n_ctx
+
+
+def test_a_long_text_ends_at_once_when_the_server_stops_and_goes_on_later(world):
+    def stop():
+        world.stopping = True
+
+    long = " ".join(f"word{number}" for number in range(10_000)).encode()
+    world.engine.meanwhile = stop
+    left = world.add("text", "long", long)
+    assert (left["state"], left["error"], left["chunks"], len(world.engine.embedded)) == ("running", None, 0, PORTION)
+    world.add("text", "short", b"a note")
+    assert world.bases.get("kAnn", "facts")["pending"] == 2 and len(world.engine.embedded) == PORTION
+    world.stopping, world.engine.meanwhile = False, None
+    world.work()
+    assert [one["state"] for one in world.bases.sources("kAnn", "facts")] == ["done"] * 2
+    assert world.found("word9876")[0] == "long"
 
 
 def test_tries_are_counted_anew_after_one_that_went_well(world):
