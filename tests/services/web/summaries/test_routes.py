@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from services.jobs import summaries
+from services.jobs.callbacks import secret_of
 from services.jobs.executor import Executor, Rules
 from tests.services.web.conftest import World, make_world
 
@@ -38,7 +39,7 @@ def do_all(world: World) -> None:
     executor = Executor(jobs, summaries.handlers(parts.chat, parts.keys, parts.admissions), "w", Rules(look=0.01))
     while jobs.sizes().pending:
         executor.step()
-    executor.stop()
+    executor.stop(drain=30.0)
     executor.run()
 
 
@@ -91,7 +92,7 @@ def says(words: str) -> Any:
     ("summary", {"max_completion_tokens": 0}, 400, None, "max_completion_tokens"),
     ("summary", {"priority": "urgent"}, 400, None, "priority"),
     ("summary", {"job_id": "../../etc"}, 400, None, "job_id"),
-    ("summary", {"callback_url": "ftp://example.org/"}, 400, None, None),
+    ("summary", {"callback_url": "ftp://example.org/"}, 400, None, "callback_url"),
     ("summary", {"profile": "three"}, 404, None, None),
     ("summary", {"nonsense": 1}, 400, None, "nonsense")])
 def test_what_is_wrong_is_said_in_both_forms(shared: World, key: str, path: str, body: dict[str, Any], status: int,
@@ -142,6 +143,20 @@ def test_a_failed_job_says_why(shared: World, key: str) -> None:
     job = shared.call("GET", f"/summaries/v1/job/{id}", key).json
     assert job["status"] == "error" and "nothing" in job["result"] and job["code"] == "empty_result"
     assert job["callback"]["url"] == "https://example.org/done" and job["usage"] is None
+
+
+def test_a_key_can_see_what_its_callbacks_are_signed_with(shared: World, key: str) -> None:
+    secret = shared.call("GET", "/callbacks/secret", key).json["secret"]
+    jobs = shared.app.extensions["parley"].jobs
+    assert secret == secret_of(jobs, shared.call("GET", "/auth", key).json["id"])
+    assert secret.startswith("whsec_") and secret != shared.call("GET", "/callbacks/secret").json["secret"]
+    assert shared.call("GET", "/callbacks/secret", shared.make_key(scopes=["models:read"])).status_code == 403
+
+
+@pytest.mark.parametrize("query", ["limit=x", "limit=-1", "before=x", "limit=99999"])
+def test_what_is_no_number_in_a_list_s_query_is_said(shared: World, key: str, query: str) -> None:
+    response = shared.call("GET", f"/summaries/v1/jobs?{query}", key)
+    assert response.status_code == 400 and "should match pattern '^[0-9]" in response.json["detail"]
 
 
 def test_lists_have_pages_and_states(shared: World, key: str) -> None:
