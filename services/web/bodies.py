@@ -162,7 +162,7 @@ def _bad_request(shape: type[Body], faults: list[ErrorDetails]) -> BadRequest:
 
 
 def _words(fault: ErrorDetails) -> str:
-    if fault["type"] == "string_pattern_mismatch":
+    if fault["msg"] == r"String should match pattern '\S'":
         return "should not be blank"
     if fault["type"] in ("dict_type", "model_type"):
         return "should be an object"

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from flask import Response, g
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from services.chat import asking
 from services.chat.events import Ask
 from services.errors import BadRequest, Conflict
+from services.jobs.callbacks import secret_of
 from services.jobs.requests import ANSWER
 from services.jobs.shown import shown
 from services.knowledge.urls import parse
@@ -66,6 +67,26 @@ def _owner() -> str | None:
     return None if g.key.is_master else g.key.id
 
 
+class CallbackSecret(BaseModel):
+    secret: str = Field(description="`whsec_` and Base64, as the libraries of Standard Webhooks take it")
+
+
+class CallbackSecrets(Endpoint):
+    @op("What the calls to this key's `callback_url` are signed with", scope="answer", reply=CallbackSecret)
+    def get(self) -> Response:
+        return json_response({"secret": secret_of(self.room.jobs, g.key.id)})
+
+
+def callback_of(url: str | None) -> dict[str, Any] | None:
+    """What a job keeps of its `callback_url`. `BadRequest` for what is no URL that can be called."""
+    if url is None:
+        return None
+    try:
+        return {"url": str(parse(url))}
+    except BadRequest as error:
+        raise BadRequest(f"callback_url: {error.message}", code=error.code, param="callback_url") from None
+
+
 class AcceptedJob(BaseModel):
     """The job that answers, for `GET /jobs/<job_id>`."""
 
@@ -81,7 +102,7 @@ def accept(endpoint: Endpoint, body: AnswerBody, ask: Ask, digest: str | None) -
                          code="conflicting_parameters")
     asking.check(ask, endpoint.room.settings)
     asking.profile_of(ask, endpoint.parts.profiles)
-    callback = {"url": str(parse(body.callback_url))} if body.callback_url else None
+    callback = callback_of(body.callback_url)
     payload = {"body": body.model_dump(by_alias=True, exclude_none=True, exclude=_LATER)}
     job = Job(owner=g.key.id, type=ANSWER, payload=payload, priority=body.priority or NORMAL, callback=callback)
     if digest is None:
@@ -99,4 +120,5 @@ def accept(endpoint: Endpoint, body: AnswerBody, ask: Ask, digest: str | None) -
 ROUTES = (
     Route("/jobs", JobList, "jobs"),
     Route("/jobs/<string:job_id>", OneJob, "jobs"),
+    Route("/callbacks/secret", CallbackSecrets, "jobs"),
 )

@@ -14,10 +14,9 @@ from services.errors import ParleyError, Unprocessable
 from services.jobs import prompts
 from services.jobs.asking import TYPES
 from services.jobs.shown import shown
-from services.knowledge.urls import parse
 from services.store.jobs import NORMAL, Job, not_found
 from services.web.frame import json_response
-from services.web.jobs import listed
+from services.web.jobs import callback_of, listed
 from services.web.routes import Endpoint, Route, op
 from services.web.summaries.shapes import DocumentBody, JobId, JobQuery, SummaryJob, SummaryJobs
 
@@ -39,7 +38,7 @@ class Documents(Endpoint):
     def add(self, type: str, body: DocumentBody) -> Response:
         """Put a job into the queue."""
         self._check(type, body)
-        callback = {"url": str(parse(body.callback_url))} if body.callback_url else None
+        callback = callback_of(body.callback_url)
         job = Job(owner=g.key.id, type=type, payload=body.payload(), priority=body.priority or NORMAL,
                   callback=callback)
         job = job if body.job_id is None else replace(job, id=body.job_id)
