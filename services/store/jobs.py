@@ -171,9 +171,10 @@ class JobStore(ABC):
         """A job that has not ended is cancelled; the job as it is now. `NotFound`."""
 
     @abstractmethod
-    def release(self, job: Job, delay: float = 0.0, *, counted: bool = False) -> None:
+    def release(self, job: Job, delay: float = 0.0, *, counted: bool = False, back: bool = False) -> None:
         """Give a job back to the front of the queue, to be taken again after `delay` seconds. `counted`: this attempt
-        counts against MAX_ATTEMPTS, unlike one that a stop of the server broke off. `JobLost`."""
+        counts against MAX_ATTEMPTS, unlike one that a stop of the server broke off. `back`: to where a new job of its
+        owner would come, for others to have a turn. `JobLost`."""
 
     @abstractmethod
     def tell_callback(self, owner: str, id: str, callback: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """The scripts of `jobs_redis`: each one step, done whole or not at all.
 
-A member is `owner/id`. `job:<member>` is a hash of the job's fields, besides `rank`, `beat`, `lease` and `nonce`. Where
+A member is `owner/id`. `job:<member>` is a hash of the job's fields, besides `back`, `beat`, `lease` and `nonce`. Where
 a job stands, by lanes (high, normal, callback): `queue:<lane>` by turns, `front:<lane>` by number, `delayed:<lane>` by
 the time when it is due, `running:<lane>`. In queues a job is `<number>|<type>|<member>`, so that equals are in the
 order of their numbers. For lists: `all`, `owner:<owner>`, `dead`, `dead:<owner>`; further `ids:<id>` (owners),
@@ -27,24 +27,28 @@ local function ring()
 end
 
 -- Owners take turns (start-time fair queueing), see jobs_sqlite.
-local function enqueue(owner, id, type, priority, total, payload, callback, nonce)
-  local member, lane = owner .. '/' .. id, lane_of(type, priority)
+local function to_queue(owner, lane, name, later)
   local queue, turns = P .. 'queue:' .. lane, P .. 'turns:' .. lane
-  local number, created = redis.call('INCR', P .. 'number'), text(clock())
   local head, turn = redis.call('ZRANGE', queue, 0, 0, 'WITHSCORES'), 0
   if #head == 0 then
     redis.call('DEL', turns)
   else
-    turn = tonumber(head[2])
+    turn = tonumber(head[2]) + later
     local last = redis.call('HGET', turns, owner)
     if last and tonumber(last) >= turn then turn = tonumber(last) + 1 end
   end
   redis.call('HSET', turns, owner, turn)
+  redis.call('ZADD', queue, turn, name)
+end
+
+local function enqueue(owner, id, type, priority, total, payload, callback, nonce)
+  local member, lane = owner .. '/' .. id, lane_of(type, priority)
+  local number, created = redis.call('INCR', P .. 'number'), text(clock())
   redis.call('HSET', at(member), 'owner', owner, 'id', id, 'type', type, 'priority', priority, 'state', 'pending',
     'number', number, 'created', created, 'attempts', 0, 'fence', 0, 'chunks_done', 0, 'chunks_total', total,
     'payload', payload, 'beat', 0, 'lease', '0', 'nonce', nonce)
   if callback ~= '' then redis.call('HSET', at(member), 'callback', callback) end
-  redis.call('ZADD', queue, turn, queued(number, type, member))
+  to_queue(owner, lane, queued(number, type, member), 0)
   redis.call('SADD', P .. 'ids:' .. id, owner)
   if lane ~= 'callback' then
     redis.call('ZADD', P .. 'all', number, member)
@@ -60,17 +64,27 @@ local function mine(member, fence)
   return found[1] == 'running' and found[2] == fence
 end
 
-local function to_front(member, delay, counted)
+-- To the front, or with `back` to where a new job would come: a turn later, since its number is old.
+local function ready(member)
+  local found = fields(member, 'number', 'type', 'priority', 'owner', 'back')
+  local lane, name = lane_of(found[2], found[3]), queued(found[1], found[2], member)
+  if found[5] == '1' then
+    to_queue(found[4], lane, name, 1)
+  else
+    redis.call('ZADD', P .. 'front:' .. lane, found[1], name)
+  end
+end
+
+local function give_back(member, delay, counted, back)
   local found = fields(member, 'number', 'type', 'priority')
   local lane = lane_of(found[2], found[3])
   redis.call('SREM', P .. 'running:' .. lane, member)
-  redis.call('HSET', at(member), 'state', 'pending', 'chunks_done', 0)
+  redis.call('HSET', at(member), 'state', 'pending', 'chunks_done', 0, 'back', back)
   if counted ~= '1' then redis.call('HINCRBY', at(member), 'attempts', -1) end
-  local name = queued(found[1], found[2], member)
   if tonumber(delay) > 0 then
-    redis.call('ZADD', P .. 'delayed:' .. lane, text(clock() + tonumber(delay)), name)
+    redis.call('ZADD', P .. 'delayed:' .. lane, text(clock() + tonumber(delay)), queued(found[1], found[2], member))
   else
-    redis.call('ZADD', P .. 'front:' .. lane, found[1], name)
+    ready(member)
     ring()
   end
 end
@@ -128,7 +142,7 @@ for _, lane in ipairs(lanes) do
   for _, range in ipairs({{'-inf', text(now)}, {text(now + tonumber(longest)), '+inf'}}) do
     for _, name in ipairs(redis.call('ZRANGEBYSCORE', delayed, range[1], range[2])) do
       redis.call('ZREM', delayed, name)
-      redis.call('ZADD', P .. 'front:' .. lane, tonumber(string.sub(name, 1, 16)), name)
+      ready(string.match(name, '^%d+|[^|]*|(.*)$'))
     end
   end
 end
@@ -188,9 +202,9 @@ return redis.call('HGETALL', at(member))
 """
 
 RELEASE = _COMMON + """
-local member, fence, delay, counted = unpack(ARGV)
+local member, fence, delay, counted, back = unpack(ARGV)
 if not mine(member, fence) then return 0 end
-to_front(member, delay, counted)
+give_back(member, delay, counted, back)
 return 1
 """
 
@@ -198,7 +212,7 @@ LOSE = _COMMON + """
 local member, fence, beat, most, result, code, kept, told, notice = unpack(ARGV)
 if not mine(member, fence) or fields(member, 'beat')[1] ~= beat then return 0 end
 if tonumber(fields(member, 'attempts')[1]) < tonumber(most) then
-  to_front(member, '0', '1')
+  give_back(member, '0', '1', '0')
 else
   finish(member, 'error', result, code, kept, told, notice)
 end

@@ -161,9 +161,9 @@ class RedisJobs(JobStore):
             raise not_found()
         return shown(_row(dict(zip(found[::2], found[1::2], strict=True))), self.codec)
 
-    def release(self, job: Job, delay: float = 0.0, *, counted: bool = False) -> None:
+    def release(self, job: Job, delay: float = 0.0, *, counted: bool = False, back: bool = False) -> None:
         assert delay <= MAX_DELAY, delay
-        if not self._run("RELEASE", f"{job.owner}/{job.id}", job.fence, delay, int(counted)):
+        if not self._run("RELEASE", f"{job.owner}/{job.id}", job.fence, delay, int(counted), int(back)):
             raise JobLost(job.id)
 
     def _pulses(self, worker: str | None = None) -> list[Pulse]:

@@ -263,11 +263,15 @@ class SqliteJobs(JobStore):
                            (CANCELLED, now, row["expires"], row["number"]))
         return shown(row, self.codec)
 
-    def release(self, job: Job, delay: float = 0.0, *, counted: bool = False) -> None:
+    def release(self, job: Job, delay: float = 0.0, *, counted: bool = False, back: bool = False) -> None:
         assert delay <= MAX_DELAY, delay
         with self._transaction() as db:
             if not self._back(db, _MINE, (job.owner, job.id, job.fence), time.time() + delay, counted):
                 raise JobLost(job.id)
+            if back:
+                rank = rank_of(job.priority)
+                db.execute("UPDATE jobs SET rank = ?, turn = ? WHERE owner = ? AND id = ?",     # its number is old
+                           (rank, self._turn(db, job.owner, rank) + 1, job.owner, job.id))
 
     def _back(self, db: sqlite3.Connection, where: str, values: tuple[Any, ...], due: float, counted: bool) -> bool:
         """To the front of the queue."""

@@ -181,6 +181,25 @@ class JobsContract:
         assert (again.id, again.attempts, again.fence) == ("a", 1, 2)
         assert list(taken(store)) == ["b", "h", "c"]
 
+    def test_what_lets_others_have_a_turn_waits_behind_them(self, store):
+        for put in (job("slow"), job("own"), job("urgent", priority=HIGH), job("other", "k2")):
+            store.put(put)
+        urgent, slow = take(store), take(store)
+        assert (urgent.id, slow.id) == ("urgent", "slow")
+        store.release(slow, back=True)
+        assert store.get("k1", "slow").attempts == 0
+        store.release(urgent, back=True)
+        assert list(taken(store)) == ["urgent", "other", "own", "slow"]
+
+    def test_what_lets_others_have_a_turn_for_a_while_does_so_then_too(self, store):
+        store.put(job("slow"))
+        slow = take(store)
+        store.put(job("a"))
+        store.put(job("b", "k2"))
+        store.release(slow, 0.05, back=True)
+        time.sleep(0.06)
+        assert list(taken(store)) == ["a", "b", "slow"]
+
     def test_another_attempt_waits_for_its_time(self, store):
         store.put(job("a"))
         store.put(job("b"))
