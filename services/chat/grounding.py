@@ -13,7 +13,7 @@ from services.chat import embed
 from services.chat.events import Ask, Beat, Event, Final, Search, Spent, Waiting
 from services.chat.profiles import Profiles
 from services.engine.client import Engine
-from services.errors import ContextOverflow
+from services.errors import ContextOverflow, Unavailable
 from services.knowledge.bases import Bases
 from services.knowledge.choose import choose
 from services.knowledge.feeds import Feeds
@@ -41,7 +41,6 @@ class Grounding:
         self.feeds = Feeds(settings.data_dir / "feeds.json")
         self._lock = threading.Lock()
         self._bases: Bases | None = None
-        self._stopping: Callable[[], bool] = lambda: False
 
     @property
     def bases(self) -> Bases:
@@ -54,12 +53,17 @@ class Grounding:
                                     SourceReader(self.fetcher), limits, stopping=self._stopping)
             return self._bases
 
-    def go_on(self, stopping: Callable[[], bool]) -> None:
-        """Have the work that a server before this one left go on, where there may be any, until this one is
-        `stopping`."""
-        self._stopping = stopping
+    def go_on(self) -> None:
+        """Have the work that a server before this one left go on, where there may be any."""
         if self._settings.knowledge_url or (self._settings.data_dir / "knowledge").is_dir():
             self.bases.start()
+
+    def _stopping(self) -> bool:
+        """Whether the runners wait for who uses them, to end."""
+        try:
+            return self._engine.status().draining
+        except Unavailable:             # and so is who starts them
+            return True
 
     def _model(self, profile: str | None, allowed: Sequence[str] | None) -> Model:
         config = self._profiles.current()

@@ -21,6 +21,7 @@ from services.store.knowledge import DONE, ERROR, QUEUED, RUNNING, Collection, D
 
 log = logging.getLogger("parley.knowledge")
 EVERY = 15.0                # seconds between two looks for what is to be refreshed, or was left by others
+TELL = 1.0                  # seconds between two looks whether the work on a source is to go on
 FIRST_WAIT, LONGEST_WAIT = 15.0, 900.0      # seconds until what was not to be had is asked for again, doubled each time
 MOST_TRIES = 100            # of a source, which take about a day
 THREADS = 2                 # bases that one process works on at once
@@ -178,9 +179,9 @@ class Ingester:
 
         def tell() -> None:
             nonlocal told
-            if self._stopping():
-                raise Stopped
-            if time.monotonic() - told >= 1.0:
+            if time.monotonic() - told >= TELL:
+                if self._stopping():
+                    raise Stopped
                 self._tell(collection, source)
                 told = time.monotonic()
         return tell

@@ -202,5 +202,5 @@ def create_app(settings: Settings, parts: Parts, drain: Drain | None = None) -> 
     metrics.install(app, parts.tally)
     app.before_request(lambda: None if request.endpoint == "healthz" else room.drain.refuse_new())
     register(PlainApi(app), Gate(app, parts.keys, parts.admissions), room, ROUTES)
-    parts.grounding.go_on(lambda: drain.begun)
+    parts.grounding.go_on()
     return app
