@@ -5,7 +5,7 @@ let gone = () => {};
 
 export const key = () => sessionStorage.getItem(KEPT);
 export const keepKey = (value) => sessionStorage.setItem(KEPT, value);
-export const forgetKey = () => sessionStorage.removeItem(KEPT);
+export const forgetKey = () => sessionStorage.clear();
 /** What to do when the key is no longer taken. */
 export const onRefused = (act) => { gone = act; };
 
@@ -43,6 +43,7 @@ export async function call(method, path, body, signal) {
 }
 
 export const get = (path) => call("GET", path);
+export const getText = async (path) => (await send("GET", path)).text();
 export const post = (path, body = {}) => call("POST", path, body);
 
 /** The events of a streamed answer. */

@@ -1,39 +1,75 @@
-// One conversation: its turns, the answer that is being written, and the prompt.
-import { call, get, post, stream } from "./api.js";
+// One conversation: its turns, the answer that is being written, and the prompt. What the server keeps is the truth.
+import { Aloud } from "./aloud.js";
+import { ApiError, call, get, post, stream } from "./api.js";
 import { button, el, say } from "./dom.js";
-import { colour, show } from "./render.js";
+import { baseOf, Files, isOwn } from "./files.js";
+import { show } from "./render.js";
+import { addReasoning, addStep, told, turnNode } from "./turns.js";
 
-const LATEST = 60;          // turns that are shown at first
+const LATEST = 60;                      // turns that are shown at first
+const CHOICE = "parley-who";            // kept for this tab
+const LOST = "The connection was lost before the answer ended.";
+const TRIES = 60;                       // to find the server again, one a second
 
 export class Conversation {
-    /** `choices`: who may answer. `bases`: knowledge bases. `used(id)` hears of each new turn. */
-    constructor(choices, bases, used) {
+    /** `choices`: who may answer. `embeds`: whether files can be indexed. `bases`: knowledge bases. `used(id)` hears of
+     *  each new turn. `first`: what a new conversation shows beside the greeting. */
+    constructor(choices, embeds, bases, used, makeFirst) {
         this.choices = choices;
         this.used = used;
+        this.bases = new Set(bases.map((base) => base.name));
         this.running = null;            // the AbortController of the answer that is being written
-        this.who = el("select", { id: "who", "aria-label": "Who answers", onchange: () => this.tellModel() },
+        this.first = makeFirst((choice, prompt) => this.propose(choice, prompt));
+        this.build(embeds, bases.filter((base) => !isOwn(base.name)));
+        this.tellModel();
+        document.addEventListener("visibilitychange", () => {
+            if (!document.hidden && this.node.isConnected && this.id !== null && !this.running) this.look();
+        });
+    }
+
+    build(embeds, bases) {
+        this.who = el("select", { id: "who", "aria-label": "Who answers", onchange: () => this.choose() },
             ...["personality", "profile"].map((kind) => el("optgroup", { label: kind === "profile" ? "Profiles" : "Personalities" },
-                ...choices.filter((one) => one.kind === kind).map((one) => el("option", { value: `${kind}:${one.name}` }, one.name)))));
+                ...this.choices.filter((one) => one.kind === kind).map((one) => el("option", { value: `${kind}:${one.name}` }, one.name)))));
+        const kept = sessionStorage.getItem(CHOICE);
+        if ([...this.who.options].some((one) => one.value === kept)) this.who.value = kept;
         this.model = el("span", { className: "model", "aria-live": "polite" });
         this.chooser = el("div", { className: "chooser" }, this.who, this.model);
-        this.log = el("div", { className: "log", role: "log", "aria-label": "Conversation", tabIndex: 0 });
+        // Tokens are not read out one by one: `aloud` tells sentences.
+        this.log = el("div", { className: "log", role: "log", "aria-live": "off", "aria-label": "Conversation", tabIndex: 0 });
+        const heard = el("div", { className: "heard", "aria-live": "polite" });
+        this.aloud = new Aloud(heard);
         this.state = el("p", { className: "state", role: "status" });
+        this.meter = el("meter", { "aria-label": "Context window in use", hidden: true });
         this.field = el("textarea", { id: "prompt", rows: 2, placeholder: "Ask something", "aria-label": "Prompt",
             onkeydown: (event) => this.key(event), oninput: () => this.grow() });
         this.go = el("button", { className: "primary" }, "Send");
         this.halt = button("Stop", () => this.stop(), { hidden: true, title: "Escape" });
         this.ticks = bases.map((base) => el("input", { type: "checkbox", value: base.name }));
+        this.own = el("input", { type: "checkbox" });
         this.search = el("input", { type: "checkbox" });
-        const asked = bases.map((base, index) => el("label", {}, this.ticks[index], base.name));
-        this.node = el("main", {}, this.log, this.state, el("form", { onsubmit: (event) => this.submit(event) },
-            this.field, el("div", { className: "send" }, this.go, this.halt),
-            el("fieldset", { className: "sources" }, el("legend", {}, "Answer from"), ...asked,
+        this.node = el("main", { "aria-label": "Chat" });
+        this.files = new Files(this.node, embeds);
+        this.node.append(this.log, heard, el("div", { className: "status" }, this.meter, this.state), this.form(bases));
+    }
+
+    form(bases) {
+        return el("form", { onsubmit: (event) => this.submit(event) }, this.files.list, this.field,
+            el("div", { className: "send" }, this.go, this.halt),
+            el("div", { className: "beside" }, this.files.add, el("fieldset", { className: "sources" },
+                el("legend", {}, "Answer from"), el("label", { hidden: true }, this.own, "the files of this conversation"),
+                ...bases.map((base, index) => el("label", {}, this.ticks[index], base.name)),
                 el("label", { title: "The model decides whether to look something up, and where" }, this.search, "search"))));
-        this.tellModel();
     }
 
     chosen() {
         return this.choices.find((one) => `${one.kind}:${one.name}` === this.who.value);
+    }
+
+    choose() {
+        sessionStorage.setItem(CHOICE, this.who.value);
+        this.tellModel();
+        if (!this.turns.length) this.draw();
     }
 
     tellModel() {
@@ -41,58 +77,83 @@ export class Conversation {
         this.model.textContent = one ? `answered by ${one.model}` : "no model answers: see main.py doctor";
     }
 
+    propose(choice, prompt) {
+        this.who.value = `${choice.kind}:${choice.name}`;
+        this.choose();
+        this.field.value = prompt;
+        this.field.focus();
+    }
+
     // ------------------------------------------------------------ which conversation
 
     begin() {
-        this.stop();
-        this.id = null;
-        this.turns = [];
-        this.state.textContent = "";
-        const greets = this.chosen()?.greets;
-        this.draw(greets ? [el("p", { className: "hint" }, [greets].flat().join(" "))] : []);
-        this.field.focus();
+        this.enter(null, []);
     }
 
     async open(id) {
         this.stop();
         try {
-            const session = await get(`/answer/${encodeURIComponent(id)}`);
-            this.id = id;
-            this.turns = session.turns;
-            this.state.textContent = "";
-            this.draw();
-            this.field.focus();
+            this.enter(id, (await get(path(id))).turns);
         } catch (error) {
             say(error.message, "error");
         }
     }
 
-    draw(instead = []) {
+    enter(id, turns) {
+        this.stop();
+        this.id = id;
+        this.back = undefined;
+        this.tell(turns.at(-1) ?? {});
+        this.hasFiles(id !== null && this.bases.has(baseOf(id)));
+        this.take(turns);
+        this.field.focus();
+    }
+
+    hasFiles(yes) {
+        this.own.checked = yes;
+        this.own.parentNode.hidden = !yes;
+    }
+
+    /** A conversation is deleted: its files go too. */
+    async forget(id) {
+        if (this.bases.delete(baseOf(id))) await call("DELETE", `/knowledge/${baseOf(id)}`);
+    }
+
+    take(turns) {
+        this.turns = turns;
+        this.draw();
+    }
+
+    /** The turns as the server has them. Another tab may have changed them, or the server been away. */
+    async look(tries = 1) {
+        const id = this.id;
+        for (let left = tries; left > 0; left--) {
+            try {
+                const { turns } = await get(path(id));
+                if (this.id === id && !same(turns, this.turns)) this.take(turns);
+                return true;
+            } catch (error) {
+                if (error instanceof ApiError && error.status < 500) return error.status === 404 && !this.turns.length;
+            }
+            if (left > 1) await new Promise((resolve) => setTimeout(resolve, 1000));
+            if (this.id !== id) break;
+        }
+        return false;
+    }
+
+    draw() {
         const hidden = Math.max(0, this.turns.length - LATEST);
-        const earlier = hidden ? [button(`Show ${hidden} earlier`, (event) => {
+        const greets = [this.chosen()?.greets ?? "What would you like to know?"].flat().join(" ");
+        const before = hidden ? [button(`Show ${hidden} earlier`, (event) => {
             event.target.replaceWith(...this.turns.slice(0, hidden).map((turn, at) => this.turn(turn, at)));
-        }, { className: "earlier" })] : [];
-        this.log.replaceChildren(...(this.turns.length ? earlier : instead),
-            ...this.turns.slice(hidden).map((turn, at) => this.turn(turn, hidden + at)));
-        this.log.scrollTop = this.log.scrollHeight;
+            this.log.focus();
+        }, { className: "earlier" })] : this.turns.length ? [] : [el("p", { className: "greeting" }, greets), this.first];
+        this.log.replaceChildren(...before, ...this.turns.slice(hidden).map((turn, at) => this.turn(turn, hidden + at)));
+        this.log.scrollTop = this.turns.length ? this.log.scrollHeight : 0;
     }
 
-    turn(turn, at) {
-        const text = el("div", { className: "text" });
-        const node = el("article", { className: turn.role, "aria-label": turn.role === "user" ? "You" : "Answer" }, text,
-            el("div", { className: "tools" }, button("Copy", () => navigator.clipboard.writeText(turn.content)
-                .then(() => say("Copied"), () => say("The browser does not let this page copy", "error"))),
-                turn.role === "user" ? button("Edit", () => this.edit(at)) : button("Again", () => this.again(at))));
-        if (turn.role === "user") text.textContent = turn.content;
-        else this.write(text, turn);
-        if (turn.interrupted) node.append(el("p", { className: "hint" }, "This was cut short."));
-        if (turn.citations?.length) node.append(cited(turn.citations));
-        return node;
-    }
-
-    write(node, turn) {
-        show(node, turn.content);
-        colour(node);
+    turn(turn, at, live = false) {
+        return turnNode(turn, at, { edit: () => this.edit(at), again: () => this.again(at) }, live);
     }
 
     // ------------------------------------------------------------ going back
@@ -108,16 +169,19 @@ export class Conversation {
 
     async again(at) {
         const asked = this.turns.slice(0, at).findLastIndex((turn) => turn.role === "user");
-        if (asked < 0) return;
+        if (asked < 0 || this.running) return;
         this.back = asked;
         await this.ask(this.turns[asked].content);
     }
 
-    /** Drops the turns from `at` on, which is a question's. */
+    /** Drops the turns from `at` on, which is a question's; not where they are others than those on the page. */
     async rewind(at) {
-        await post(`/answer/${encodeURIComponent(this.id)}/rewind`, { to: at });
-        this.turns = this.turns.slice(0, at);
-        this.draw();
+        const content = this.turns[at].content;
+        if (!await this.look() || this.turns[at]?.content !== content) {
+            throw new Error("This conversation has changed elsewhere: look at it again.");
+        }
+        await post(`${path(this.id)}/rewind`, { to: at });
+        this.take(this.turns.slice(0, at));
     }
 
     // ------------------------------------------------------------ asking
@@ -154,73 +218,118 @@ export class Conversation {
             if (this.back !== undefined && this.id !== null) await this.rewind(this.back);
             this.back = undefined;
             this.id ??= `web-${crypto.randomUUID().slice(0, 13)}`;
+            const own = await this.files.index(this.id, control.signal, (text) => { this.state.textContent = text; });
+            if (own) {
+                this.bases.add(own);
+                this.hasFiles(true);
+            }
             this.field.value = "";
             this.grow();
             await this.answer(prompt, control.signal);
         } catch (error) {
-            if (error.name !== "AbortError") {
-                this.state.textContent = error.message;
-                if (!this.field.value) this.field.value = prompt;
-            }
+            if (error.name !== "AbortError") await this.failed(error, prompt);
+            else if (!this.field.value && !this.said) this.field.value = prompt;
         } finally {
-            this.running = null;
-            this.busy(false);
+            if (this.running === control) {
+                this.running = null;
+                this.busy(false);
+            }
         }
     }
 
+    /** Says so, looks what the server kept, and leaves the prompt where nothing was said to it. */
+    async failed(error, prompt) {
+        const id = this.id, busy = error.code === "session_busy";
+        this.state.textContent = busy ? `Another tab or program is being answered in this conversation. ${error.message}` : error.message;
+        if (!this.said && !this.field.value) this.field.value = prompt;
+        if (id === null || !await this.look(error instanceof ApiError ? 1 : TRIES) || this.id !== id) return;
+        const last = this.turns.at(-1);
+        if (!this.said && !busy && last?.role === "user" && last.content === this.asked) this.back = this.turns.length - 1;
+    }
+
     busy(yes) {
+        const focused = document.activeElement;
         this.go.hidden = yes;
         this.halt.hidden = !yes;
+        if (yes && focused === this.go) this.halt.focus();
+        else if (!yes && [this.halt, document.body].includes(focused)) this.field.focus();
         this.log.setAttribute("aria-busy", String(yes));
     }
 
     async answer(prompt, signal) {
-        const id = this.id;
-        const first = !this.turns.length;
-        const question = { role: "user", content: prompt };
-        const reply = { role: "assistant", content: "", interrupted: true };
-        const asked = this.turn(question, this.turns.length);
-        const node = this.turn(reply, this.turns.length + 1);
+        const id = this.id, first = !this.turns.length, at = this.turns.length;
+        this.asked = this.files.quoted(prompt);
+        this.said = false;
+        const question = { role: "user", content: this.asked };
+        const reply = { role: "assistant", content: "", interrupted: true, steps: [] };
+        const asked = this.turn(question, at), node = this.turn(reply, at + 1, true);
         if (first) this.log.replaceChildren();
         this.log.append(asked, node);
+        this.log.scrollTop = this.log.scrollHeight;
+        this.aloud.begin();
         const drawn = this.drawer(node.querySelector(".text"), reply);
         try {
-            for await (const event of stream("/answer", this.body(prompt), signal)) this.hear(event, reply, drawn);
+            for await (const event of stream("/answer", this.body(), signal)) this.hear(event, reply, node, drawn);
+            if (reply.interrupted) throw new Error(LOST);
+        } catch (error) {
+            throw error instanceof TypeError ? new Error(LOST, { cause: error }) : error;
         } finally {
             drawn.end();
-            if (reply.content || !reply.interrupted) {
-                this.turns.push(question, reply);
-                node.replaceWith(this.turn(reply, this.turns.length - 1));
-            } else {
-                asked.remove();
-                node.remove();
-            }
-            this.log.scrollTop = this.log.scrollHeight;
-            await this.used(id);
+            if (this.id === id) this.ended([question, reply], [asked, node]);
+            await this.used(id).catch((error) => say(error.message, "error"));
         }
         if (first) this.name(id, prompt);
     }
 
-    body(prompt) {
+    /** What was said stays, whole or cut; a question that nothing was said to goes back into the prompt. */
+    ended([question, reply], [asked, node]) {
+        this.said = Boolean(reply.content) || !reply.interrupted;
+        if (this.said) {
+            this.turns.push(question, reply);
+            node.replaceWith(this.turn(reply, this.turns.length - 1));
+            this.files.clear();
+            this.aloud.hear(reply.content, true);
+        } else {
+            asked.remove();
+            node.remove();
+        }
+        this.log.scrollTop = this.log.scrollHeight;
+    }
+
+    body() {
         const one = this.chosen();
         const knowledge = this.ticks.filter((tick) => tick.checked).map((tick) => tick.value);
-        return { prompt, session_id: this.id, ...(one ? { [one.kind]: one.name } : {}),
+        if (this.own.checked) knowledge.push(baseOf(this.id));
+        return { prompt: this.asked, session_id: this.id, ...(one ? { [one.kind]: one.name } : {}),
             ...(knowledge.length ? { knowledge } : {}), ...(this.search.checked ? { search: true } : {}) };
     }
 
-    hear(event, reply, drawn) {
+    hear(event, reply, node, drawn) {
         if (event.delta) {
             reply.content += event.delta;
+            this.aloud.hear(reply.content);
             drawn.soon();
+        } else if (event.reasoning && !event.done) {
+            reply.reasoning_content = (reply.reasoning_content ?? "") + event.reasoning;
+            addReasoning(node, event.reasoning);
         } else if (event.queue) {
             this.state.textContent = `Waiting: number ${event.queue.position} in the queue, about ${event.queue.eta_seconds} s`;
         } else if (event.step) {
+            reply.steps.push(event.step);
+            addStep(node, event.step);
             this.state.textContent = event.step;
         } else if (event.done) {
             Object.assign(reply, { content: event.result, interrupted: false, citations: event.citations });
-            this.state.textContent = told(event);
+            this.tell(event);
             this.model.textContent = `answered by ${event.model}`;
         }
+    }
+
+    /** How full the window was, of an answer. */
+    tell(answer) {
+        this.state.textContent = told(answer);
+        this.meter.hidden = !this.state.textContent;
+        if (!this.meter.hidden) Object.assign(this.meter, { max: answer.context.window, value: answer.usage.total_tokens });
     }
 
     /** Draws an answer that grows, at most once a frame; follows its end unless the reader has scrolled away. */
@@ -239,7 +348,7 @@ export class Conversation {
     async name(id, prompt) {
         const words = prompt.trim().replace(/\s+/g, " ");
         try {
-            await call("PATCH", `/answer/${id}`, { name: words.length > 60 ? `${words.slice(0, 59)}…` : words });
+            await call("PATCH", path(id), { name: words.length > 60 ? `${words.slice(0, 59)}…` : words });
             await this.used(id, true);
         } catch (error) {
             say(error.message, "error");
@@ -247,20 +356,5 @@ export class Conversation {
     }
 }
 
-/** How full the window is and what the answer cost, in one line. */
-function told(event) {
-    const { usage, context, timings } = event;
-    const details = usage.prompt_tokens_details;
-    const seconds = timings.decode_ms / 1000;
-    const parts = [`${usage.total_tokens} of ${context.window} tokens`,
-        `${details.cached_tokens} cached, ${details.processed_tokens} processed`,
-        seconds > 0 ? `${(usage.completion_tokens / seconds).toFixed(1)} tokens/s` : ""];
-    if (context.turns_dropped) parts.push(`${context.turns_dropped} earlier turns left out`);
-    return [...parts, ...(event.warnings ?? [])].filter(Boolean).join(" · ");
-}
-
-function cited(citations) {
-    return el("ol", { className: "citations", "aria-label": "Sources" }, ...citations.map((one) => el("li",
-        { value: one.n, className: one.cited ? "cited" : "" },
-        one.url ? el("a", { href: one.url, rel: "noopener noreferrer", target: "_blank" }, one.title) : one.title)));
-}
+const path = (id) => `/answer/${encodeURIComponent(id)}`;
+const same = (some, others) => some.length === others.length && some.every((turn, at) => turn.content === others[at].content);

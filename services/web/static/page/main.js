@@ -2,12 +2,15 @@
 import { forgetKey, get, keepKey, key, onRefused } from "./api.js";
 import { Conversation } from "./chat.js";
 import { button, el, say } from "./dom.js";
+import { firstSteps } from "./first.js";
 import { Sessions } from "./sessions.js";
 
 const app = document.getElementById("app");
 const said = el("div", { id: "said", role: "status", "aria-live": "polite" });
+const skip = document.querySelector(".skip");
 
 function signIn(why = "") {
+    skip.hidden = true;
     const field = el("input", { type: "password", id: "key", autocomplete: "off", required: true, spellcheck: false });
     const problem = el("p", { className: "error", role: "alert" }, why);
     const enter = async (event) => {
@@ -28,29 +31,33 @@ function signIn(why = "") {
     field.focus();
 }
 
-/** Who may answer: personalities and profiles, and what each of them is answered by. */
+/** Who may answer: personalities and profiles, and what each of them is answered by; whether files can be indexed. */
 async function choices() {
     const [personalities, models] = await Promise.all([
         get("/personalities").then((found) => found.personalities),
-        get("/v1/models").then((found) => found.data.filter((one) => !one.embedding), () => []),
+        get("/v1/models").then((found) => found.data, () => []),
     ]);
-    return [
+    const those = [
         ...personalities.filter((one) => one.model).map((one) => ({
             kind: "personality", name: one.name, model: one.model, about: one.description ?? "", greets: one.intro_dialogue })),
-        ...models.map((one) => ({ kind: "profile", name: one.id, model: one.file, about: "" })),
+        ...models.filter((one) => !one.embedding).map((one) => ({ kind: "profile", name: one.id, model: one.file, about: "" })),
     ];
+    return { those, embeds: models.some((one) => one.embedding) };
 }
 
 async function start(who) {
-    const [those, bases] = await Promise.all([choices(), get("/knowledge").then((found) => found.bases, () => [])]);
-    const conversation = new Conversation(those, bases, (id) => sessions.used(id));
-    const sessions = new Sessions(who, (id) => conversation.open(id), () => conversation.begin());
+    const [{ those, embeds }, bases] = await Promise.all([choices(), get("/knowledge").then((found) => found.bases, () => [])]);
+    const conversation = new Conversation(those, embeds, bases, (id) => sessions.used(id),
+        (ask) => firstSteps(who, those, ask));
+    const sessions = new Sessions(who, (id) => conversation.open(id), () => conversation.begin(),
+        (id) => conversation.forget(id));
     const leave = () => {
         conversation.stop();
         forgetKey();
         signIn();
     };
     const menu = button("☰", () => app.classList.toggle("listing"), { className: "menu", "aria-label": "Conversations" });
+    skip.hidden = false;
     app.replaceChildren(
         el("header", {}, menu, el("h1", {}, "Parley"), conversation.chooser,
             el("span", { className: "who", title: who.id ?? "" }, who.name ?? ""), button("Sign out", leave)),

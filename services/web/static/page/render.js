@@ -33,17 +33,24 @@ export function show(node, text) {
     node.innerHTML = DOMPurify.sanitize(marked.parse(text), RULES);
 }
 
-/** Colours the code in `node`, and gives each block a button that copies it. */
+/** Colours the code in `node`, and gives each block a button that copies it. What scrolls is reached by keyboard. */
 export async function colour(node) {
-    for (const code of node.querySelectorAll("pre > code")) {
+    for (const table of node.querySelectorAll("table")) table.tabIndex = 0;
+    for (const [at, code] of node.querySelectorAll("pre > code").entries()) {
+        code.parentNode.tabIndex = 0;
         const found = [...code.classList].find((name) => name.startsWith("language-"))?.slice(9).toLowerCase();
         const language = NAMES[found] ?? found;
         const copy = document.createElement("button");
         copy.type = "button";
         copy.className = "copy";
         copy.textContent = "Copy";
+        copy.setAttribute("aria-label", `Copy code ${at + 1}`);
+        const told = (text) => {
+            copy.textContent = text;
+            copy.removeAttribute("aria-label");
+        };
         copy.addEventListener("click", () => navigator.clipboard.writeText(code.textContent)
-            .then(() => { copy.textContent = "Copied"; }, () => { copy.textContent = "Not copied"; }));
+            .then(() => told("Copied"), () => told("Not copied")));
         code.parentNode.append(copy);
         if (!KNOWN.has(language)) continue;
         if (!hljs.getLanguage(language)) {

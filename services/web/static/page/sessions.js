@@ -5,11 +5,13 @@ import { askFor, button, confirmed, download, el, say } from "./dom.js";
 const PAGE = 60;
 
 export class Sessions {
-    /** `who`: whose they are, as /auth tells it. `open(id)` shows one, `begin()` a new one. */
-    constructor(who, open, begin) {
+    /** `who`: whose they are, as /auth tells it. `open(id)` shows one, `begin()` a new one; `gone(id)` hears of
+     *  those that are deleted. */
+    constructor(who, open, begin, gone) {
         this.own = `${who.id}/`;
         this.open = open;
         this.begin = begin;
+        this.gone = gone;
         this.names = new Map();
         this.shown = PAGE;
         this.current = null;
@@ -83,6 +85,7 @@ export class Sessions {
             } catch (error) {
                 say(error.message, "error");
             }
+            if (!at.isConnected && document.activeElement === document.body) this.focusOn(id);
         }, { role: "menuitem" }));
         const path = `/answer/${encodeURIComponent(id)}`;
         const pop = el("ul", { className: "pop", role: "menu", onkeydown: (event) => this.keys(event, pop, close) },
@@ -103,6 +106,7 @@ export class Sessions {
                 await call("DELETE", path);
                 this.names.delete(id);
                 this.draw();
+                await this.gone(id);
                 if (id === this.current) await this.choose(null);
             }));
         document.querySelector(".pop")?.remove();
@@ -112,12 +116,23 @@ export class Sessions {
             { once: true }));
     }
 
+    /** The list was drawn anew: to where the focus was, or what is left. */
+    focusOn(id) {
+        const entry = [...this.list.querySelectorAll(".name")].find((one) => one.title === id);
+        (entry?.nextElementSibling ?? this.search).focus();
+    }
+
     keys(event, pop, close) {
         const items = [...pop.querySelectorAll("button")];
         const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
         if (event.key === "Escape") {
             event.stopPropagation();
             close();
+        } else if (event.key === "Tab") {
+            close();
+        } else if (event.key === "Home" || event.key === "End") {
+            event.preventDefault();
+            items.at(event.key === "Home" ? 0 : -1).focus();
         } else if (step) {
             event.preventDefault();
             items[(items.indexOf(document.activeElement) + step + items.length) % items.length].focus();
