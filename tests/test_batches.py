@@ -78,12 +78,13 @@ def test_a_retry_is_the_same_job(server, own):
     ids = {server.call("POST", "/answer", own, **same).json()["job_id"] for _ in range(3)}
     assert len(ids) == 1
     other = {**same, "json": {"prompt": "ho", "async": True}}
-    assert server.call("POST", "/answer", own, **other).json()["job_id"] not in ids
+    refused = server.call("POST", "/answer", own, **other)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "idempotency_mismatch")
 
 
 @pytest.mark.parametrize(("body", "status", "param"), [
     ({"prompt": "x", "stream": True}, 400, "stream"), ({"prompt": "x", "profile": "none"}, 404, "profile"),
-    ({"prompt": "x", "callback_url": "ftp://x"}, 400, "url"), ({"prompt": " "}, 400, "prompt"),
+    ({"prompt": "x", "callback_url": "ftp://x"}, 400, "callback_url"), ({"prompt": " "}, 400, "prompt"),
     ({"prompt": "x", "async": False, "priority": "high"}, 400, "priority")])
 def test_what_can_be_told_at_once_is(server, own, body, status, param):
     error = ask(server, own, status, **body)["error"]

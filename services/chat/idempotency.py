@@ -108,7 +108,7 @@ class Idempotency:
                 thread.start()
             run, _ = self._running[name]
         if run.digest != digest:
-            raise _mismatch()
+            raise mismatch()
         return run.follow()
 
     def follow(self, owner: str, key: str) -> Iterator[Event] | None:
@@ -163,7 +163,7 @@ class Idempotency:
         kept = self._load(name)
         if kept is not None:
             if kept["digest"] != run.digest:
-                return _mismatch()
+                return mismatch()
             last += kept["events"]
             return _rebuild(kept["error"]) if kept["error"] else None
         error = None
@@ -204,7 +204,7 @@ def _lasting(error: ParleyError) -> bool:
     return error.status in (400, 413, 415) and error.retry_after is None
 
 
-def _mismatch() -> Conflict:
+def mismatch() -> Conflict:
     return Conflict("this Idempotency-Key was used with another request: use a new key for a new request",
                     code="idempotency_mismatch", param="Idempotency-Key")
 

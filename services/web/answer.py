@@ -9,13 +9,13 @@ from typing import Any
 from flask import Response, g, request
 
 from services.chat.events import Ask, Beat, Called, Delta, Event, Reasoned, Search, Waiting
-from services.chat.idempotency import digest_of
+from services.chat.idempotency import check_key, digest_of
 from services.chat.sessions import parse_id
 from services.chat.several import Indexed
 from services.errors import BadRequest
 from services.knowledge.choose import Step
 from services.web import jobs, replies, sources, sse
-from services.web.answering import Answering, request_digest
+from services.web.answering import Answering
 from services.web.bodies import AnswerBody
 from services.web.frame import json_response
 from services.web.routes import Endpoint, op, taken
@@ -36,7 +36,7 @@ class Answers(Answering):
     def post(self, body: AnswerBody) -> Response:
         if body.async_:
             key = request.headers.get("Idempotency-Key")
-            digest = None if key is None else digest_of(g.key.id, key, request_digest())
+            digest = None if key is None else digest_of(g.key.id, check_key(key))
             return jobs.accept(self, body, _ask(self, body, None), digest)
         if body.callback_url or body.priority:
             raise BadRequest("callback_url and priority are for answers with async: set async to true, or leave them "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal
 
 from flask import Response, g
@@ -9,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from services.chat import asking
 from services.chat.events import Ask
+from services.chat.idempotency import mismatch
 from services.errors import BadRequest, Conflict
 from services.jobs.callbacks import secret_of
 from services.jobs.requests import ANSWER
@@ -114,6 +116,8 @@ def accept(endpoint: Endpoint, body: AnswerBody, ask: Ask, digest: str | None) -
             made = endpoint.room.jobs.put(named)
         except Conflict:
             made = endpoint.room.jobs.get(g.key.id, named.id)
+            if made.payload != json.loads(json.dumps(payload)):
+                raise mismatch() from None
     return json_response({"job_id": made.id, "status": shown(made)["status"]}, 202)
 
 

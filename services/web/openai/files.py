@@ -78,8 +78,8 @@ class Files(Endpoint):
         g.raw_body = form.raw
         purpose = dict(form.texts).get("purpose")
         if purpose != "batch":
-            raise BadRequest(f"purpose should be batch, not {str(purpose)[:40]!r}: files are for batches here",
-                             param="purpose")
+            told = "is missing: it should be batch" if purpose is None else f"should be batch, not {purpose[:40]!r}"
+            raise BadRequest(f"purpose {told}; files are for batches here", param="purpose")
         if len(form.files) != 1:
             raise BadRequest("the form should have one file, in the field file", param="file")
         file = form.files[0]
@@ -111,18 +111,18 @@ def find(endpoint: Endpoint, id: str) -> tuple[Upload, bytes]:
     """The upload that the file is, or is of; and which of its lines (OK, FAILED; b"": it is all of them)."""
     for ending, mark in MARKS.items():
         if id.endswith(ending):
-            batch = _get(endpoint, "batch_" + id.removeprefix("file-").removesuffix(ending), BATCH, id)
-            return batch, mark
-    return _get(endpoint, id, FILE, id), b""
+            batch = "batch_" + id.removeprefix("file-").removesuffix(ending)
+            return _get(endpoint, batch, BATCH, not_found(id)), mark
+    return _get(endpoint, id, FILE, not_found(id)), b""
 
 
-def _get(endpoint: Endpoint, id: str, kind: str, named: str) -> Upload:
+def _get(endpoint: Endpoint, id: str, kind: str, missing: NotFound) -> Upload:
     try:
         found = endpoint.room.uploads.get(None if g.key.is_master else g.key.id, id)
     except NotFound:
-        raise not_found(named) from None
+        raise missing from None
     if found.kind != kind:
-        raise not_found(named)
+        raise missing
     return found
 
 
@@ -157,7 +157,9 @@ def page(endpoint: Endpoint, kind: str, query: PageQuery, shape: Callable[[Uploa
     """A page of uploads in OpenAI's shape; `none`: one of nothing."""
     uploads, owner = endpoint.room.uploads, None if g.key.is_master else g.key.id
     limit = min(max(int(query.limit or PAGE), 1), 10_000)
-    before = uploads.get(owner, query.after).number if query.after else None
+    after = query.after or ""
+    missing = NotFound(f"after: there is no {kind} {after[:80]!r}", code=f"{kind}_not_found", param="after")
+    before = _get(endpoint, after, kind, missing).number if after else None
     there = [] if none else uploads.all(owner, kind, limit + 1, before)
     data = [shape(one) for one in there[:limit]]
     return {"object": "list", "data": data, "has_more": len(there) > limit,
