@@ -16,14 +16,16 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
-from auth.keys import Key, Keys
-from services.errors import BadRequest, Forbidden, NotFound
+from auth.keys import Keys
+from services.errors import BadRequest, Forbidden, NotFound, RunnerCrashed, Unavailable
 from services.jobs.executor import Handler, Later, Tell
 from services.jobs.requests import Door, Reply, Request, live
-from services.store.jobs import Job
+from services.store.jobs import MAX_DELAY, Job
 from services.store.uploads import Upload, UploadStore
 
 log = logging.getLogger("parley.jobs")
@@ -36,7 +38,7 @@ LANES = 8                   # lines at once
 SLICE = 60.0                # seconds after which others have a turn
 BEAT = 1.0
 PAUSES = (429, 503)         # statuses after which a line is asked again
-PATIENCE = 3600.0           # seconds that one line waits to be let in
+CRASHES = 3                 # of the runner over one line, which may be why
 DAY = 86400.0               # the window in which a batch is to be complete
 
 
@@ -89,6 +91,10 @@ def _bad(number: int, what: str) -> BadRequest:
     return BadRequest(f"line {number} of the file: {what}", code="bad_batch", param="input_file_id", line=number)
 
 
+def _is_crash(reply: Reply) -> bool:
+    return reply.status == RunnerCrashed.status and bool(reply.body["error"].get("code") == RunnerCrashed.code)
+
+
 @dataclass(frozen=True)
 class Counts:
     total: int
@@ -108,21 +114,31 @@ def output(uploads: UploadStore, batch: Upload, mark: bytes) -> Iterator[bytes]:
 
 
 def handler(uploads: UploadStore, keys: Keys, door: Door, seconds: float = SLICE) -> Handler:
-    """Does jobs of the type BATCH, whose payload is {"batch": id}, for so many seconds at a time."""
+    """Does jobs of the type BATCH, whose payload is {"batch": id}, for so many seconds at a time. It has a day: what
+    does not work for a while, ends none."""
     def handle(job: Job, tell: Tell) -> dict[str, Any]:
-        return _Batch(uploads, live(keys, job.owner), door, job.payload["batch"], tell, seconds).work()
+        try:
+            return _Batch(uploads, keys, door, job, tell, seconds).work()
+        except Unavailable as error:
+            if time.time() > job.created + DAY:
+                raise
+            log.warning("batch %s of %s goes on later: %s", job.id, job.owner, error.message)
+            raise Later(min(error.retry_after or BEAT, MAX_DELAY), counted=False, back=True) from None
     return handle
 
 
 class _Batch:
     """One attempt at a batch, or one slice of it."""
 
-    def __init__(self, uploads: UploadStore, key: Key, door: Door, id: str, tell: Tell, seconds: float) -> None:
-        self._uploads, self._key, self._door, self._tell = uploads, key, door, tell
+    def __init__(self, uploads: UploadStore, keys: Keys, door: Door, job: Job, tell: Tell, seconds: float) -> None:
+        self._uploads, self._keys, self._door, self._tell = uploads, keys, door, tell
+        self._owner = live(keys, job.owner).id
         self._until = time.monotonic() + seconds
+        self._pause = 0.0                           # seconds until a line may be let in that was not
+        self._crashed = threading.Lock()            # held over a line that was there when the runner crashed
         self._gone = threading.Event()              # nobody wants it any more
         try:
-            self._record = uploads.get(key.id, id)
+            self._record = uploads.get(self._owner, job.payload["batch"])
         except NotFound:
             raise Forbidden("the batch was deleted", code="batch_deleted") from None
         self._endpoint: str = self._record.about["endpoint"]
@@ -131,61 +147,90 @@ class _Batch:
     def work(self) -> dict[str, Any]:
         """The job's result when all lines are done; `Later` when some are left."""
         about = self._note(in_progress_at=self._record.about.get("in_progress_at") or int(time.time()))
-        lines = lines_of(b"".join(self._uploads.pieces(self._key.id, about["input_file_id"])), self._endpoint)
-        there = {json.loads(piece[1:])["custom_id"] for piece in self._uploads.pieces(self._key.id, self._record.id)}
+        lines = lines_of(self._input(about["input_file_id"]), self._endpoint)
+        there = {json.loads(piece[1:])["custom_id"] for piece in self._uploads.pieces(self._owner, self._record.id)}
         left = [line for line in lines if line.custom_id not in there]
         self._done = len(there)
         self._tell(self._done, len(lines))
         if time.time() > self._record.created + DAY:
             self._expire(left)
         elif not self._all(left, len(lines)):
-            raise Later(0.0, counted=False)
+            day = self._record.created + DAY - time.time()
+            raise Later(max(min(self._pause, day, MAX_DELAY), 0.0), counted=False, back=True)
         counts = counted(self._uploads, self._record)
         self._note(completed_at=int(time.time()))
         return {"text": f"{counts.completed} of {counts.total} requests were answered", "completed": counts.completed,
                 "failed": counts.failed}
 
+    def _input(self, id: str) -> bytes:
+        try:
+            self._uploads.get(self._owner, id)
+        except NotFound:
+            raise Forbidden("its input file was deleted before all of it was answered", code="file_deleted") from None
+        return b"".join(self._uploads.pieces(self._owner, id))
+
     def _note(self, **facts: Any) -> dict[str, Any]:
-        return self._uploads.change(self._key.id, self._record.id, lambda about: {**about, **facts}).about
+        return self._uploads.change(self._owner, self._record.id, lambda about: {**about, **facts}).about
 
     def _all(self, lines: Sequence[Line], total: int) -> bool:
         """Whether all lines were answered before the slice was over."""
         left = iter(lines)
-        running: set[Future[None]] = set()
+        before = self._done
+        running: set[Future[bool]] = set()
         with ThreadPoolExecutor(LANES, thread_name_prefix="batch") as pool:
             try:
                 while True:
                     while len(running) < LANES and time.monotonic() < self._until and (line := next(left, None)):
                         running.add(pool.submit(self._one, line))
                     if not running:
-                        return next(left, None) is None
+                        return self._done - before == len(lines)
                     done, running = wait(running, BEAT, FIRST_COMPLETED)
-                    for one in done:
-                        one.result()
-                    self._done += len(done)
+                    self._done += sum(one.result() for one in done)
                     self._tell(self._done, total)
             finally:
                 self._gone.set()
 
-    def _one(self, line: Line) -> None:
+    def _one(self, line: Line) -> bool:
+        """Whether the line was answered."""
         reply = self._asked(line)
-        went_well = reply.status < 400
+        if reply is None:
+            return False
         told = {"id": f"batch_req_{uuid.uuid4().hex}", "custom_id": line.custom_id, "response": {
             "status_code": reply.status, "request_id": reply.request_id, "body": reply.body}, "error": None}
-        self._keep(OK if went_well else FAILED, told)
+        self._keep(OK if reply.status < 400 else FAILED, told)
+        return True
 
-    def _asked(self, line: Line) -> Reply:
-        """The answer to a line, once the key's limits and the server's queue let it in."""
-        until = time.monotonic() + PATIENCE
-        request = Request(self._key, self._endpoint, line.body)
+    def _asked(self, line: Line) -> Reply | None:
+        """The answer to a line, once the key's limits and the server's queue let it in; None when that is not before
+        the slice is over, which it is then."""
+        with ExitStack() as alone:
+            for crashes in count(1):
+                reply = self._let_in(line)
+                if reply is None or not _is_crash(reply) or crashes == CRASHES:
+                    return reply
+                if crashes == 1:
+                    alone.enter_context(self._crashed)      # who is no reason for it shall not be in the next one
+                self._rest(reply.retry_after or BEAT)
+        raise AssertionError("counted without an end")
+
+    def _let_in(self, line: Line) -> Reply | None:
+        """As `_asked`, but a crash of the runner is an answer, too."""
         while True:
-            reply = self._door(request, self._check)
-            if reply.status not in PAUSES or reply.retry_after is None or time.monotonic() > until:
+            self._check()
+            reply = self._door(Request(live(self._keys, self._owner), self._endpoint, line.body), self._check)
+            if reply.status not in PAUSES or reply.retry_after is None or _is_crash(reply):
                 return reply
-            resume = time.monotonic() + max(reply.retry_after, BEAT)
-            while time.monotonic() < resume:
-                self._check()
-                time.sleep(min(BEAT, max(resume - time.monotonic(), 0.0)))
+            seconds = max(reply.retry_after, BEAT)
+            if time.monotonic() + seconds > self._until:
+                self._pause, self._until = seconds, 0.0
+                return None
+            self._rest(seconds)
+
+    def _rest(self, seconds: float) -> None:
+        resume = time.monotonic() + seconds
+        while (left := resume - time.monotonic()) > 0:
+            self._check()
+            time.sleep(min(BEAT, left))
 
     def _check(self) -> None:
         if self._gone.is_set():
@@ -198,5 +243,5 @@ class _Batch:
         self._note(expired_at=int(time.time()))
 
     def _keep(self, mark: bytes, told: dict[str, Any]) -> None:
-        self._uploads.append(self._key.id, self._record.id,
+        self._uploads.append(self._owner, self._record.id,
                              mark + json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")

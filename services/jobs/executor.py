@@ -29,11 +29,12 @@ PATIENCE = 3600.0           # seconds after which a job that could not be begun 
 
 
 class Later(Exception):
-    """A handler's: not now, but in `delay` seconds anew. `counted`: as an attempt, of which there are so many."""
+    """A handler's: not now, but in `delay` seconds anew. `counted`: as an attempt, of which there are so many. `back`:
+    behind the jobs that wait now."""
 
-    def __init__(self, delay: float, counted: bool = True) -> None:
+    def __init__(self, delay: float, counted: bool = True, back: bool = False) -> None:
         super().__init__(f"again in {delay:g} s")
-        self.delay, self.counted = delay, counted
+        self.delay, self.counted, self.back = delay, counted, back
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ class Executor:
         except JobLost:
             log.info("job %s of %s was stopped", run.job.id, run.job.owner)
         except Later as later:
-            self._say(run, partial(self._store.release, run.job, later.delay, counted=later.counted))
+            self._say(run, partial(self._store.release, run.job, later.delay, counted=later.counted, back=later.back))
         except ParleyError as error:
             self._failed(run, error)
         except Exception as error:

@@ -9,12 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from services.errors import BadRequest, Forbidden
+from services.errors import BadRequest, Forbidden, Unavailable
 from services.jobs import batches
 from services.jobs.batches import BATCH, FAILED, FILE, OK, Counts, counted, handler, lines_of, output
 from services.jobs.executor import Later
 from services.jobs.requests import Reply
-from services.store.jobs import Job, JobLost
+from services.store.jobs import MAX_DELAY, Job, JobLost
 from services.store.uploads_sqlite import SqliteUploads
 
 CHAT = "/v1/chat/completions"
@@ -45,8 +45,10 @@ def test_too_many_lines_are_refused(monkeypatch):
 
 
 class Keys:
+    revoked = None
+
     def get(self, owner):
-        return SimpleNamespace(id=owner, revoked_at=None, ends=lambda: time.time() + 60)
+        return SimpleNamespace(id=owner, revoked_at=self.revoked, ends=lambda: time.time() + 60)
 
 
 class Door:
@@ -65,13 +67,13 @@ class Door:
 
 class House:
     def __init__(self, folder, *ids):
-        self.uploads, self.door, self.told = SqliteUploads(folder), Door(), []
+        self.uploads, self.keys, self.door, self.told = SqliteUploads(folder), Keys(), Door(), []
         self.uploads.put("k1", "file-1", FILE, {"name": "in.jsonl"}, [b"\n".join(map(line, ids))])
         self.uploads.put("k1", "batch_1", BATCH, {"input_file_id": "file-1", "endpoint": CHAT, "total": len(ids)})
 
     def work(self, seconds=60.0, tell=None):
-        job = Job(owner="k1", type=BATCH, payload={"batch": "batch_1"})
-        return handler(self.uploads, Keys(), self.door, seconds)(job, tell or (lambda *told: self.told.append(told)))
+        job = Job(owner="k1", type=BATCH, payload={"batch": "batch_1"}, created=time.time())
+        return handler(self.uploads, self.keys, self.door, seconds)(job, tell or (lambda *told: self.told.append(told)))
 
     @property
     def batch(self):
@@ -142,7 +144,7 @@ def test_who_is_told_to_wait_waits(house, monkeypatch):
 
 def test_a_line_that_waits_ends_with_its_batch(house, monkeypatch):
     monkeypatch.setattr(batches, "BEAT", 0.01)
-    house.door.replies["a"] = lambda check: Reply(429, {"error": {}}, "", 600.0)
+    house.door.replies["a"] = lambda check: Reply(429, {"error": {}}, "", 50.0)
 
     def lost(done, _total):
         if done == 11:
@@ -158,7 +160,74 @@ def test_after_a_day_what_is_left_has_expired(house, monkeypatch):
     assert house.lines(FAILED)[0]["error"]["code"] == "batch_expired" and "expired_at" in house.batch.about
 
 
+def test_a_batch_whose_file_was_deleted_says_so(house):
+    house.uploads.delete("k1", "file-1")
+    with pytest.raises(Forbidden, match="its input file was deleted"):
+        house.work()
+
+
 def test_a_batch_that_was_deleted_ends(house):
     house.uploads.delete("k1", "batch_1")
     with pytest.raises(Forbidden, match="was deleted"):
         house.work()
+
+
+def test_who_is_told_to_wait_for_long_waits_without_a_place(house):
+    house.door.replies["b"] = lambda check: Reply(429, {"error": {}}, "", 20 * 3600.0)
+    with pytest.raises(Later) as caught:
+        house.work()
+    assert caught.value.delay == MAX_DELAY and caught.value.back and not caught.value.counted
+    done = len(house.lines())
+    assert done == len(house.door.asked) - 1 and "completed_at" not in house.batch.about
+    del house.door.replies["b"]
+    assert house.work()["completed"] == 12
+
+
+def test_a_line_that_kills_the_runner_is_given_up_and_others_are_not(house, monkeypatch):
+    monkeypatch.setattr(batches, "BEAT", 0.01)
+    running, crashed = [], []
+
+    def innocent(name):
+        def answer(check):
+            running.append(name)
+            deadline = time.monotonic() + 0.05
+            try:
+                while time.monotonic() < deadline:
+                    if len(crashed) == 1 and name in crashed[0]:
+                        crashed[0].remove(name)
+                        return Reply(503, {"error": {"code": "runner_crashed"}}, "", 0.01)
+                    time.sleep(0.005)
+            finally:
+                running.remove(name)
+            return Reply(200, {})
+        return answer
+
+    killed = []
+
+    def poison(check):
+        killed.append(1)
+        if not crashed:
+            time.sleep(0.02)
+            crashed.append([*running])
+        return Reply(503, {"error": {"code": "runner_crashed"}}, "", 0.01)
+    house.door.replies = {id: innocent(id) for id in "bcdefghijkl"} | {"a": poison}
+    assert house.work() == {"text": "11 of 12 requests were answered", "completed": 11, "failed": 1}
+    assert len(killed) == batches.CRASHES and house.lines(FAILED)[0]["custom_id"] == "a"
+
+
+def test_a_batch_of_a_key_that_ended_ends_at_its_next_line(house):
+    house.door.replies["b"] = lambda check: setattr(house.keys, "revoked", 1.0) or Reply(200, {})
+    with pytest.raises(Forbidden, match="has ended"):
+        house.work()
+    assert len(house.door.asked) <= batches.LANES + 1
+
+
+def test_an_outage_ends_no_batch_of_this_day(house):
+    def away(check):
+        raise Unavailable("Redis is away", retry_after=2)
+    house.door.replies["b"] = away
+    with pytest.raises(Later) as caught:
+        house.work()
+    assert caught.value.delay == 2 and caught.value.back and not caught.value.counted
+    del house.door.replies["b"]
+    assert house.work()["completed"] == 12

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -185,7 +186,7 @@ def test_what_never_has_room_is_given_up(store, started, monkeypatch):
 
 def test_what_crashes_its_runner_has_so_many_attempts(store, started, monkeypatch):
     waits = []
-    monkeypatch.setattr(store, "release", lambda job, delay=0.0, counted=False: (
+    monkeypatch.setattr(store, "release", lambda job, delay=0.0, counted=False, back=False: (
         waits.append((delay, counted)), SqliteJobs.release(store, job, 0.0, counted=counted)))
 
     def handle(job, tell):
@@ -206,6 +207,21 @@ def test_a_handler_may_ask_for_another_time(store, started):
     put(store, "a")
     started({"echo": handle})
     assert ended(store, "a").result == 3
+
+
+def test_a_handler_may_let_others_have_a_turn(store, started):
+    done = []
+
+    def handle(job, tell):
+        done.append(job.id)
+        if job.id == "slow" and done.count("slow") < 3:
+            raise Later(0.0, counted=False, back=True)
+
+    for id in ("slow", "a", "b"):
+        put(store, id)
+    started({"echo": handle}, replace(QUICK, concurrency=1))
+    assert ended(store, "slow").attempts == 1
+    assert done.index("a") < 3 and done[-1] == "slow"
 
 
 def test_a_suspect_runs_alone(store, started):
