@@ -58,7 +58,7 @@ class Guard:
         """Where `url` may be connected to: all of its host's addresses, or `BadRequest` (`url_blocked`) if any of them
         is none to be asked (row R7). They are resolved once; a connection is made to nothing else."""
         if url.port not in self._ports:
-            _blocked(url, f"port {url.port} is not one of {', '.join(map(str, sorted(self._ports)))}")
+            _blocked(url, f"port {url.port} is not one of {', '.join(map(str, sorted(self._ports)))} (FETCH_PORTS)")
         if self._denied.has_host(url.host):
             _blocked(url, "this server's operator has excluded the host")
         found = [url.address] if url.address else self._found(url, until)

@@ -116,7 +116,7 @@ class Indexer:
         try:
             model, known = self.choose(about.profile, None)
         except NotFound as error:
-            raise _changed(name, about, f"there is no such profile any more ({error.message})") from None
+            raise _changed(name, about, f"that profile cannot be used any more ({error.message})") from None
         if known != about.fingerprint:
             raise _changed(name, about, f"that profile's model is {Path(model.spec.model).name} now, another "
                                        "file or with another prefix")
