@@ -55,7 +55,8 @@ def build(settings: Settings, control: str, authkey: bytes, worker: str, open_do
 
 
 def work(open_door: OpenDoor) -> int:
-    """Do jobs until told to end; the exit status. Runs in its own process only."""
+    """Do jobs until told to end; the exit status, where it cannot begin. Runs in its own process only, and ends it:
+    Python would wait for a pool's threads, also those that hang."""
     try:
         settings = settings_module.load()
         logs.setup(settings.log_level, settings.debug)
@@ -68,7 +69,9 @@ def work(open_door: OpenDoor) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: executor.stop(settings.drain_timeout))
     threading.Thread(target=_end_with_parent, args=(executor,), name="parent", daemon=True).start()
-    return 0 if executor.run() else STUCK
+    status = 0 if executor.run() else STUCK
+    logging.shutdown()
+    os._exit(status)
 
 
 def _end_with_parent(executor: Executor) -> None:
