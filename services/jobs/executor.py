@@ -26,6 +26,7 @@ CALLBACKS = 2               # deliveries at once, beside the jobs
 SUSPECT = 3                 # the attempt from which on a job runs alone: others shall not die with it
 BUSY_WAIT = 60.0            # seconds at most between two attempts of what could not be begun
 PATIENCE = 3600.0           # seconds after which a job that could not be begun is given up
+REMEMBERED = 10_000         # jobs that could not be begun
 
 
 class Later(Exception):
@@ -84,6 +85,8 @@ class Executor:
         self._rules = rules
         self._runs: list[Run] = []
         self._suspect: Run | None = None        # taken, waits until it is alone
+        self._refused: dict[int, float] = {}    # jobs that could not be begun by their numbers: since when
+        self._lock = threading.Lock()           # guards _refused
         self._housed = float("-inf")
         self._drain = 0.0
         self._stopping = threading.Event()
@@ -121,7 +124,8 @@ class Executor:
     # ------------------------------------------------------------ signs of life
 
     def _beat(self) -> None:
-        self._runs = [run for run in self._runs if run.thread is None or run.thread.is_alive()]
+        self._runs = [run for run in self._runs
+                      if (run.over is None if run.thread is None else run.thread.is_alive())]
         now = time.monotonic()
         for run in self._runs:
             if self._takes_long(run, now):
@@ -171,7 +175,8 @@ class Executor:
     def _take(self) -> bool:
         """Begin one job; whether one was there."""
         if self._suspect is not None and all(run is self._suspect or run.job.type == CALLBACK for run in self._runs):
-            self._start(self._suspect)
+            if self._suspect.over is None:
+                self._start(self._suspect)
             self._suspect = None
         types = self._types()
         job = self._store.take(self._worker, types, self._rules.lease) if types else None
@@ -212,13 +217,13 @@ class Executor:
     def _failed(self, run: Run, error: ParleyError) -> None:
         """Try again what may go better: at once counted where the job itself may be why, else when there is room."""
         job = run.job
-        waited = max(time.time() - job.created, 0.0)
         if self._stopping.is_set() and isinstance(error, Unavailable):
             self._say(run, partial(self._store.release, job))       # the engine ends, too
             return
         if isinstance(error, RunnerCrashed):
             delay = 2.0 ** job.attempts if job.attempts < self._rules.attempts else None
         elif isinstance(error, Unavailable | TooManyRequests) and not isinstance(error, QuotaSpent):
+            waited = self._waited(job)
             delay = min(max(error.retry_after or 1.0, waited / 5), BUSY_WAIT) if waited < PATIENCE else None
         else:
             delay = None
@@ -228,6 +233,15 @@ class Executor:
         log.info("job %s of %s is tried again in %.0f s: %s", job.id, job.owner, delay, error.message)
         counted = isinstance(error, RunnerCrashed)
         self._say(run, partial(self._store.release, job, delay, counted=counted))
+
+    def _waited(self, job: Job) -> float:
+        """Seconds since this executor could not begin the job for the first time: how long it stood in the queue is no
+        reason to give it up."""
+        now = time.monotonic()
+        with self._lock:
+            if len(self._refused) >= REMEMBERED and job.number not in self._refused:
+                del self._refused[next(iter(self._refused))]
+            return now - self._refused.setdefault(job.number, now)
 
     def _fail(self, run: Run, reason: str, code: str | None) -> None:
         self._say(run, partial(self._store.finish, run.job, ERROR, reason, code or ParleyError.code))

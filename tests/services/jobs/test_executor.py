@@ -1,5 +1,6 @@
 """The executor over a SQLite store, with handlers of the test's own."""
 
+import sqlite3
 import threading
 import time
 from dataclasses import replace
@@ -245,6 +246,51 @@ def test_a_suspect_runs_alone(store, started):
     for n in range(6):
         ended(store, f"j{n}")
     assert together["suspect"] == {"suspect"} and store.get("k1", "suspect").state == SUCCESS
+
+
+def test_a_suspect_that_is_cancelled_while_it_waits_is_not_begun(store):
+    begun, gate = [], threading.Event()
+
+    def handle(job, tell):
+        begun.append(job.id)
+        gate.wait(PATIENCE)
+
+    put(store, "long")
+    executor = Executor(store, {"echo": handle}, "w", replace(QUICK, beat=0.0, stuck=0.05))
+    executor.step()
+    put(store, "suspect")
+    for _ in range(2):
+        store.release(store.take("w", ["echo"], 5.0), counted=True)
+    executor.step()
+    assert store.get("k1", "suspect").state == RUNNING
+    store.cancel("k1", "suspect")
+    executor.step()
+    time.sleep(0.06)
+    put(store, "next")
+    gate.set()
+    ended(store, "long")
+
+    def done():
+        executor.step()
+        assert not executor._stuck()
+        return store.get("k1", "next").state == SUCCESS
+    until(done)
+    assert begun == ["long", "next"]
+
+
+def test_what_waited_for_long_in_the_queue_is_not_given_up_for_that(store, started):
+    tries = []
+
+    def handle(job, tell):
+        tries.append(1)
+        if len(tries) < 3:
+            raise Unavailable("busy", retry_after=0.01)
+
+    put(store, "a")
+    with sqlite3.connect(store.path) as db:
+        db.execute("UPDATE jobs SET created = created - 7200")
+    started({"echo": handle})
+    assert ended(store, "a").state == SUCCESS
 
 
 def test_a_stop_gives_the_running_jobs_back_at_once_and_uncounted(store, started):
