@@ -3,6 +3,7 @@ import { forgetKey, get, keepKey, key, onRefused } from "./api.js";
 import { Conversation } from "./chat.js";
 import { button, el, say } from "./dom.js";
 import { firstSteps } from "./first.js";
+import { operate } from "./operate.js";
 import { Sessions } from "./sessions.js";
 
 const app = document.getElementById("app");
@@ -47,7 +48,7 @@ async function choices() {
 
 async function start(who) {
     const [{ those, embeds }, bases] = await Promise.all([choices(), get("/knowledge").then((found) => found.bases, () => [])]);
-    const conversation = new Conversation(those, embeds, bases, (id) => sessions.used(id),
+    const conversation = new Conversation(those, embeds, bases, (id, anew) => sessions.used(id, anew),
         (ask) => firstSteps(who, those, ask));
     const sessions = new Sessions(who, (id) => conversation.open(id), () => conversation.begin(),
         (id) => conversation.forget(id));
@@ -62,6 +63,7 @@ async function start(who) {
         el("header", {}, menu, el("h1", {}, "Parley"), conversation.chooser,
             el("span", { className: "who", title: who.id ?? "" }, who.name ?? ""), button("Sign out", leave)),
         el("div", { className: "columns" }, sessions.node, conversation.node), said);
+    operate(app, who);
     onRefused((why) => {
         conversation.stop();
         signIn(why);

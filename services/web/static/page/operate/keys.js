@@ -1,0 +1,86 @@
+// The keys: what each may do and has used; made, given a new secret, revoked.
+import { call, get, keepKey, post } from "./api.js";
+import { button, confirmed, el, say } from "./dom.js";
+import { counted, figures } from "./figures.js";
+import { keyForm } from "./keyform.js";
+import { chosen, field, moment, number, options, table, tried } from "./parts.js";
+
+export async function show(place, who) {
+    const secret = el("section", { className: "secret", "aria-live": "polite" });
+    const keys = table("Keys", ["Name", "May", "Profiles", "Limits", "Used", "Expires", "Actions"], (one) => one.id, row,
+        "There are no keys.");
+    const load = async () => {
+        const [found, used] = await Promise.all([get("/auth/keys"), usage(who)]);
+        keys.fill(found.keys.map((one) => ({ ...one, used: used(one.id) })));
+    };
+
+    function row(one) {
+        const over = one.revoked_at || (one.expires_at && new Date(one.expires_at) < new Date());
+        const acts = over ? [el("span", { className: "hint" }, one.revoked_at ? "revoked" : "expired")] : [
+            button("Rotate", () => rotate(one), { "aria-label": `Rotate ${one.name || one.id}` }),
+            one.master ? null : button("Revoke", () => revoke(one), { "aria-label": `Revoke ${one.name || one.id}` })];
+        return [[one.name || "(no name)", el("small", {}, `${one.id}${one.id === who.id ? " · signed in with it" : ""}`)],
+            one.scopes.join(", "), one.profiles?.join(", ") ?? "all", limits(one), one.used,
+            one.expires_at ? moment(one.expires_at) : "never", el("div", { className: "acts" }, ...acts)];
+    }
+
+    async function rotate(one) {
+        const asked = await chosen(`A new secret for “${one.name || one.id}”`, [field("The old one goes on to work for",
+            el("select", { name: "grace" }, ...options(["0", "no time"], ["3600", "an hour"], ["86400", "a day"],
+                ["604800", "a week"])))], "Rotate");
+        if (!asked) return;
+        await tried(async () => {
+            const made = await post(`/auth/keys/${encodeURIComponent(one.id)}/rotate`,
+                { grace_seconds: Number(asked.grace.value) });
+            if (one.id === who.id) keepKey(made.key);
+            reveal(secret, made);
+            await load();
+        });
+    }
+
+    async function revoke(one) {
+        if (!await confirmed(`Revoke “${one.name || one.id}”? It stops working at once, for good.`, "Revoke")) return;
+        if (await tried(() => call("DELETE", `/auth/keys/${encodeURIComponent(one.id)}`))) {
+            say("Revoked");
+            await tried(load);
+        }
+    }
+
+    await load();
+    place.append(secret, keys.node, keyForm(who, async (made) => {
+        reveal(secret, made);
+        await load();
+    }));
+    if (!who.scopes.includes("admin")) {
+        place.append(el("p", { className: "hint" }, "What other keys have used is told to keys with the scope admin."));
+    }
+}
+
+/** The secret, until it is put away: no later answer of the server has it. */
+function reveal(place, made) {
+    const text = el("code", { tabIndex: 0, "aria-label": "Secret" }, made.key);
+    const copy = button("Copy", () => navigator.clipboard.writeText(made.key).then(() => say("Copied"),
+        () => say("The browser does not let this page copy: select it and copy", "error")), { className: "primary" });
+    place.replaceChildren(el("p", {}, `The secret of “${made.name || made.id}”. It is shown this once: copy it now.`),
+        text, copy, button("Done", () => place.replaceChildren()));
+    place.scrollIntoView({ block: "nearest" });
+    copy.focus();
+}
+
+function limits(one) {
+    const told = [[one.requests_per_minute, "requests/min"], [one.max_parallel, "at once"], [one.tokens_per_minute, "tokens/min"],
+        [one.token_budget?.tokens, one.token_budget?.per === "total" ? "tokens in all" : `tokens a ${one.token_budget?.per}`]]
+        .filter(([value]) => value).map(([value, unit]) => `${number(value)} ${unit}`);
+    return [...told, ...(one.weight === 1 ? [] : [`weight ${one.weight}`])].join(", ") || "none";
+}
+
+/** What each key has used since the server's start, from /metrics; without the scope for it only the own key's. */
+async function usage(who) {
+    const text = (requests, tokens) => `${number(requests)} requests, ${number(tokens)} tokens`;
+    if (!who.scopes.includes("admin")) {
+        const own = (await get("/auth")).usage;
+        return (id) => id === who.id ? text(own.requests, own.prompt_tokens + own.completion_tokens) : "–";
+    }
+    const found = await figures();
+    return (id) => text(counted(found, "parley_key_requests_total", { key: id }), counted(found, "parley_key_tokens_total", { key: id }));
+}

@@ -1,0 +1,91 @@
+// The models: files, what is loaded and how it does, the switch from one to another, the profiles, and getting more.
+import { get, post } from "./api.js";
+import { el } from "./dom.js";
+import { gallery } from "./gallery.js";
+import { field, form, number, options, size, table, watch } from "./parts.js";
+
+export async function show(place, who) {
+    const loaded = table("Loaded", ["Model", "State", "Profiles", "Memory", "Slots", "Users", "Tokens/s", "Unloads"],
+        (one) => `${one.model} ${one.profiles}`, loadedRow, "Nothing is loaded: the first question loads the selected model.");
+    const files = table("Files", ["File", "Profiles", "Loaded"], (one) => one.file, (one) => [one.file,
+        one.profiles.join(", ") || "none", one.loaded ? "yes" : "no"], "There are no model files: get one below.");
+    const profiles = table("Profiles of config.json", ["Profile", "Model", "Window", "Answer at most", "Temperature", "All"],
+        (one) => one.name, profileRow, "config.json has no profiles.");
+    const now = el("p", { role: "status" });
+    const change = who.scopes.includes("models:switch") ? switching(now)
+        : el("p", { className: "hint" }, "Serving another model needs the scope models:switch.");
+    const look = async () => {
+        const found = await get("/models");
+        const named = Object.entries(found.profiles);
+        loaded.fill(found.loaded);
+        files.fill(found.models.map((file) => ({ file, loaded: found.loaded.some((one) => one.model === file),
+            profiles: named.filter(([, one]) => one.model === file).map(([name]) => name) })));
+        profiles.fill(named.map(([name, one]) => ({ ...one, name, selected: name === found.selected })));
+        const selected = `Selected: ${found.selected ?? "none"}${found.profiles[found.selected] ? `, ${found.profiles[found.selected].model}` : ""}`;
+        if (now.textContent !== selected) now.textContent = selected;
+        change.offer?.(found);
+    };
+    place.append(now, loaded.node, change, files.node, profiles.node,
+        el("p", { className: "hint" }, "Profiles are edited in DATA_DIR/config.json, which the server reads again by itself; ",
+            el("code", {}, "main.py doctor"), " checks it."), gallery(who, () => look()));
+    await watch(place, 2, look);
+}
+
+function loadedRow(one) {
+    const stats = one.stats ?? {};
+    const state = one.reason ? `${one.state}: ${one.reason}` : one.state;
+    return [[one.model, el("small", {}, one.selected ? "selected" : "", one.replicas > 1 ? ` ${one.replicas} processes` : "")],
+        one.restarts ? `${state} (restarted ${one.restarts}×)` : state, one.profiles.join(", "),
+        one.memory_bytes ? size(one.memory_bytes) : `about ${size(one.estimated_bytes)}`,
+        stats.slots ? `${stats.running} of ${stats.slots} busy, ${stats.waiting} wait` : "–", number(one.users),
+        one.tokens_per_second.toFixed(1), one.unload_seconds === null ? "no" : `in ${Math.round(one.unload_seconds)} s`];
+}
+
+function profileRow(one) {
+    const { name, selected, warnings, ...values } = one;
+    return [[name, el("small", {}, selected ? "selected" : "", ...(warnings ?? []).map((said) => ` ${said}`))], one.model,
+        `${number(one.n_ctx)} tokens`, `${number(one.max_tokens)} tokens`, one.embedding ? "embedding" : String(one.temperature ?? "–"),
+        el("details", {}, el("summary", { "aria-label": `All of ${name}` }, "All"),
+            el("pre", { tabIndex: 0 }, JSON.stringify(values, null, 2)))];
+}
+
+/** The form that serves another model. Both go on to answer until the new one has; a failure leaves the old one. */
+function switching(now) {
+    const model = el("select", { name: "model" });
+    const profile = el("select", { name: "model_config" });
+    const bar = el("progress", { hidden: true, "aria-label": "Switching" });
+    const told = el("p", { className: "hint", role: "status" });
+    let offered = "";
+    const node = form("Serve another model", [field("Model", model), field("Profile", profile)], "Switch", async () => {
+        const began = Date.now();
+        const tell = () => { told.textContent = `Loading ${model.value}; until it has answered, the model before goes on. ` +
+            `${Math.round((Date.now() - began) / 1000)} s`; };
+        const ticking = setInterval(tell, 5000);
+        tell();
+        bar.hidden = false;
+        try {
+            const done = await post("/models/model", { model: model.value, model_config: profile.value });
+            told.textContent = `${done.model} answers now, with the profile ${done.profile}.`;
+            now.textContent = "";
+        } catch (error) {
+            told.textContent = "";
+            throw error;
+        } finally {
+            clearInterval(ticking);
+            bar.hidden = true;
+        }
+    });
+    node.append(bar, told);
+    node.offer = (found) => {
+        const names = Object.keys(found.profiles).filter((name) => !found.profiles[name].embedding);
+        const offer = JSON.stringify([found.models, names]);
+        if (offer === offered) return;
+        const kept = [model.value || found.profiles[found.selected]?.model, profile.value || found.selected];
+        offered = offer;
+        model.replaceChildren(...options(...found.models.map((one) => [one])));
+        profile.replaceChildren(...options(...names.map((one) => [one])));
+        [model, profile].forEach((list, at) => { if ([...list.options].some((one) => one.value === kept[at])) list.value = kept[at]; });
+    };
+    profile.addEventListener("change", () => { told.textContent = ""; });
+    return node;
+}
