@@ -96,6 +96,7 @@ class _Answer:
         self.logprobs: list[Logprob] = []
         self.warnings: list[str] = []
         self.citations: tuple[dict[str, Any], ...] | None = None
+        self.stored = False                 # whether the question is
         self.selected = False               # whether the profile is the one that config.json selects
         self.keep = 0.0                     # seconds that its runner stays loaded without use
         self.deadline = time.monotonic() + chat.settings.request_timeout
@@ -189,8 +190,12 @@ class _Answer:
         self.citations = ()
         if not asked.asks:      # results of tools: what asked for them had its references
             return ()
-        question = self.ask.prompt or asked.text
-        return (yield from self.chat.grounding.references(self.ask, question, self.chat.answer, self._check_time))
+        grounding, question = self.chat.grounding, self.ask.prompt or asked.text
+        if self.ask.search is None:
+            return grounding.found(self.ask, question, self._check_time)
+        places = grounding.places(self.ask)
+        self._store_question(asked)     # the model is asked from here on
+        return (yield from grounding.chosen(self.ask, question, places, self.chat.answer, self._check_time))
 
     def _grounded(self, profile: Profile, lease: Lease, asked: Asked, references: Sequence[Reference]) -> Asked:
         """`asked` with as many references as have room: at most half of what a prompt may have."""
@@ -314,7 +319,8 @@ class _Answer:
         return self.turn.answered(self.ask.idempotency)
 
     def _store_question(self, asked: Asked) -> None:
-        if self.turn is not None:
+        if self.turn is not None and not self.stored:
+            self.stored = True
             meta: dict[str, Any] = {"request_id": self.ask.request_id} if self.ask.request_id else {}
             text = self.ask.prompt or asked.text
             if asked.new != (Message("user", text),):

@@ -20,7 +20,7 @@ from services.knowledge.feeds import Feeds
 from services.knowledge.fetch import Fetcher
 from services.knowledge.index import Indexer, Model
 from services.knowledge.ingest import Limits
-from services.knowledge.places import Places
+from services.knowledge.places import Place, Places
 from services.knowledge.read import SourceReader
 from services.knowledge.references import Reference
 from services.settings import Settings
@@ -73,17 +73,24 @@ class Grounding:
 
     # ------------------------------------------------------------ for one answer
 
-    def references(self, ask: Ask, question: str, answer: Answer,
-                   check: Callable[[], None]) -> Generator[Event, None, Sequence[Reference]]:
-        """What is found for `question`, the best first. `answer` asks a model; `check` is called about every second."""
-        if ask.search is not None:
-            places = Places(self.bases, self.feeds, self.fetcher, self._settings.wikis)
-            there = places.of(ask.owner, ask.knowledge, ask.search.places)
-            return (yield from choose(question, there, _Judge(ask, ask.search, answer, check)))
+    def found(self, ask: Ask, question: str, check: Callable[[], None]) -> list[Reference]:
+        """The best passages of the bases that `ask` names. `check` is called about every second."""
         start = LONGEST_QUESTION // 2
         query = question if len(question) <= LONGEST_QUESTION else f"{question[:start]} {question[-start:]}"
         return [Reference.of_hit(hit)
                 for hit in self.bases.search(ask.owner, ask.knowledge, query, ask.passages, beat=check)]
+
+    def places(self, ask: Ask) -> list[Place]:
+        """Where the model may look. Raises what is wrong with those that are named."""
+        assert ask.search is not None, "nothing is to be looked for"
+        known = Places(self.bases, self.feeds, self.fetcher, self._settings.wikis)
+        return known.of(ask.owner, ask.knowledge, ask.search.places)
+
+    def chosen(self, ask: Ask, question: str, places: Sequence[Place], answer: Answer,
+               check: Callable[[], None]) -> Generator[Event, None, Sequence[Reference]]:
+        """What the model finds worth using, of what it looks up there. `answer` asks a model."""
+        assert ask.search is not None, "nothing is to be looked for"
+        return (yield from choose(question, places, _Judge(ask, ask.search, answer, check)))
 
 
 class _Judge:

@@ -203,6 +203,21 @@ def test_who_waits_for_a_judge_is_told_of_it_and_may_leave(house):
     assert house.engine.cancelled == 1 and house.engine.leased == 0
 
 
+def test_a_question_is_kept_before_the_model_is_asked_where_to_look(house):
+    house.engine.script = lambda request: [wire.Queued(id="", position=2, eta_seconds=3.0), None, LOOK]
+    events = house.chat.answer(Ask("k1", "why?", session_id="1", search=Search(("facts",))))
+    next(events)
+    events.close()
+    assert [(turn["content"], turn.get("interrupted")) for turn in house.turns()] == [("why?", True)]
+    house.engine.script = says(LOOK, "true", "false", "The moon [1].")
+    house.ask("why?", "1", search=Search(("facts",)))
+    assert [turn["content"] for turn in house.turns()][-2:] == ["why?", "The moon [1]."] and len(house.turns()) == 3
+    with pytest.raises(NotFound):
+        house.ask("why?", "2", search=Search(("nowhere",)))
+    with pytest.raises(NotFound):
+        house.sessions.get("k1", "2")
+
+
 def test_more_places_than_the_model_can_be_told_of_are_told(house, tmp_path):
     feeds = {f"feed {n}": {"url": f"https://a.example/{n}", "when": [["news"]]} for n in range(30)}
     (tmp_path / "feeds.json").write_text(json.dumps(feeds))

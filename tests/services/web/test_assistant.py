@@ -80,7 +80,7 @@ def test_its_own_system_text_is_not_shared_with_other_keys(world, monkeypatch):
         return "".join(world.parts.engine.requests[-1].prompt)[:world.parts.engine.requests[-1].head]
     assert SYSTEM in head()
     monkeypatch.setattr(assistant, "_there", lambda endpoint: {"system": "The code is 4711."})
-    monkeypatch.setattr(world.parts.grounding, "references", lambda *_: iter(()))
+    monkeypatch.setattr(world.parts.grounding, "found", lambda *_: [])
     assert head() == "" and "The code is 4711." in "".join(world.parts.engine.requests[-1].prompt)
 
 
