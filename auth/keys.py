@@ -116,7 +116,7 @@ class Keys:
         try:
             return self._keys[key_id]
         except KeyError:
-            if self._problem:
+            if self._problem and (self._loaded or self._seen):      # else there has never been a list
                 raise Unavailable("the list of keys cannot be read, so it is unknown whether there is a key with the "
                                   f"id {key_id!r}") from None
             raise edits.unknown(key_id) from None
