@@ -113,6 +113,11 @@ def output(uploads: UploadStore, batch: Upload, mark: bytes) -> Iterator[bytes]:
     return (piece[1:] for piece in uploads.pieces(batch.owner, batch.id) if piece[:1] == mark)
 
 
+def cancelled(uploads: UploadStore, job: Job) -> Upload:
+    """The batch whose job was cancelled, which its record tells when the job is long gone."""
+    return uploads.change(job.owner, job.id, lambda about: {"cancelled_at": int(job.end or time.time()), **about})
+
+
 def handler(uploads: UploadStore, keys: Keys, door: Door, seconds: float = SLICE) -> Handler:
     """Does jobs of the type BATCH, whose payload is {"batch": id}, for so many seconds at a time. It has a day: what
     does not work for a while, ends none."""

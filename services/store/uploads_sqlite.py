@@ -17,6 +17,7 @@ from services.store.uploads import About, Upload, UploadStore, not_found
 
 FILE = "uploads.db"
 SCHEMA = 1
+AT_ONCE = 100               # pieces of one look
 _TABLES = (
     """CREATE TABLE uploads (number INTEGER PRIMARY KEY AUTOINCREMENT, owner TEXT NOT NULL, id TEXT NOT NULL UNIQUE,
         kind TEXT NOT NULL, created REAL NOT NULL, size INTEGER NOT NULL, about BLOB NOT NULL,
@@ -119,11 +120,18 @@ class SqliteUploads(UploadStore):
             db.execute("UPDATE uploads SET size = size + ? WHERE number = ?", (len(piece), number))
 
     def pieces(self, owner: str, id: str, start: int = 0) -> Iterator[bytes]:
-        with self._database() as db:
-            for data, sealed in db.execute(
-                    "SELECT data, pieces.sealed FROM pieces JOIN uploads ON upload = uploads.number "
-                    "WHERE owner = ? AND id = ? ORDER BY pieces.number LIMIT -1 OFFSET ?", (owner, id, start)):
+        last, skip = 0, start
+        while True:
+            with self._database() as db:        # not over the yield: a reader that is slow keeps the log from its end
+                rows = db.execute(
+                    "SELECT pieces.number, data, pieces.sealed FROM pieces JOIN uploads ON upload = uploads.number "
+                    "WHERE owner = ? AND id = ? AND pieces.number > ? ORDER BY pieces.number LIMIT ? OFFSET ?",
+                    (owner, id, last, AT_ONCE, skip)).fetchall()
+            for _, data, sealed in rows:
                 yield self.unpack(owner, id, data, bool(sealed))
+            if len(rows) < AT_ONCE:
+                return
+            last, skip = rows[-1][0], 0
 
     def delete(self, owner: str, id: str) -> None:
         with self._transaction() as db:

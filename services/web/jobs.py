@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any, Literal
 
 from flask import Response, g
@@ -11,7 +12,8 @@ from pydantic import BaseModel, Field
 from services.chat import asking
 from services.chat.events import Ask
 from services.chat.idempotency import mismatch
-from services.errors import BadRequest, Conflict
+from services.errors import BadRequest, Conflict, NotFound
+from services.jobs.batches import BATCH, cancelled
 from services.jobs.callbacks import secret_of
 from services.jobs.requests import ANSWER
 from services.jobs.shown import shown
@@ -45,7 +47,11 @@ class OneJob(Endpoint):
 
     @op("Cancel a job that has not ended; the job as it is then", scope="answer", reply=AnyJob)
     def delete(self, job_id: str) -> Response:
-        return json_response(shown(self.room.jobs.cancel(_owner(), job_id)))
+        job = self.room.jobs.cancel(_owner(), job_id)
+        if job.type == BATCH and job.state == CANCELLED:
+            with suppress(NotFound):            # the batch was deleted
+                cancelled(self.room.uploads, job)
+        return json_response(shown(job))
 
 
 class JobList(Endpoint):

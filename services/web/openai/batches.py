@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
 import uuid
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from flask import Response, g
 from pydantic import BaseModel, Field
 
 from services.errors import Conflict, NotFound
-from services.jobs.batches import BATCH, DAY, ENDPOINTS, FILE, Counts, counted, lines_of
+from services.jobs.batches import BATCH, DAY, ENDPOINTS, FILE, cancelled, counted, lines_of
 from services.store.jobs import CANCELLED, ERROR, PENDING, Job
 from services.store.uploads import Upload, not_found
 from services.web.bodies import Body
@@ -30,7 +29,8 @@ class BatchBody(Body):
     input_file_id: str = Field(min_length=1, max_length=200, description="of `POST /v1/files` with purpose batch")
     endpoint: Where
     completion_window: Literal["24h"] = "24h"
-    metadata: dict[str, str] | None = Field(None, max_length=16)
+    metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None = Field(
+        None, max_length=16)
 
 
 class RequestCounts(BaseModel):
@@ -117,9 +117,11 @@ class CancelBatch(Endpoint):
         batch = _batch(self, batch_id)
         if "completed_at" in batch.about:
             raise Conflict("the batch is complete", code="batch_complete")
-        self.room.jobs.cancel(batch.owner, batch.id)
-        batch = self.room.uploads.change(batch.owner, batch.id,
-                                         lambda about: {"cancelled_at": int(time.time()), **about})
+        if "cancelled_at" not in batch.about:
+            if _status(batch, _job(self, batch), False)[0] == "failed":
+                raise Conflict("the batch has failed", code="batch_failed")
+            job = self.room.jobs.cancel(batch.owner, batch.id)
+            batch = cancelled(self.room.uploads, job) if job.state == CANCELLED else _batch(self, batch_id)
         return json_response(_shown(self, batch))
 
 
@@ -139,11 +141,12 @@ def _no_batch(id: str) -> NotFound:
 
 def _shown(endpoint: Endpoint, batch: Upload) -> dict[str, Any]:
     about, counts = batch.about, counted(endpoint.room.uploads, batch)
-    status, fault = _status(endpoint, batch, counts)
+    job = _job(endpoint, batch)
+    status, fault = _status(batch, job, bool(counts.completed or counts.failed))
     over = status not in ("validating", "in_progress")
     shown = {name: about.get(name) for name in _TIMES}
     if status == "failed":
-        shown["failed_at"] = shown["failed_at"] or int(time.time())
+        shown["failed_at"] = int(job.end) if job is not None and job.end else None
     return {"id": batch.id, "object": "batch", "endpoint": about["endpoint"], "input_file_id": about["input_file_id"],
             "errors": {"object": "list", "data": [fault]} if fault else None, "status": status, **shown,
             "completion_window": about["completion_window"], "metadata": about["metadata"],
@@ -153,23 +156,30 @@ def _shown(endpoint: Endpoint, batch: Upload) -> dict[str, Any]:
             "request_counts": {"total": counts.total, "completed": counts.completed, "failed": counts.failed}}
 
 
-def _status(endpoint: Endpoint, batch: Upload, counts: Counts) -> tuple[str, dict[str, Any] | None]:
+def _job(endpoint: Endpoint, batch: Upload) -> Job | None:
+    """None where the record tells all, or there is no job any more."""
+    if batch.about.keys() & {"completed_at", "cancelled_at"}:
+        return None
+    try:
+        return endpoint.room.jobs.get(batch.owner, batch.id)
+    except NotFound:
+        return None
+
+
+def _status(batch: Upload, job: Job | None, begun: bool) -> tuple[str, dict[str, Any] | None]:
     """What has become of it, and why it failed."""
     about = batch.about
     if "completed_at" in about:
         return "expired" if "expired_at" in about else "completed", None
     if "cancelled_at" in about:
         return "cancelled", None
-    try:
-        job = endpoint.room.jobs.get(batch.owner, batch.id)
-    except NotFound:
+    if job is None:
         return "failed", _fault("job_lost", "its job is gone")
     if job.state == CANCELLED:
         return "cancelled", None
     if job.state == ERROR:
         return "failed", _fault(job.code or "error", str(job.result))
-    begun = counts.completed or counts.failed or "in_progress_at" in about
-    return ("in_progress" if begun or job.state != PENDING else "validating"), None
+    return ("in_progress" if begun or "in_progress_at" in about or job.state != PENDING else "validating"), None
 
 
 def _fault(code: str, message: str) -> dict[str, Any]:

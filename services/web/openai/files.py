@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any, Literal
 
 from flask import Response, g, request
@@ -95,7 +96,7 @@ class OneFile(Endpoint):
     @op("Delete a file; with an output goes its batch", scope="answer", reply=Deleted)
     def delete(self, file_id: str) -> Response:
         found, _ = find(self, file_id)
-        if found.kind == BATCH and "completed_at" not in found.about and "cancelled_at" not in found.about:
+        if found.kind == BATCH and _goes_on(self, found):
             raise BadRequest("its batch is not done: cancel that first", param="file_id")
         self.room.uploads.delete(found.owner, found.id)
         return json_response({"id": file_id, "object": "file", "deleted": True})
@@ -104,7 +105,9 @@ class OneFile(Endpoint):
 class FileContent(Endpoint):
     @op("What is in a file", scope="answer", media="application/octet-stream")
     def get(self, file_id: str) -> Response:
-        return Response(b"".join(_content(self, *find(self, file_id))), mimetype="application/octet-stream")
+        content = _content(self, *find(self, file_id))
+        first = next(content, b"")              # what cannot be read says so before the answer has begun
+        return Response(chain([first], content), mimetype="application/octet-stream")
 
 
 def find(endpoint: Endpoint, id: str) -> tuple[Upload, bytes]:
@@ -124,6 +127,15 @@ def _get(endpoint: Endpoint, id: str, kind: str, missing: NotFound) -> Upload:
     if found.kind != kind:
         raise missing
     return found
+
+
+def _goes_on(endpoint: Endpoint, batch: Upload) -> bool:
+    if "completed_at" in batch.about:
+        return False
+    try:
+        return not endpoint.room.jobs.get(batch.owner, batch.id).ended
+    except NotFound:
+        return False
 
 
 def output_id(batch: Upload, ending: str) -> str:
