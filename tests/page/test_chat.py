@@ -160,9 +160,9 @@ def test_all_is_done_by_keyboard(tab):
 def test_a_narrow_screen_has_the_list_behind_a_button(tab):
     tab.page.set_viewport_size({"width": 390, "height": 800})
     tab.sign_in()
-    expect(tab.page.locator("nav")).to_be_hidden()
+    expect(tab.page.get_by_role("navigation", name="Conversations")).to_be_hidden()
     tab.page.get_by_role("button", name="Conversations").click()
-    expect(tab.page.locator("nav")).to_be_visible()
+    expect(tab.page.get_by_role("navigation", name="Conversations")).to_be_visible()
     assert tab.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
@@ -179,7 +179,8 @@ def test_a_thousand_conversations_and_five_hundred_turns_stay_small(tab):
 
 
 def test_the_page_is_small_and_its_scripts_are_valid():
-    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) < 300_000
+    files = [path for path in FOLDER.rglob("*") if path.is_file() and not path.name.endswith(".LICENSE.txt")]
+    assert sum(path.stat().st_size for path in files) < 300_000         # a browser asks for no licence
     vendored = {path.name for path in (FOLDER / "vendor").rglob("*")}
     assert {"marked.LICENSE.txt", "purify.LICENSE.txt", "highlight.LICENSE.txt"} <= vendored
 

@@ -213,6 +213,7 @@ export class Conversation {
 
     async ask(prompt) {
         const control = this.running = new AbortController();
+        this.said = false;
         this.busy(true);
         try {
             if (this.back !== undefined && this.id !== null) await this.rewind(this.back);
@@ -259,7 +260,6 @@ export class Conversation {
     async answer(prompt, signal) {
         const id = this.id, first = !this.turns.length, at = this.turns.length;
         this.asked = this.files.quoted(prompt);
-        this.said = false;
         const question = { role: "user", content: this.asked };
         const reply = { role: "assistant", content: "", interrupted: true, steps: [] };
         const asked = this.turn(question, at), node = this.turn(reply, at + 1, true);

@@ -32,7 +32,7 @@ export class Files {
     }
 
     async take(files) {
-        for (const file of files) {
+        for (const file of [...files]) {          // a list that empties when its input is used again
             try {
                 this.held.push(await held(file, this.embeds));
             } catch (error) {

@@ -37,10 +37,10 @@ export class Sessions {
         this.draw();
     }
 
-    /** A conversation has a new turn: it comes first. */
-    async used(id) {
+    /** A conversation has a new turn: it comes first. `anew`: under another name. */
+    async used(id, anew = false) {
         this.current = id;
-        if (this.names.has(id)) {
+        if (!anew && this.names.has(id)) {
             const name = this.names.get(id);
             this.names.delete(id);
             this.names = new Map([[id, name], ...this.names]);
