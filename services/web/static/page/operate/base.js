@@ -2,10 +2,11 @@
 import { call, get, post } from "./api.js";
 import { addForm } from "./baseadd.js";
 import { button, confirmed, el, say } from "./dom.js";
-import { chosen, field, form, moment, number, options, table, tried, watch } from "./parts.js";
+import { chosen, field, form, many, moment, number, options, table, tried, watch } from "./parts.js";
 
 const STATES = { queued: "waits", running: "is being read", done: "done", error: "failed" };
-export const sharing = (shared) => shared === true ? "with every key" : shared.length ? `with ${shared.length} keys` : "no";
+export const sharing = (shared) => shared === true ? "with every key"
+    : shared.length ? `with ${many(shared.length, "key")}` : "no";
 const AGAIN = [["0", "never"], ["3600", "every hour"], ["86400", "every day"], ["604800", "every week"]];
 
 export async function showBase(place, who, name) {
@@ -14,14 +15,16 @@ export async function showBase(place, who, name) {
     const acts = el("div", { className: "acts" });
     let base = await get(path);
     const own = base.owner === who.id;
-    const sources = table("Sources", ["Source", "State", "Documents", "Chunks", "Added", ...(own ? [""] : [])], (one) => one.id,
-        (one) => [[one.name, el("small", {}, one.kind)], state(one), indexed(one), number(one.chunks), moment(one.added),
-            ...(own ? [button("Delete", () => drop(one), { "aria-label": `Delete ${one.name}` })] : [])], "Nothing has been added yet.");
+    const sources = table("Sources", ["Source", "State", "Documents", "Chunks", "Added", ...(own ? ["Actions"] : [])],
+        (one) => one.id, (one) => [[one.name, el("small", {}, one.kind)], state(one), indexed(one), number(one.chunks), moment(one.added),
+            ...(own ? [button("Delete", () => drop(one), { "aria-label": `Delete ${one.name}` })] : [])],
+        "Nothing has been added yet.");
     const look = async () => {
         const [now, found] = await Promise.all([get(path), get(`${path}/sources`)]);
         base = now;
-        const text = `${number(base.documents)} documents, ${number(base.chunks)} chunks, ${number(base.characters)} characters · ` +
-            `embeddings by ${base.profile} (${base.model}) · shared: ${sharing(base.shared)} · read again: ${again(base.refresh_seconds)}`;
+        const text = [many(base.documents, "document"), many(base.chunks, "chunk"), many(base.characters, "character"),
+            `embeddings by ${base.profile} (${base.model})`, `shared: ${sharing(base.shared)}`,
+            `read again: ${again(base.refresh_seconds)}`].join(" · ");
         if (facts.textContent !== text) facts.textContent = text;
         sources.fill(found.sources);
     };
@@ -44,32 +47,39 @@ export async function showBase(place, who, name) {
     if (own) {
         acts.append(button("Share", () => share(base, path, changed)),
             button("Read again…", () => refreshing(base, path, changed)),
-            button("Make vectors anew", () => changed(() => post(`${path}/reindex`).then(() => say("The vectors are being made anew")))),
+            button("Make vectors anew", () => changed(() => post(`${path}/reindex`)
+                .then(() => say("The vectors are being made anew")))),
             button("Delete", remove));
     }
-    place.append(el("p", {}, el("a", { href: "#knowledge" }, "All knowledge bases")), el("h3", {}, base.name), facts, acts, sources.node);
+    place.append(el("p", {}, el("a", { href: "#knowledge" }, "All knowledge bases")), el("h3", {}, base.name),
+        facts, acts, sources.node);
     if (own) place.append(addForm(path, look));
     place.append(searching(path));
     await watch(place, 2, look);
 }
 
 function state(one) {
-    const told = [one.error, one.next_try && `it is tried again at ${new Date(one.next_try).toLocaleString()}`].filter(Boolean).join("; ");
+    const next = one.next_try && `it is tried again at ${new Date(one.next_try).toLocaleString()}`;
+    const told = [one.error, next].filter(Boolean).join("; ");
     return [el("span", { className: one.state === "error" ? "error" : "" }, STATES[one.state], told ? `: ${told}` : ""),
         one.problems.length ? el("details", {}, el("summary", {}, `${one.problems.length} left out`),
             el("ul", {}, ...one.problems.map((problem) => el("li", {}, problem)))) : null];
 }
 
 const indexed = (one) => one.indexed === one.documents ? number(one.documents) :
-    [el("progress", { max: one.documents, value: one.indexed, "aria-label": `Progress of ${one.name}` }), ` ${one.indexed} of ${one.documents}`];
+    [el("progress", { max: one.documents, value: one.indexed, "aria-label": `Progress of ${one.name}` }),
+        ` ${one.indexed} of ${one.documents}`];
 
-const again = (seconds) => !seconds ? "never" : AGAIN.find(([value]) => Number(value) === seconds)?.[1] ?? `every ${number(seconds)} s`;
+const again = (seconds) => AGAIN.find(([value]) => Number(value) === (seconds ?? 0))?.[1] ?? `every ${number(seconds)} s`;
 
 async function share(base, path, changed) {
     const ids = Array.isArray(base.shared) ? base.shared.join(", ") : "";
+    const who = el("select", { name: "with" }, ...options(["no", "nobody else"], ["all", "every key"], ["ids", "these keys"]));
+    who.value = base.shared === true ? "all" : ids ? "ids" : "no";
     const asked = await chosen(`Who may read “${base.name}”`, [
-        field("With", el("select", { name: "with" }, ...options(["no", "nobody else"], ["all", "every key"], ["ids", "these keys"]))),
-        field("Ids of keys", el("input", { name: "ids", value: ids, autocomplete: "off" }), "separated by commas; for “these keys”")], "Share");
+        field("With", who),
+        field("Ids of keys", el("input", { name: "ids", value: ids, autocomplete: "off" }),
+            "separated by commas; for “these keys”")], "Share");
     if (!asked) return;
     const listed = asked.ids.value.split(",").map((one) => one.trim()).filter(Boolean);
     await changed(() => call("PATCH", path, { shared: { no: false, all: true, ids: listed }[asked.with.value] }));

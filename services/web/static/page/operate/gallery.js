@@ -53,7 +53,8 @@ function byAddress(apply) {
     const node = form("Get a file", [
         field("Address of a GGUF file", el("input", { name: "files", required: true, autocomplete: "off" }),
             "https://…/model.gguf or huggingface://owner/repository/file.gguf"),
-        field("SHA-256", el("input", { name: "sha256", maxLength: 64, autocomplete: "off" }), "if you know it: the file is checked against it"),
+        field("SHA-256", el("input", { name: "sha256", maxLength: 64, autocomplete: "off" }),
+            "if you know it: the file is checked against it"),
     ], "Get it", async ({ files, sha256 }) => {
         const uri = files.value.trim();
         const filename = uri.split(/[?#]/)[0].split("/").pop();
@@ -74,17 +75,19 @@ async function offer(place, apply) {
         return;
     }
     if (!entries.length) {
-        place.replaceChildren(el("p", { className: "hint" }, "There are no galleries, or nothing in them: GALLERIES names them, see .env.example."));
+        place.replaceChildren(el("p", { className: "hint" },
+            "There are no galleries, or nothing in them: GALLERIES names them, see .env.example."));
         return;
     }
-    const rows = table("Galleries", ["Model", "What it is", "Licence", ""], (one) => one.name, (one) => [one.name,
-        one.description ?? "", one.license ?? "", one.installed ? "is here" : button("Get", () => tried(() => apply({ id: one.name })),
-            { "aria-label": `Get ${one.name}` })], "Nothing found");
+    const rows = table("Galleries", ["Model", "What it is", "Licence", "Here"], (one) => one.name, (one) => [one.name,
+        one.description ?? "", one.license ?? "", one.installed ? "is here" : button("Get",
+            () => tried(() => apply({ id: one.name })), { "aria-label": `Get ${one.name}` })], "Nothing found");
     const more = el("p", { className: "hint", role: "status" });
     const search = el("input", { type: "search", oninput: () => draw() });
     const draw = () => {
         const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-        const fit = entries.filter((one) => words.every((word) => `${one.name} ${one.description ?? ""}`.toLowerCase().includes(word)));
+        const said = (one) => `${one.name} ${one.description ?? ""}`.toLowerCase();
+        const fit = entries.filter((one) => words.every((word) => said(one).includes(word)));
         rows.fill(fit.slice(0, MOST));
         more.textContent = fit.length > MOST ? `The first ${MOST} of ${fit.length}: search for others.` : "";
     };

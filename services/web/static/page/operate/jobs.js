@@ -11,8 +11,8 @@ export async function show(place, who) {
     const more = button("Show more", () => { shown += PAGE; tried(look); }, { hidden: true });
     const open = new Set();         // jobs whose details are open
     let shown = PAGE;
-    const jobs = table("Jobs", ["Job", "State", "Progress", "Asked for", "Took", "Result", ""], (one) => one.id, row,
-        "There are no such jobs. One is made by POST /answer with “async”: true, or by POST /summaries.");
+    const jobs = table("The newest first", ["Job", "State", "Progress", "Asked for", "Took", "Result", "Actions"],
+        (one) => one.id, row, "There are no such jobs. One is made by POST /answer with “async”: true, or by POST /summaries.");
     const look = async () => {
         const wanted = status.value;
         const found = await get(`/jobs?limit=${Math.min(shown, 1000)}${wanted ? `&status=${wanted}` : ""}`);
@@ -59,7 +59,8 @@ function progress(one) {
 }
 
 function about(one) {
-    const used = one.usage ? `${number(one.usage.total_tokens ?? one.usage.prompt_tokens + one.usage.completion_tokens)} tokens` : "";
+    const tokens = one.usage && (one.usage.total_tokens ?? one.usage.prompt_tokens + one.usage.completion_tokens);
+    const used = one.usage ? `${number(tokens)} tokens` : "";
     const told = one.callback ? `callback ${one.callback.state}${one.callback.error ? `: ${one.callback.error}` : ""}` : "";
     return [one.model, one.profile && `profile ${one.profile}`, used, told, ...one.warnings].filter(Boolean).join(" · ");
 }

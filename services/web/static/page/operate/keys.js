@@ -3,11 +3,11 @@ import { call, get, keepKey, post } from "./api.js";
 import { button, confirmed, el, say } from "./dom.js";
 import { counted, figures } from "./figures.js";
 import { keyForm } from "./keyform.js";
-import { chosen, field, moment, number, options, table, tried } from "./parts.js";
+import { chosen, field, many, moment, number, options, table, tried } from "./parts.js";
 
 export async function show(place, who) {
     const secret = el("section", { className: "secret", "aria-live": "polite" });
-    const keys = table("Keys", ["Name", "May", "Profiles", "Limits", "Used", "Expires", "Actions"], (one) => one.id, row,
+    const keys = table("All keys", ["Name", "May", "Profiles", "Limits", "Used", "Expires", "Actions"], (one) => one.id, row,
         "There are no keys.");
     const load = async () => {
         const [found, used] = await Promise.all([get("/auth/keys"), usage(who)]);
@@ -68,19 +68,22 @@ function reveal(place, made) {
 }
 
 function limits(one) {
-    const told = [[one.requests_per_minute, "requests/min"], [one.max_parallel, "at once"], [one.tokens_per_minute, "tokens/min"],
-        [one.token_budget?.tokens, one.token_budget?.per === "total" ? "tokens in all" : `tokens a ${one.token_budget?.per}`]]
+    const told = [[one.requests_per_minute, "requests/min"], [one.max_parallel, "at once"],
+        [one.tokens_per_minute, "tokens/min"], [one.token_budget?.tokens, budget(one.token_budget?.per)]]
         .filter(([value]) => value).map(([value, unit]) => `${number(value)} ${unit}`);
     return [...told, ...(one.weight === 1 ? [] : [`weight ${one.weight}`])].join(", ") || "none";
 }
 
+const budget = (per) => per === "total" ? "tokens in all" : `tokens a ${per}`;
+
 /** What each key has used since the server's start, from /metrics; without the scope for it only the own key's. */
 async function usage(who) {
-    const text = (requests, tokens) => `${number(requests)} requests, ${number(tokens)} tokens`;
+    const text = (requests, tokens) => `${many(requests, "request")}, ${many(tokens, "token")}`;
     if (!who.scopes.includes("admin")) {
         const own = (await get("/auth")).usage;
         return (id) => id === who.id ? text(own.requests, own.prompt_tokens + own.completion_tokens) : "–";
     }
     const found = await figures();
-    return (id) => text(counted(found, "parley_key_requests_total", { key: id }), counted(found, "parley_key_tokens_total", { key: id }));
+    return (id) => text(counted(found, "parley_key_requests_total", { key: id }),
+        counted(found, "parley_key_tokens_total", { key: id }));
 }

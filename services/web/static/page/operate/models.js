@@ -21,7 +21,7 @@ export async function show(place, who) {
         files.fill(found.models.map((file) => ({ file, loaded: found.loaded.some((one) => one.model === file),
             profiles: named.filter(([, one]) => one.model === file).map(([name]) => name) })));
         profiles.fill(named.map(([name, one]) => ({ ...one, name, selected: name === found.selected })));
-        const selected = `Selected: ${found.selected ?? "none"}${found.profiles[found.selected] ? `, ${found.profiles[found.selected].model}` : ""}`;
+        const selected = `Selected: ${[found.selected ?? "none", found.profiles[found.selected]?.model].filter(Boolean).join(", ")}`;
         if (now.textContent !== selected) now.textContent = selected;
         change.offer?.(found);
     };
@@ -44,7 +44,8 @@ function loadedRow(one) {
 function profileRow(one) {
     const { name, selected, warnings, ...values } = one;
     return [[name, el("small", {}, selected ? "selected" : "", ...(warnings ?? []).map((said) => ` ${said}`))], one.model,
-        `${number(one.n_ctx)} tokens`, `${number(one.max_tokens)} tokens`, one.embedding ? "embedding" : String(one.temperature ?? "–"),
+        `${number(one.n_ctx)} tokens`, `${number(one.max_tokens)} tokens`,
+        one.embedding ? "embedding" : String(one.temperature ?? "–"),
         el("details", {}, el("summary", { "aria-label": `All of ${name}` }, "All"),
             el("pre", { tabIndex: 0 }, JSON.stringify(values, null, 2)))];
 }
@@ -84,7 +85,9 @@ function switching(now) {
         offered = offer;
         model.replaceChildren(...options(...found.models.map((one) => [one])));
         profile.replaceChildren(...options(...names.map((one) => [one])));
-        [model, profile].forEach((list, at) => { if ([...list.options].some((one) => one.value === kept[at])) list.value = kept[at]; });
+        [model, profile].forEach((list, at) => {
+            if ([...list.options].some((one) => one.value === kept[at])) list.value = kept[at];
+        });
     };
     profile.addEventListener("change", () => { told.textContent = ""; });
     return node;

@@ -27,7 +27,10 @@ export function operate(app, who) {
         const [id, ...rest] = location.hash.slice(1).split("/");
         const view = VIEWS.find((one) => one.id === id);
         const there = view ? id : "chat";
-        for (const link of links) link.hash === `#${there}` ? link.setAttribute("aria-current", "page") : link.removeAttribute("aria-current");
+        for (const link of links) {
+            link.ariaCurrent = link.hash === `#${there}` ? "page" : null;
+            if (link.ariaCurrent) link.scrollIntoView({ block: "nearest", inline: "nearest" });
+        }
         for (const node of [chat, chooser, menu]) if (node) node.hidden = Boolean(view);
         document.title = view ? `${view.title} · Parley` : "Parley";
         skip.textContent = view ? "To the content" : "To the prompt";

@@ -3,6 +3,8 @@ import { button, el, say } from "./dom.js";
 
 /** Numbers and sizes as people read them. */
 export const number = (value) => value === null || value === undefined ? "–" : Number(value).toLocaleString("en");
+/** “1 key”, “2,000 keys”. */
+export const many = (count, what) => `${number(count)} ${what}${count === 1 ? "" : "s"}`;
 export const size = (bytes) => {
     if (bytes === null || bytes === undefined) return "–";
     const step = Math.min(4, Math.max(0, Math.floor(Math.log2(Math.max(bytes, 1)) / 10)));
@@ -74,7 +76,7 @@ export function form(label, fields, ok, act) {
             go.disabled = false;
         }
     };
-    const node = el("form", { className: "act", "aria-label": label, onsubmit: submit }, ...fields, go, problem);
+    const node = el("form", { className: "act", "aria-label": label, onsubmit: submit }, el("h3", {}, label), ...fields, go, problem);
     return node;
 }
 
