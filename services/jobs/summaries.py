@@ -24,6 +24,7 @@ from services.chat.answer import Chat
 from services.chat.asking import asked, profile_of
 from services.chat.events import Ask, Beat, Event, Final, Spent
 from services.chat.several import merged
+from services.engine.client import Lease
 from services.errors import (
     ContextOverflow,
     ParleyError,
@@ -44,6 +45,7 @@ log = logging.getLogger("parley.jobs")
 TRIES = 3               # of an answer that is empty
 WARMTH = 0.4            # temperature of the second and third try: the first one's would be as empty again
 MARGIN = 8              # tokens that a part may have more within its prompt than by itself
+AT_ONCE = 16            # characters of a text that are counted at once, for each token of the context
 LEAST_ROOM = 64         # tokens of a text that must fit beside its prompt
 PATIENCE = 90.0         # seconds that a part waits for its key's limits, or for a place in the runner's queue
 BEAT = 1.0              # seconds
@@ -189,7 +191,8 @@ class _Working:
             ready = lease.ready
             self.lanes = min((ready.n_slots + 1) * self.chat.settings.replicas, self.key.max_parallel or 1 << 10)
             most = window.limit(ready.n_ctx, profile.max_tokens)
-            tokens, around = lease.count([prompt.build(profile, ready, [], asked(ask)) for ask in (whole, bare)])
+            tokens, around = self._sizes(lease, asking.text, *(
+                prompt.build(profile, ready, [], asked(ask)) for ask in (whole, bare)))
             if tokens <= most:
                 return [asking.text], None
             room = most - around - MARGIN
@@ -200,6 +203,19 @@ class _Working:
             found = chunks(asking.text, tokens - around, room, lambda texts: lease.count([[one] for one in texts]),
                            overlap)
         return found, min(profile.max_tokens, room // 3)
+
+    def _sizes(self, lease: Lease, text: str, whole: list[str], bare: list[str]) -> tuple[int, int]:
+        """Tokens of a prompt with its text, and without it. A long text is counted piece by piece: no runner counts at
+        once what is far beyond its context."""
+        step = lease.ready.n_ctx * AT_ONCE
+        if len(text) <= step:
+            tokens, around = lease.count([whole, bare])
+            return tokens, around
+        tokens = around = lease.count([bare])[0]
+        for start in range(0, len(text), step):
+            self._beat()
+            tokens += lease.count([[text[start:start + step]]])[0]
+        return tokens, around
 
     # ------------------------------------------------------------ what is answered
 

@@ -142,6 +142,13 @@ def test_results_that_do_not_fit_are_reduced_in_levels(desk: Desk) -> None:
     assert len(again) > 2 and found.text.split() == ["word"] * 40
 
 
+def test_a_text_that_no_runner_counts_at_once_is_cut_all_the_same(desk: Desk) -> None:
+    assert len(LONG) * 5 > 32 * CONFIG["one"]["n_ctx"]      # type: ignore[index]
+    found = desk.do(LONG * 5)
+    parts = [text for told, text in desk.asked if "a row of summaries" not in told]
+    assert found.chunks == len(parts) and sum(text.count("Point 59 ") for text in parts) >= 5
+
+
 def test_parts_stay_in_their_order_whichever_is_done_first(desk: Desk) -> None:
     desk.says = lambda text, request: f"first {min(map(int, re.findall('[0-9]+', text)))}"
     desk.do(LONG, prompt="First words.")

@@ -21,7 +21,7 @@ from services.chat.idempotency import Idempotency
 from services.chat.personas import Personas, ensure_default
 from services.chat.profiles import Profiles
 from services.chat.sessions import Sessions
-from services.errors import BadRequest, ParleyError, TooManyRequests
+from services.errors import BadRequest, ContextOverflow, ParleyError, TooManyRequests
 from services.settings import Settings
 from services.store.kept import KeptInFiles
 from services.store.memory import MemoryStore
@@ -110,6 +110,8 @@ class FakeLease:
         pass
 
     def count(self, prompts: list[list[str]]) -> list[int]:
+        if max(len("".join(prompt)) for prompt in prompts) > 32 * self.ready.n_ctx:
+            raise ContextOverflow("the prompt is too long to be counted")       # as the real one
         return [sum(len(segment.split()) for segment in prompt) for prompt in prompts]
 
     def count_at_once(self, prompt: list[str]) -> int | None:
