@@ -91,6 +91,11 @@ def _bad(number: int, what: str) -> BadRequest:
     return BadRequest(f"line {number} of the file: {what}", code="bad_batch", param="input_file_id", line=number)
 
 
+def _is_end(reply: Reply) -> bool:
+    """Whether this server stops: then others go on at once, or it does itself after its start."""
+    return bool(reply.body["error"].get("code") in ("draining", "supervisor_down"))
+
+
 def _is_crash(reply: Reply) -> bool:
     return reply.status == RunnerCrashed.status and bool(reply.body["error"].get("code") == RunnerCrashed.code)
 
@@ -226,7 +231,7 @@ class _Batch:
             if reply.status not in PAUSES or reply.retry_after is None or _is_crash(reply):
                 return reply
             seconds = max(reply.retry_after, BEAT)
-            if time.monotonic() + seconds > self._until:
+            if time.monotonic() + seconds > self._until or _is_end(reply):
                 self._pause, self._until = seconds, 0.0
                 return None
             self._rest(seconds)

@@ -172,6 +172,14 @@ def test_a_batch_that_was_deleted_ends(house):
         house.work()
 
 
+@pytest.mark.parametrize("code", ["draining", "supervisor_down"])
+def test_a_batch_does_not_keep_a_server_from_stopping(house, code):
+    house.door.replies["b"] = lambda check: Reply(503, {"error": {"code": code}}, "", 2.0)
+    with pytest.raises(Later) as caught:
+        house.work()
+    assert caught.value.delay == 2.0 and not caught.value.counted and len(house.door.asked) <= batches.LANES + 1
+
+
 def test_who_is_told_to_wait_for_long_waits_without_a_place(house):
     house.door.replies["b"] = lambda check: Reply(429, {"error": {}}, "", 20 * 3600.0)
     with pytest.raises(Later) as caught:
