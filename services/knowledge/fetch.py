@@ -102,13 +102,19 @@ class Fetcher:
 
     def post(self, url: str, posted: connection.Posted) -> int:
         """Send something to `url`, with the same care; the HTTP status. Redirects are not followed."""
-        if not self.on:
-            raise Forbidden("this server sends nothing to other servers (FETCH=off)", code="fetch_off")
-        asked = urls.parse(url)
+        asked = self.target(url)
         until = time.monotonic() + self._settings.fetch_timeout
         addresses = self._guard.addresses(asked, until)
         with connection.asked(asked, addresses, until, self._dial, self._context, posted) as response:
             return int(response.status)
+
+    def target(self, url: str) -> Url:
+        """Where `post` would send something, as far as that can be told and refused beforehand."""
+        if not self.on:
+            raise Forbidden("this server sends nothing to other servers (FETCH=off)", code="fetch_off")
+        asked = urls.parse(url)
+        self._guard.check(asked)
+        return asked
 
     def delay(self, url: str) -> float:
         """Seconds that the host of `url` wants between two requests by its robots.txt; 0 when it does not say."""

@@ -57,14 +57,22 @@ class Guard:
     def addresses(self, url: Url, until: float) -> list[Address]:
         """Where `url` may be connected to: all of its host's addresses, or `BadRequest` (`url_blocked`) if any of them
         is none to be asked (row R7). They are resolved once; a connection is made to nothing else."""
+        self.check(url)
+        if url.address:
+            return [url.address]
+        found = self._found(url, until)
+        for address in found:
+            self._check(url, address)
+        return found
+
+    def check(self, url: Url) -> None:
+        """The part of it that needs no name to be resolved."""
         if url.port not in self._ports:
             _blocked(url, f"port {url.port} is not one of {', '.join(map(str, sorted(self._ports)))} (FETCH_PORTS)")
         if self._denied.has_host(url.host):
             _blocked(url, "this server's operator has excluded the host")
-        found = [url.address] if url.address else self._found(url, until)
-        for address in found:
-            self._check(url, address)
-        return found
+        if url.address:
+            self._check(url, url.address)
 
     def _check(self, url: Url, address: Address) -> None:
         if self._denied.has_address(address):

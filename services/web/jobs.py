@@ -12,12 +12,11 @@ from pydantic import BaseModel, Field
 from services.chat import asking
 from services.chat.events import Ask
 from services.chat.idempotency import mismatch
-from services.errors import BadRequest, Conflict, NotFound
+from services.errors import BadRequest, Conflict, Forbidden, NotFound
 from services.jobs.batches import BATCH, cancelled
 from services.jobs.callbacks import secret_of
 from services.jobs.requests import ANSWER
 from services.jobs.shown import shown
-from services.knowledge.urls import parse
 from services.store.jobs import CANCELLED, ERROR, NORMAL, Job
 from services.web import replies
 from services.web.bodies import AnswerBody
@@ -85,14 +84,15 @@ class CallbackSecrets(Endpoint):
         return json_response({"secret": secret_of(self.room.jobs, g.key.id)})
 
 
-def callback_of(url: str | None) -> dict[str, Any] | None:
-    """What a job keeps of its `callback_url`. `BadRequest` for what is no URL that can be called."""
+def callback_of(endpoint: Endpoint, url: str | None) -> dict[str, Any] | None:
+    """What a job keeps of its `callback_url`. `BadRequest` for what is no URL that can be called, `Forbidden` where
+    none is."""
     if url is None:
         return None
     try:
-        return {"url": str(parse(url))}
-    except BadRequest as error:
-        raise BadRequest(f"callback_url: {error.message}", code=error.code, param="callback_url") from None
+        return {"url": str(endpoint.parts.grounding.fetcher.target(url))}
+    except (BadRequest, Forbidden) as error:
+        raise type(error)(f"callback_url: {error.message}", code=error.code, param="callback_url") from None
 
 
 class AcceptedJob(BaseModel):
@@ -110,7 +110,7 @@ def accept(endpoint: Endpoint, body: AnswerBody, ask: Ask, digest: str | None) -
                          code="conflicting_parameters")
     asking.check(ask, endpoint.room.settings)
     asking.profile_of(ask, endpoint.parts.profiles)
-    callback = callback_of(body.callback_url)
+    callback = callback_of(endpoint, body.callback_url)
     payload = {"body": body.model_dump(by_alias=True, exclude_none=True, exclude=_LATER)}
     job = Job(owner=g.key.id, type=ANSWER, payload=payload, priority=body.priority or NORMAL, callback=callback)
     if digest is None:

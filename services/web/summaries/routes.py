@@ -38,7 +38,7 @@ class Documents(Endpoint):
     def add(self, type: str, body: DocumentBody) -> Response:
         """Put a job into the queue."""
         self._check(type, body)
-        callback = callback_of(body.callback_url)
+        callback = callback_of(self, body.callback_url)
         job = Job(owner=g.key.id, type=type, payload=body.payload(), priority=body.priority or NORMAL,
                   callback=callback)
         job = job if body.job_id is None else replace(job, id=body.job_id)

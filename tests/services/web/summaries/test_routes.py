@@ -93,6 +93,9 @@ def says(words: str) -> Any:
     ("summary", {"priority": "urgent"}, 400, None, "priority"),
     ("summary", {"job_id": "../../etc"}, 400, None, "job_id"),
     ("summary", {"callback_url": "ftp://example.org/"}, 400, None, "callback_url"),
+    ("summary", {"callback_url": "http://127.0.0.1/"}, 400, None, "callback_url"),
+    ("summary", {"callback_url": "http://[fd00::1]/"}, 400, None, "callback_url"),
+    ("summary", {"callback_url": "https://example.org:5000/"}, 400, None, "callback_url"),
     ("summary", {"profile": "three"}, 404, None, None),
     ("summary", {"nonsense": 1}, 400, None, "nonsense")])
 def test_what_is_wrong_is_said_in_both_forms(shared: World, key: str, path: str, body: dict[str, Any], status: int,
@@ -194,3 +197,10 @@ def test_lengths_are_settings(tmp_path: Path) -> None:
     assert post(world, key, text="12345").status_code == post(world, key, text="1", is_live_summary=True).status_code
     assert post(world, key, text="1234").status_code == 422
     assert post(world, key, text=" ", is_live_summary=True).status_code == 422
+
+
+def test_a_server_that_asks_no_others_takes_no_callback_url(tmp_path: Path) -> None:
+    world = make_world(tmp_path, fetch=False)
+    refused = world.call("POST", "/summaries/v1/summary", json={"text": TEXT, "callback_url": "https://example.org/"})
+    assert (refused.status_code, refused.json["error"]["code"]) == (403, "fetch_off")
+    assert refused.json["error"]["param"] == "callback_url"
