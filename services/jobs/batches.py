@@ -9,6 +9,7 @@ A piece of the record is OK or FAILED and a line of JSON: `{"id", "custom_id", "
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import threading
@@ -227,7 +228,8 @@ class _Batch:
         """As `_asked`, but a crash of the runner is an answer, too."""
         while True:
             self._check()
-            reply = self._door(Request(live(self._keys, self._owner), self._endpoint, line.body), self._check)
+            reply = self._door(Request(live(self._keys, self._owner), self._endpoint, line.body, self._retry(line)),
+                               self._check)
             if reply.status not in PAUSES or reply.retry_after is None or _is_crash(reply):
                 return reply
             seconds = max(reply.retry_after, BEAT)
@@ -235,6 +237,12 @@ class _Batch:
                 self._pause, self._until = seconds, 0.0
                 return None
             self._rest(seconds)
+
+    def _retry(self, line: Line) -> str:
+        """A line whose answer was given, but not kept here before a crash, shall not be a session's turn twice."""
+        if self._endpoint != "/answer" or line.body.get("session_id") is None:
+            return ""
+        return f"{self._record.id}-{hashlib.sha256(line.custom_id.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
     def _rest(self, seconds: float) -> None:
         resume = time.monotonic() + seconds

@@ -66,10 +66,11 @@ class Door:
 
 
 class House:
-    def __init__(self, folder, *ids):
+    def __init__(self, folder, *ids, endpoint=CHAT, **body):
         self.uploads, self.keys, self.door, self.told = SqliteUploads(folder), Keys(), Door(), []
-        self.uploads.put("k1", "file-1", FILE, {"name": "in.jsonl"}, [b"\n".join(map(line, ids))])
-        self.uploads.put("k1", "batch_1", BATCH, {"input_file_id": "file-1", "endpoint": CHAT, "total": len(ids)})
+        self.uploads.put("k1", "file-1", FILE, {"name": "in.jsonl"}, [b"\n".join(
+            line(id, endpoint, n=id, **body) for id in ids)])
+        self.uploads.put("k1", "batch_1", BATCH, {"input_file_id": "file-1", "endpoint": endpoint, "total": len(ids)})
 
     def work(self, seconds=60.0, tell=None):
         job = Job(owner="k1", type=BATCH, payload={"batch": "batch_1"}, created=time.time())
@@ -239,3 +240,22 @@ def test_an_outage_ends_no_batch_of_this_day(house):
     assert caught.value.delay == 2 and caught.value.back and not caught.value.counted
     del house.door.replies["b"]
     assert house.work()["completed"] == 12
+
+
+@pytest.mark.parametrize(("endpoint", "body", "named"), [
+    ("/answer", {"session_id": 7}, True), ("/answer", {"session_id": None}, False), (CHAT, {"session_id": 7}, False)])
+def test_a_turn_is_asked_for_once_whatever_breaks_off(tmp_path, endpoint, body, named):
+    house, retries = House(tmp_path, "a", "b", endpoint=endpoint, **body), []
+    answer = house.door.__call__
+    keep = house.uploads.append
+
+    def broken(*_):
+        raise Unavailable("the disk is away", retry_after=1)
+    house.door = lambda request, check: (retries.append((request.body["n"], request.retry)), answer(request, check))[1]
+    house.uploads.append = broken
+    with pytest.raises(Later):
+        house.work()
+    house.uploads.append = keep
+    house.work()
+    assert {len({retry for id, retry in retries if id == which}) for which in "ab"} == {1}
+    assert len({retry for _, retry in retries if retry}) == (2 if named else 0)
