@@ -108,6 +108,12 @@ class UnsupportedMedia(ParleyError):
     status, code, type = 415, "unsupported_media_type", "invalid_request_error"
 
 
+class Misdirected(ParleyError):
+    """The request is for a name that is not this server's."""
+
+    status, code, type = 421, "misdirected", "invalid_request_error"
+
+
 class Unprocessable(ParleyError):
     """Well-formed, but cannot be done: a model file that cannot be loaded, for one."""
 

@@ -56,6 +56,7 @@ class Settings:
     max_sockets_per_key: int = 100
     socket_idle: float = 600.0              # seconds that a websocket may go without a question
     allowed_origins: tuple[str, ...] = ()   # of pages from elsewhere that may open one
+    allowed_hosts: tuple[str, ...] = ()     # names that the server goes by, beside its addresses and localhost
     prepare: bool = True                    # after an answer, compute the session's next prompt while nobody waits
     drain_timeout: float = 30.0             # seconds that running answers get on SIGTERM
     hub_url: str = "https://huggingface.co"
@@ -251,6 +252,13 @@ def _origins(text: str) -> tuple[str, ...]:
     return found
 
 
+def _hosts(text: str) -> tuple[str, ...]:
+    found = tuple(one.strip().lower() for one in text.split(",") if one.strip())
+    if not all(re.fullmatch(r"\*|[a-z0-9_.-]+", one) for one in found):
+        raise ValueError("expected names such as chat.example.org, without ports and with commas between them, or *")
+    return found
+
+
 def _wikis(text: str) -> tuple[str, ...]:
     found = tuple(_url(one.strip()) for one in text.split(",") if one.strip())
     if not all(re.fullmatch(r"https?://[^/?#@\s]+(/[^?#\s]*)?/rest\.php", one) for one in found):
@@ -327,6 +335,7 @@ _VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "MAX_SOCKETS_PER_KEY": ("max_sockets_per_key", _int(0, 100_000)),
     "SOCKET_IDLE": ("socket_idle", _seconds),
     "ALLOWED_ORIGINS": ("allowed_origins", _origins),
+    "ALLOWED_HOSTS": ("allowed_hosts", _hosts),
     "PREPARE": ("prepare", _bool),
     "DRAIN_TIMEOUT": ("drain_timeout", _seconds),
     "METRICS_KEYS": ("metrics_keys", _int(0, 10_000)),

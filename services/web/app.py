@@ -21,7 +21,7 @@ from services.chat.profiles import Profiles
 from services.chat.sessions import Sessions
 from services.engine.client import Engine
 from services.engine.model_jobs import Jobs, jobs_of
-from services.settings import Settings
+from services.settings import Settings, is_loopback
 from services.store.jobs import JobStore
 from services.store.opening import open_jobs, open_kept, open_store, open_uploads
 from services.store.uploads import UploadStore
@@ -32,6 +32,7 @@ from services.web import (
     frame,
     gallery,
     health,
+    hosts,
     jobs,
     keys,
     knowledge,
@@ -200,6 +201,8 @@ def create_app(settings: Settings, parts: Parts, drain: Drain | None = None) -> 
     app.extensions["parley"] = room
     frame.install(app)
     metrics.install(app, parts.tally)
+    loopback = is_loopback(settings.host)
+    app.before_request(lambda: hosts.check(request.environ.get("HTTP_HOST"), settings.allowed_hosts, loopback))
     app.before_request(lambda: None if request.endpoint == "healthz" else room.drain.refuse_new())
     register(PlainApi(app), Gate(app, parts.keys, parts.admissions), room, ROUTES)
     parts.grounding.go_on()

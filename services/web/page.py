@@ -13,14 +13,9 @@ from services.web.routes import Endpoint, Route, op
 FOLDER = Path(__file__).resolve().parent / "static" / "page"
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".txt": "text/plain"}
 _FILES = {path.name: path for path in sorted(FOLDER.rglob("*")) if path.suffix in _TYPES}
-_HEADERS = {
-    "Content-Security-Policy":
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; base-uri 'none'; "
-        "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types dompurify",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-cache",
-}
+_POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; "
+           "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; "
+           "trusted-types dompurify")
 
 
 class Home(Endpoint):
@@ -47,7 +42,7 @@ def _file(name: str) -> Response:
     if path is None:
         raise NotFound("the page has no such file")
     response = Response(path.read_bytes(), mimetype=_TYPES[path.suffix])
-    response.headers.update(_HEADERS)
+    response.headers["Content-Security-Policy"] = _POLICY
     return response
 
 

@@ -146,7 +146,8 @@ def test_a_request_of_this_machine_needs_no_key(scene: Scene) -> None:
     assert answer.status_code == 200 and "mine" in scene.ask("GET", "/answer").json()
     for path in ("/auth/keys", "/models", "/metrics"):
         assert scene.ask("GET", path).status_code == 403, path
-    for headers in ({"Host": "rebound.example"}, {"X-Forwarded-For": "127.0.0.1"}, {"Forwarded": "for=127.0.0.1"},
+    assert scene.ask("GET", "/auth", headers={"Host": "rebound.example"}).status_code == 421
+    for headers in ({"X-Forwarded-For": "127.0.0.1"}, {"Forwarded": "for=127.0.0.1"},
                     {"Origin": "https://page.example"}, {"Sec-Fetch-Site": "cross-site"}, {"X-API-Key": "wrong"}):
         assert scene.ask("GET", "/auth", headers=headers).status_code == 401, headers
 
