@@ -169,6 +169,8 @@ class Figures:
         self._waits = self._of_jobs("queue_time_seconds", "That jobs waited", WORK)
         self._whole = self._of_jobs("full_duration_seconds", "Of jobs that were done, with what they waited", WORK)
         self._errors = Counter(f"{SKYNET}summary_errors", "Attempts at jobs that failed", registry=self._registry)
+        self._forced = Counter(f"{SKYNET}forced_exit", "Executors that ended because a job hung",
+                               registry=self._registry)
         self._chunked = Counter(f"{SKYNET}map_reduce_chunking", "Texts that were cut in parts", ["job_type"],
                                 registry=self._registry)
 
@@ -217,6 +219,10 @@ class Figures:
         self._whole.observe(job.full_seconds)
         if job.chunks > 1:
             self._chunked.labels(job.type).inc()
+
+    def forced_exit(self) -> None:
+        """Count an executor that ended because a job of it hung (S1.30)."""
+        self._forced.inc()
 
     def text(self, runners: Iterable[RunnerState], queue: QueueSize = QueueSize()) -> str:
         """Everything counted, and how `runners` and the `queue` are now."""

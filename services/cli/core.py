@@ -38,9 +38,9 @@ class Core:
         self.run_dir = make_run_dir(settings.data_dir)
         self.authkey = secrets.token_bytes(32)
         self.limiter = open_limiter(settings)
-        self.supervisor = Supervisor(settings, self.run_dir, self.authkey, self.limiter,
-                                     Figures(settings.metrics_keys), precheck, needs)
-        self.work = Work(settings, self.supervisor.address, self.authkey)
+        figures = Figures(settings.metrics_keys)
+        self.supervisor = Supervisor(settings, self.run_dir, self.authkey, self.limiter, figures, precheck, needs)
+        self.work = Work(settings, self.supervisor.address, self.authkey, figures.forced_exit)
         self.stopping = threading.Event()
 
     def close(self) -> None:

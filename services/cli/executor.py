@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,8 +26,10 @@ GRACE = 3.0                         # seconds that a stopped one has beyond DRAI
 
 
 class Work:
-    def __init__(self, settings: Settings, control: str, authkey: bytes) -> None:
-        self._settings = settings
+    """`forced` is called when one ended because a job of it hung."""
+
+    def __init__(self, settings: Settings, control: str, authkey: bytes, forced: Callable[[], None]) -> None:
+        self._settings, self._forced = settings, forced
         self._fixed = {"DATA_DIR": str(settings.data_dir), "MODELS_DIR": str(settings.models_dir)}
         self._parameters = {"control": control, "authkey": authkey.hex()}
         self._stopping = threading.Event()
@@ -35,6 +38,7 @@ class Work:
 
     def watch(self) -> None:
         """Keep one alive until `stop`. Until there is a job none is needed, which saves its memory."""
+        from services.jobs.executor import STUCK
         self._await_work()
         attempt = 0
         while not self._stopping.is_set():
@@ -43,6 +47,8 @@ class Work:
             status = process.wait() if process else 0
             if self._stopping.is_set():
                 return
+            if status == STUCK:
+                self._forced()
             attempt = 0 if time.monotonic() - began > STEADY else attempt
             log.error("the executor ended with status %s; starting it again", status)
             self._stopping.wait(PAUSES[min(attempt, len(PAUSES) - 1)])

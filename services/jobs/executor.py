@@ -26,6 +26,7 @@ CALLBACKS = 2               # deliveries at once, beside the jobs
 SUSPECT = 3                 # the attempt from which on a job runs alone: others shall not die with it
 BUSY_WAIT = 60.0            # seconds at most between two attempts of what could not be begun
 PATIENCE = 3600.0           # seconds after which a job that could not be begun is given up
+STUCK = 4                   # exit status: a handler hangs, which nothing but the end of its process ends
 REMEMBERED = 10_000         # jobs that could not be begun
 
 

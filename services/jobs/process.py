@@ -26,14 +26,13 @@ from services.engine.client import Engine
 from services.errors import ParleyError
 from services.jobs import batches, requests, summaries
 from services.jobs.callbacks import Callbacks
-from services.jobs.executor import Executor, Handler, Rules
+from services.jobs.executor import STUCK, Executor, Handler, Rules
 from services.settings import Settings
 from services.store.jobs import CALLBACK
 from services.store.opening import open_jobs, open_store, open_uploads
 
 log = logging.getLogger("parley.jobs")
 OpenDoor = Callable[[Settings, str, bytes], requests.Door]
-STUCK = 4                   # exit status: a handler hangs, which nothing but the end of its process ends
 
 
 def build(settings: Settings, control: str, authkey: bytes, worker: str, open_door: OpenDoor) -> Executor:

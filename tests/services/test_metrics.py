@@ -142,6 +142,7 @@ def test_jobs_of_summaries_are_told_under_skynets_names():
         figures.served(Report(served=[
             Served(route="/summaries/v1/summary", method="POST", status=200, count=2, seconds=0.5),
             Served(route="/answer", method="POST", status=200, count=1, seconds=9)]))
+    figures.forced_exit()
     told = read(figures.text([], QueueSize(pending=4, running=2, redis=True)))
     name = "Skynet_Summaries_"
     assert told[name + "summary_input_length_count",] == 3 and told[name + "summary_input_length_bucket", "500.0"] == 0
@@ -149,7 +150,7 @@ def test_jobs_of_summaries_are_told_under_skynets_names():
     assert told[name + "summary_duration_seconds_bucket", "1.0"] == 0
     assert told[name + "summary_duration_seconds_bucket", "5.0"] == told[name + "summary_duration_seconds_count",] == 2
     assert told[name + "summary_queue_time_seconds_sum",] == 6 and told[name + "summary_errors_total",] == 1
-    assert told[name + "summary_full_duration_seconds_sum",] == 12
+    assert told[name + "summary_full_duration_seconds_sum",] == 12 and told[name + "forced_exit_total",] == 1
     assert told[name + "map_reduce_chunking_total", "summary"] == 1
     assert told[name + "summary_queue_size",] == told[name + "summary_queue_size_by_processor", "LOCAL"] == 4
     assert told[name + "summary_current_tasks_by_processor", "LOCAL"] == 2

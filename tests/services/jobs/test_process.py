@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from services.jobs.process import STUCK
+from services.jobs.executor import STUCK
 from tests.conftest import ROOT
 
 HANGING = """
