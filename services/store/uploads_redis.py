@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,41 @@ if TYPE_CHECKING:
 
 AT_ONCE = 100               # pieces, or uploads, of one look
 TRIES = 20                  # of a change that others change meanwhile
-# keys: the upload, its pieces, what each owner keeps. args: owner, piece, its size. 0 when the upload is gone.
+# Each step may reach Redis twice, since a call whose connection breaks is sent again: it has the effect of one then.
+# keys: the upload, its pieces, what each owner keeps, the last number, its indexes. args: owner, id, kind, created,
+# size, about, sealed, most, pieces. The upload's number, or what its owner keeps where that leaves no room.
+_PUT = """
+local known = redis.call('HGET', KEYS[1], 'number')
+if known then return {known} end
+local used = tonumber(redis.call('HGET', KEYS[3], ARGV[1]) or '0')
+if used + tonumber(ARGV[5]) > tonumber(ARGV[8]) then return {false, string.format('%.0f', used)} end
+local number = redis.call('INCR', KEYS[4])
+redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'kind', ARGV[3], 'number', number, 'created', ARGV[4], 'size', ARGV[5],
+  'about', ARGV[6], 'sealed', ARGV[7])
+for at = 9, #ARGV do redis.call('RPUSH', KEYS[2], ARGV[at]) end
+for at = 5, #KEYS do redis.call('ZADD', KEYS[at], number, ARGV[2]) end
+redis.call('HINCRBY', KEYS[3], ARGV[1], ARGV[5])
+return {tostring(number)}
+"""
+# keys: the upload, its pieces, what each owner keeps. args: owner, piece, its size, a word of its own; the last 16 of
+# these are known. 0 when the upload is gone.
 _APPEND = """
-if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
+local owner, known = unpack(redis.call('HMGET', KEYS[1], 'owner', 'appended'))
+if owner ~= ARGV[1] then return 0 end
+if known and string.find(known, ARGV[4], 1, true) then return 1 end
 redis.call('RPUSH', KEYS[2], ARGV[2])
+redis.call('HSET', KEYS[1], 'appended', string.sub(ARGV[4] .. (known or ''), 1, 16 * #ARGV[4]))
 redis.call('HINCRBY', KEYS[1], 'size', ARGV[3])
 redis.call('HINCRBY', KEYS[3], ARGV[1], ARGV[3])
 return 1
+"""
+# keys: the upload, its pieces, what each owner keeps, its indexes. args: owner, id.
+_DELETE = """
+local size = redis.call('HGET', KEYS[1], 'size')
+if not size then return end
+redis.call('DEL', KEYS[1], KEYS[2])
+redis.call('HINCRBY', KEYS[3], ARGV[1], string.format('%.0f', 0 - size))
+for at = 4, #KEYS do redis.call('ZREM', KEYS[at], ARGV[2]) end
 """
 
 
@@ -34,24 +63,19 @@ class RedisUploads(UploadStore):
         super().__init__(cipher, most)
         self._client: Any = client
         self._prefix = f"{{{namespace}}}:uploads:"      # in braces, so that a cluster keeps all of it in one place
-        self._append = client.register_script(_APPEND)
+        self._put, self._append, self._delete = map(client.register_script, (_PUT, _APPEND, _DELETE))
 
     def put(self, owner: str, id: str, kind: str, about: About, pieces: Sequence[bytes] = ()) -> Upload:
         size, created = sum(map(len, pieces)), time.time()
         with redis_client.told():
-            self.check_room(int(self._client.hget(f"{self._prefix}sizes", owner) or 0), size)
-            number = int(self._client.incr(f"{self._prefix}number"))
-            pipe = self._client.pipeline(transaction=True)
-            pipe.hset(self._key(id), mapping={
-                "owner": owner, "kind": kind, "number": number, "created": created, "size": size,
-                "about": self.pack_about(owner, id, about), "sealed": int(self.cipher is not None)})
-            if pieces:
-                pipe.rpush(self._pieces(owner, id), *(self._marked(owner, id, piece) for piece in pieces))
-            for index in self._indexes(owner, kind):
-                pipe.zadd(index, {id: number})
-            pipe.hincrby(f"{self._prefix}sizes", owner, size)
-            pipe.execute()
-        return Upload(owner, id, kind, number, created, size, about)
+            number, *used = self._put(
+                keys=[self._key(id), self._pieces(owner, id), f"{self._prefix}sizes", f"{self._prefix}number",
+                      *self._indexes(owner, kind)],
+                args=[owner, id, kind, created, size, self.pack_about(owner, id, about), int(self.cipher is not None),
+                      self.most, *(self._marked(owner, id, piece) for piece in pieces)])
+        if number is None:
+            self.check_room(int(used[0]), size)
+        return Upload(owner, id, kind, int(number), created, size, about)
 
     def _key(self, id: str) -> str:
         return f"{self._prefix}one:{id}"
@@ -106,7 +130,7 @@ class RedisUploads(UploadStore):
     def append(self, owner: str, id: str, piece: bytes) -> None:
         with redis_client.told():
             there = self._append(keys=[self._key(id), self._pieces(owner, id), f"{self._prefix}sizes"],
-                                 args=[owner, self._marked(owner, id, piece), len(piece)])
+                                 args=[owner, self._marked(owner, id, piece), len(piece), uuid.uuid4().hex])
         if not there:
             raise not_found(id)
 
@@ -123,12 +147,8 @@ class RedisUploads(UploadStore):
     def delete(self, owner: str, id: str) -> None:
         there = self.get(owner, id)
         with redis_client.told():
-            pipe = self._client.pipeline(transaction=True)
-            pipe.delete(self._key(id), self._pieces(owner, id))
-            for index in self._indexes(owner, there.kind):
-                pipe.zrem(index, id)
-            pipe.hincrby(f"{self._prefix}sizes", owner, -there.size)
-            pipe.execute()
+            self._delete(keys=[self._key(id), self._pieces(owner, id), f"{self._prefix}sizes",
+                               *self._indexes(owner, there.kind)], args=[owner, id])
 
     def close(self) -> None:
         self._client.close()

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import redis
 
 from services.errors import ConfigError, Gone, StorageFull, Unavailable
 from services.settings import Settings
@@ -128,3 +129,37 @@ def test_redis_that_is_away_is_told(tmp_path):
             store.pieces("k1", "a")), lambda: store.append("k1", "a", b""), lambda: store.all(None, "file")):
         with pytest.raises(Unavailable):
             act()
+
+
+@needs_redis
+def test_a_reply_that_was_lost_repeats_nothing(server, monkeypatch):
+    store = RedisUploads(redis_client.connect(Settings(redis_url=server.url), text=False), "lossy")
+    real, armed = redis.connection.AbstractConnection.read_response, []
+
+    def lossy(connection, *args, **more):
+        reply = real(connection, *args, **more)
+        if armed:
+            armed.clear()
+            connection.disconnect()
+            raise redis.ConnectionError("the reply was lost")
+        return reply
+
+    def losing(act, *args):
+        store.get("k1", "known")            # on a connection that is open
+        armed.append(1)
+        return act(*args)
+    store.put("k1", "known", "file", {})
+    store.append("k1", "known", b"0")       # the script is there
+    store.put("k1", "gone", "file", {})
+    store.delete("k1", "gone")
+    monkeypatch.setattr(redis.connection.AbstractConnection, "read_response", lossy)
+    made = losing(store.put, "k1", "a", "file", {"x": 1}, [b"12", b"34"])
+    for number in range(3):
+        losing(store.append, "k1", "a", b"%d" % number)
+    assert not armed and list(store.pieces("k1", "a")) == [b"12", b"34", b"0", b"1", b"2"]
+    assert store.get("k1", "a").size == 7 and store.get("k1", "a").number == made.number
+    assert store._client.hget("{lossy}:uploads:sizes", "k1") == b"8"
+    store.append("k1", "a", b"2")           # the same once more is another piece
+    assert len(list(store.pieces("k1", "a"))) == 6
+    losing(store.delete, "k1", "a")
+    assert store._client.hget("{lossy}:uploads:sizes", "k1") == b"1"
