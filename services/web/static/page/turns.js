@@ -70,5 +70,5 @@ export function told({ usage, context, timings, warnings }) {
 function cited(citations) {
     return el("ol", { className: "citations", "aria-label": "Sources" }, ...citations.map((one) => el("li",
         { value: one.n, className: one.cited ? "cited" : "" },
-        one.url ? el("a", { href: one.url, rel: "noopener noreferrer", target: "_blank" }, one.title) : one.title)));
+        /^https?:/i.test(one.url) ? el("a", { href: one.url, rel: "noopener noreferrer", target: "_blank" }, one.title) : one.title)));
 }
