@@ -182,8 +182,6 @@ class Admissions:
         kept = False
         try:
             answer = _answer(channel, request)
-            if isinstance(answer, wire.Failed):
-                raise from_code(answer.code, answer.message, answer.retry_after, **answer.details)
             if not isinstance(answer, wire.Admitted):
                 raise _down(f"unexpected answer {type(answer).__name__}")
             kept = place
@@ -227,6 +225,8 @@ def _answer(channel: wire.Channel, request: wire.Message) -> wire.Message:
         raise _down(str(error)) from None
     if answer is None:
         raise _down(f"no answer in {ANSWER_TIMEOUT:g} s")
+    if isinstance(answer, wire.Failed):
+        raise from_code(answer.code, answer.message, answer.retry_after, **answer.details)
     return answer
 
 

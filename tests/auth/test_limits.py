@@ -251,6 +251,15 @@ def test_no_supervisor_is_unavailable(tmp_path: Path, caplog: pytest.LogCaptureF
     assert "3 tokens of key k1 were not counted" in caplog.text
 
 
+def test_what_the_supervisor_cannot_tell_is_told_as_it_tells_it(
+        admissions: Admissions, limiter: Limiter, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = wire.Failed(code="redis_unavailable", message="Redis is away", retry_after=2)
+    monkeypatch.setattr(limiter, "usage", lambda key: failed)
+    with pytest.raises(Unavailable, match="Redis is away") as caught:
+        admissions.usage("k1")
+    assert (caught.value.code, caught.value.retry_after) == ("redis_unavailable", 2)
+
+
 def test_a_supervisor_with_another_authkey_is_unavailable(control: Any) -> None:
     with pytest.raises(Unavailable):
         Admissions(control.address, b"wrong").admit(key())
