@@ -25,7 +25,7 @@ from typing import Any
 from auth.keys import Keys
 from services.errors import BadRequest, Forbidden, NotFound, RunnerCrashed, Unavailable
 from services.jobs.executor import Handler, Later, Tell
-from services.jobs.requests import Door, Reply, Request, live
+from services.jobs.requests import ENDING, Door, Reply, Request, live
 from services.store.jobs import MAX_DELAY, Job
 from services.store.uploads import Upload, UploadStore
 
@@ -94,7 +94,7 @@ def _bad(number: int, what: str) -> BadRequest:
 
 def _is_end(reply: Reply) -> bool:
     """Whether this server stops: then others go on at once, or it does itself after its start."""
-    return bool(reply.body["error"].get("code") in ("draining", "supervisor_down"))
+    return reply.body["error"].get("code") in ENDING
 
 
 def _is_crash(reply: Reply) -> bool:

@@ -12,6 +12,7 @@ from services.errors import Forbidden, from_code
 from services.jobs.executor import Handler, Tell
 from services.store.jobs import Job
 
+ENDING = ("draining", "supervisor_down")    # codes of errors that say that this server stops: others may go on
 ANSWER = "answer"           # the type of jobs that are one `POST /answer`
 
 

@@ -37,7 +37,7 @@ from services.errors import (
 from services.jobs import actions, contents, prompts
 from services.jobs.asking import TYPES, Asking, Work
 from services.jobs.chunks import OVERLAP, chunks
-from services.jobs.requests import live
+from services.jobs.requests import ENDING, live
 from services.store.jobs import Job
 from services.wire import Charge, Report, WireError, Worked
 
@@ -266,7 +266,7 @@ class _Working:
             try:
                 return (yield from self._answer(ask))
             except (TooManyRequests, Unavailable) as error:
-                over = not self.begun or time.monotonic() > until
+                over = not self.begun or time.monotonic() > until or error.code in ENDING
                 if over or isinstance(error, QuotaSpent | RunnerCrashed):
                     raise
                 resume = time.monotonic() + (error.retry_after or BEAT)

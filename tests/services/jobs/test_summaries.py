@@ -244,6 +244,17 @@ def test_what_says_no_ends_it_before_it_began_and_is_waited_for_later(desk: Desk
     assert count == 3 + len(desk.asked)
 
 
+@pytest.mark.parametrize("code", ["draining", "supervisor_down"])
+def test_it_keeps_no_server_from_stopping(desk: Desk, code: str) -> None:
+    def says(text: str, request: wire.Generate) -> str:
+        desk.admissions.refuse = Unavailable("stopping", code=code, retry_after=100)
+        return "some"
+    desk.says = says
+    with pytest.raises(Unavailable, match="stopping"):
+        desk.do(LONG, key=replace(KEY, max_parallel=1))
+    assert len(desk.asked) == 1
+
+
 def test_a_spent_budget_ends_it_at_any_time(desk: Desk) -> None:
     def says(text: str, request: wire.Generate) -> str:
         desk.admissions.refuse = QuotaSpent("spent", retry_after=100)
