@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 import threading
 import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,7 @@ from services.store.jobs import (
     shown,
     too_many,
 )
-from services.store.sqlite import connected, failure
+from services.store.sqlite import connected, failure, made
 
 log = logging.getLogger("parley.jobs")
 FILE = "jobs.db"
@@ -86,25 +85,11 @@ class SqliteJobs(JobStore):
         self._watch: sqlite3.Connection | None = None
         self._version = -1
         disk.make_dirs(data_dir)
-        if not self.path.exists():
-            self._make()
+        made(self.path)
         try:
             self._prepare()
         except Gone as error:
             raise ConfigError(error.message) from error
-
-    def _make(self) -> None:
-        """An empty file of mode 0600. It never is opened besides by SQLite: to close it would free the locks that this
-        process holds on it (sqlite.org/howtocorrupt.html, 2.2)."""
-        fresh = self.path.with_name(f".{FILE}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
-        with disk.told(fresh):
-            os.close(disk.open_file(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL))
-            try:
-                with suppress(FileExistsError):         # another process was faster
-                    os.link(fresh, self.path)
-            finally:
-                os.unlink(fresh)
-            disk.fsync_dir(self.path.parent)
 
     def _prepare(self) -> None:
         with self._database() as db:

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
 from services.errors import ParleyError, StorageFull, Unavailable
+from services.store import disk
 
 WAIT = 10.0                 # seconds that a writer waits for another
+
+
+def made(path: Path) -> None:
+    """An empty file of mode 0600, where there is none. One that is there is opened by SQLite alone: to close it would
+    free the locks that this process holds on it (sqlite.org/howtocorrupt.html, 2.2)."""
+    if path.exists():
+        return
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    with disk.told(fresh):
+        os.close(disk.open_file(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+        try:
+            with suppress(FileExistsError):         # another process was faster
+                os.link(fresh, path)
+        finally:
+            os.unlink(fresh)
+        disk.fsync_dir(path.parent)
 
 
 def connected(path: Path) -> sqlite3.Connection:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from services.errors import ConfigError
 from services.store import disk
 from services.store.crypto import Seals
-from services.store.sqlite import connected, failure
+from services.store.sqlite import connected, failure, made
 from services.store.uploads import About, Upload, UploadStore, not_found
 
 FILE = "uploads.db"
@@ -37,8 +36,7 @@ class SqliteUploads(UploadStore):
         super().__init__(cipher, most)
         self.path = data_dir / FILE
         disk.make_dirs(data_dir)
-        with disk.told(self.path):
-            os.close(disk.open_file(self.path, os.O_RDWR | os.O_CREAT))
+        made(self.path)
         with self._database() as db:
             db.execute("PRAGMA journal_mode = WAL")
         with self._transaction() as db:

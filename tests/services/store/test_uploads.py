@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import shutil
 import stat
+import subprocess
+import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -79,6 +82,22 @@ def everything(folder):
 def test_the_file_is_the_owners_alone(tmp_path):
     SqliteUploads(tmp_path).put("k1", "a", "file", {})
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in tmp_path.iterdir())
+
+
+def test_a_second_one_in_this_process_leaves_the_first_ones_locks(tmp_path):
+    store = SqliteUploads(tmp_path)
+    store.put("k1", "a", "file", {})
+    read = [sys.executable, "-c", f"import sqlite3; db = sqlite3.connect({str(store.path)!r}); "
+                                  "print(db.execute('SELECT count(*) FROM pieces').fetchone()[0]); db.close()"]
+    with store._database() as db:
+        db.execute("BEGIN IMMEDIATE")
+        db.execute("INSERT INTO pieces (upload, data, sealed) VALUES (1, 'x', 0)")
+        with suppress(Unavailable), pytest.MonkeyPatch.context() as patch:
+            patch.setattr("services.store.sqlite.WAIT", 0.0)
+            SqliteUploads(tmp_path)
+        assert subprocess.check_output(read) == b"0\n"
+        db.execute("COMMIT")
+        assert subprocess.check_output(read) == b"1\n"
 
 
 def test_what_was_plain_is_encrypted_at_a_start(tmp_path):
