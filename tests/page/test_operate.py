@@ -221,7 +221,7 @@ def test_jobs_are_followed_and_cancelled(tab, server):
     tab.sign_in()
     ask = {"async": True, "session_id": None}
     done = tab.call("POST", "/answer", json={**ask, "prompt": "!echo <b>what came</b>"})["job_id"]
-    dead = tab.call("POST", "/answer", json={**ask, "prompt": "!fail"})["job_id"]
+    dead = tab.call("POST", "/answer", json={**ask, "prompt": "x " * 9000})["job_id"]
     held = tab.call("POST", "/answer", json={**ask, "prompt": "!sleep 1 !tokens 900"})["job_id"]
     place = go(tab, "Jobs")
     expect(row(tab, done)).to_contain_text("done", timeout=30_000)      # its executor starts
@@ -233,7 +233,15 @@ def test_jobs_are_followed_and_cancelled(tab, server):
     place.get_by_label("Show", exact=True).select_option("error")
     expect(row(tab, done)).to_have_count(0)
     expect(row(tab, held)).to_have_count(1)
-    assert not tab.wrong, dead
+    expect(row(tab, dead)).to_contain_text("context_length_exceeded")
+    row(tab, dead).get_by_text("Why", exact=True).click()
+    expect(row(tab, dead).locator("pre")).to_contain_text("of the context of 4096 tokens")
+    assert not tab.wrong
+    tab.page.route(f"{server.url}/jobs?*", lambda route: route.abort())
+    expect(place.get_by_role("alert")).to_contain_text("This is not up to date")
+    expect(row(tab, held)).to_have_count(1)
+    tab.page.unroute_all()
+    expect(place.get_by_role("alert")).to_have_count(0)
 
 
 def test_a_knowledge_base_is_made_filled_searched_shared_and_deleted(tab, server):

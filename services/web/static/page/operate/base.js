@@ -16,8 +16,8 @@ export async function showBase(place, who, name) {
     let base = await get(path);
     const own = base.owner === who.id;
     const sources = table("Sources", ["Source", "State", "Documents", "Chunks", "Added", ...(own ? ["Actions"] : [])],
-        (one) => one.id, (one) => [[one.name, el("small", {}, one.kind)], state(one), indexed(one), number(one.chunks), moment(one.added),
-            ...(own ? [button("Delete", () => drop(one), { "aria-label": `Delete ${one.name}` })] : [])],
+        (one) => one.id, (one) => [[one.name, el("small", {}, one.kind)], state(one), indexed(one), number(one.chunks),
+            moment(one.added), ...(own ? [button("Delete", () => drop(one), { "aria-label": `Delete ${one.name}` })] : [])],
         "Nothing has been added yet.");
     const look = async () => {
         const [now, found] = await Promise.all([get(path), get(`${path}/sources`)]);
@@ -55,7 +55,7 @@ export async function showBase(place, who, name) {
         facts, acts, sources.node);
     if (own) place.append(addForm(path, look));
     place.append(searching(path));
-    await watch(place, 2, look);
+    await watch(place, 1, look);
 }
 
 function state(one) {
@@ -74,7 +74,8 @@ const again = (seconds) => AGAIN.find(([value]) => Number(value) === (seconds ??
 
 async function share(base, path, changed) {
     const ids = Array.isArray(base.shared) ? base.shared.join(", ") : "";
-    const who = el("select", { name: "with" }, ...options(["no", "nobody else"], ["all", "every key"], ["ids", "these keys"]));
+    const who = el("select", { name: "with" },
+        ...options(["no", "nobody else"], ["all", "every key"], ["ids", "these keys"]));
     who.value = base.shared === true ? "all" : ids ? "ids" : "no";
     const asked = await chosen(`Who may read “${base.name}”`, [
         field("With", who),
@@ -104,7 +105,8 @@ function searching(path) {
         const { results } = await post(`${path}/search`, { query: query.value, top_k: 10 });
         told.textContent = results.length ? `${results.length} found` : "Nothing found";
         hits.replaceChildren(...results.map((one) => el("li", {}, el("strong", {}, one.title || one.name),
-            el("small", {}, ` ${one.section !== one.title ? one.section : ""} · score ${one.score.toFixed(2)}`), el("p", {}, one.text))));
+            el("small", {}, ` ${one.section !== one.title ? one.section : ""} · score ${one.score.toFixed(2)}`),
+            el("p", {}, one.text))));
     });
     node.append(told, hits);
     return node;

@@ -9,10 +9,13 @@ const KINDS = [["files", "files"], ["text", "a text"], ["url", "an address"], ["
 export function addForm(path, added) {
     const kind = el("select", { name: "kind", onchange: () => pick() }, ...options(...KINDS));
     const parts = {
-        files: [field("Files", el("input", { type: "file", name: "files", multiple: true }), "PDF, Word, HTML, text, zip and more")],
-        text: [field("Title", el("input", { name: "title", maxLength: 200 })), field("Text", el("textarea", { name: "text", rows: 5 }))],
+        files: [field("Files", el("input", { type: "file", name: "files", multiple: true }),
+            "PDF, Word, HTML, text, zip and more")],
+        text: [field("Title", el("input", { name: "title", maxLength: 200 })),
+            field("Text", el("textarea", { name: "text", rows: 5 }))],
         url: [field("Address", el("input", { type: "url", name: "url", maxLength: 2048 }))],
-        crawl: [field("First page", el("input", { type: "url", name: "crawl", maxLength: 2048 }), "only pages of its host are read"),
+        crawl: [field("First page", el("input", { type: "url", name: "crawl", maxLength: 2048 }),
+            "only pages of its host are read"),
             field("Links from there at most", el("input", { type: "number", name: "max_depth", min: 0, max: 10, value: 2 })),
             field("Pages at most", el("input", { type: "number", name: "max_pages", min: 1, max: 100000, value: 50 }))],
     };
@@ -45,7 +48,8 @@ function sent(files) {
 }
 
 function body(kind, given) {
-    if (kind === "text") return { text: given.text.value, ...(given.title.value.trim() ? { title: given.title.value.trim() } : {}) };
+    if (kind === "text") return { text: given.text.value, title: given.title.value.trim() || undefined };
     if (kind === "url") return { url: given.url.value };
-    return { crawl: { url: given.crawl.value, max_depth: Number(given.max_depth.value), max_pages: Number(given.max_pages.value) } };
+    return { crawl: { url: given.crawl.value, max_depth: Number(given.max_depth.value),
+        max_pages: Number(given.max_pages.value) } };
 }

@@ -6,11 +6,13 @@ import { field, form, number, options, table, watch } from "./parts.js";
 
 export async function show(place, who, [name]) {
     if (name) return showBase(place, who, name);
-    const bases = table("Those that this key may read", ["Name", "Owner", "Embeddings", "Sources", "Documents", "Chunks", "Shared"],
-        (one) => `${one.name} ${one.owner}`, (one) => [el("a", { href: `#knowledge/${encodeURIComponent(one.name)}` }, one.name),
+    const bases = table("Those that this key may read", ["Name", "Owner", "Embeddings", "Sources", "Documents",
+        "Chunks", "Shared"], (one) => `${one.name} ${one.owner}`,
+        (one) => [el("a", { href: `#knowledge/${encodeURIComponent(one.name)}` }, one.name),
             one.owner === who.id ? "this key" : one.owner, [one.profile, el("small", {}, one.model)],
             one.pending ? `${number(one.sources)}, ${number(one.pending)} being read` : number(one.sources),
-            number(one.documents), number(one.chunks), sharing(one.shared)], "There are no knowledge bases that this key may read.");
+            number(one.documents), number(one.chunks), sharing(one.shared)],
+        "There are no knowledge bases that this key may read.");
     place.append(bases.node, await maker(who));
     await watch(place, 3, async () => bases.fill((await get("/knowledge")).bases));
 }

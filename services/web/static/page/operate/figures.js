@@ -22,6 +22,7 @@ export const figures = async () => parsed(await getText("/metrics"));
 
 /** The sum of a metric's samples that have these labels; 0 where there are none. */
 export function counted(found, name, labels = {}) {
-    return (found.get(name) ?? []).filter((one) => Object.entries(labels).every(([label, value]) => one.labels[label] === value))
+    const wanted = Object.entries(labels);
+    return (found.get(name) ?? []).filter((one) => wanted.every(([label, value]) => one.labels[label] === value))
         .reduce((sum, one) => sum + one.value, 0);
 }

@@ -4,7 +4,8 @@ import { button, confirmed, el } from "./dom.js";
 import { field, moment, number, options, table, tried, watch } from "./parts.js";
 
 const PAGE = 50;
-const STATES = [["", "all"], ["pending", "waiting"], ["running", "running"], ["success", "done"], ["error", "failed or cancelled"]];
+const STATES = [["", "all"], ["pending", "waiting"], ["running", "running"], ["success", "done"],
+    ["error", "failed or cancelled"]];
 
 export async function show(place, who) {
     const status = el("select", { onchange: () => { shown = PAGE; tried(look); } }, ...options(...STATES));
@@ -12,7 +13,8 @@ export async function show(place, who) {
     const open = new Set();         // jobs whose details are open
     let shown = PAGE;
     const jobs = table("The newest first", ["Job", "State", "Progress", "Asked for", "Took", "Result", "Actions"],
-        (one) => one.id, row, "There are no such jobs. One is made by POST /answer with “async”: true, or by POST /summaries.");
+        (one) => `${one.id} ${one.created}`, row,
+        "There are no such jobs. One is made by POST /answer with “async”: true, or by POST /summaries.");
     const look = async () => {
         const wanted = status.value;
         const found = await get(`/jobs?limit=${Math.min(shown, 1000)}${wanted ? `&status=${wanted}` : ""}`);
@@ -25,14 +27,16 @@ export async function show(place, who) {
         const state = one.status === "error" ? el("span", { className: "error" }, one.code ?? "failed") :
             STATES.find(([name]) => name === one.status)[1];
         const over = one.ended !== null;
-        return [[one.type, el("small", {}, one.id)], [state, one.priority === "high" ? el("small", {}, "high priority") : ""],
+        return [[one.type, el("small", {}, one.id)],
+            [state, one.priority === "high" ? el("small", {}, "high priority") : ""],
             progress(one), moment(one.created), over ? `${one.duration.toFixed(1)} s` : "–", over ? result(one) : "–",
             over ? "" : button("Cancel", () => cancel(one), { "aria-label": `Cancel ${one.type} ${one.id}` })];
     }
 
     /** What came of a job; open ones stay open when the table is drawn again. */
     function result(one) {
-        const node = el("details", { open: open.has(one.id), ontoggle: () => node.open ? open.add(one.id) : open.delete(one.id) },
+        const toggled = () => node.open ? open.add(one.id) : open.delete(one.id);
+        const node = el("details", { open: open.has(one.id), ontoggle: toggled },
             el("summary", { "aria-label": `Result of ${one.type} ${one.id}` }, one.status === "error" ? "Why" : "Result"),
             el("pre", { tabIndex: 0 }, one.result ?? "(nothing)"),
             el("p", { className: "hint" }, about(one)));
@@ -49,7 +53,7 @@ export async function show(place, who) {
 
     place.append(field("Show", status), jobs.node, more, el("p", { className: "hint" },
         who.master ? "The master key sees everybody's jobs." : "These are the jobs of this key."));
-    await watch(place, 2, look);
+    await watch(place, 1, look);
 }
 
 function progress(one) {

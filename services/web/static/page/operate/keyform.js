@@ -21,7 +21,8 @@ export function keyForm(who, made) {
         field("Answers at the same time", count("max_parallel")),
         field("Tokens a minute", count("tokens_per_minute")),
         field("Token budget", count("token_budget")),
-        field("Budget is for", el("select", { name: "per" }, ...options(["day", "a day"], ["month", "a month"], ["total", "ever"]))),
+        field("Budget is for", el("select", { name: "per" },
+            ...options(["day", "a day"], ["month", "a month"], ["total", "ever"]))),
         field("Weight", count("weight", { min: 0.1, max: 100, step: 0.1 }), "its share of a busy model beside other keys' 1"),
     ];
     const node = form("Make a key", fields, "Make the key", async () => {

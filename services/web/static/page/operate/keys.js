@@ -83,7 +83,7 @@ async function usage(who) {
         const own = (await get("/auth")).usage;
         return (id) => id === who.id ? text(own.requests, own.prompt_tokens + own.completion_tokens) : "–";
     }
-    const found = await figures();
-    return (id) => text(counted(found, "parley_key_requests_total", { key: id }),
+    const found = await figures().catch(() => null);
+    return (id) => !found ? "not known now" : text(counted(found, "parley_key_requests_total", { key: id }),
         counted(found, "parley_key_tokens_total", { key: id }));
 }

@@ -6,7 +6,8 @@ import { plot } from "./plot.js";
 
 const EVERY = 2;
 /** How a plot's value comes from this look and the one before, which were `seconds` apart. */
-const growth = (name) => (found, before, seconds) => before && Math.max(0, counted(found, name) - counted(before, name)) / seconds;
+const growth = (name) => (found, before, seconds) =>
+    before && Math.max(0, counted(found, name) - counted(before, name)) / seconds;
 const level = (name) => (found) => counted(found, name);
 const mean = (name) => (found, before) => {
     const count = before && counted(found, `${name}_count`) - counted(before, `${name}_count`);
@@ -27,8 +28,9 @@ const PLOTS = [
 export async function show(place) {
     const plots = PLOTS.map(([title, unit, digits, value]) => ({ value, ...plot(title, unit, digits) }));
     const cached = el("p");
-    const ended = table("Requests since the server's start", ["Profile", "Outcome", "Requests"], (one) => `${one.profile} ${one.outcome}`,
-        (one) => [one.profile, one.outcome, number(one.count)], "No request for text has ended yet.");
+    const ended = table("Requests since the server's start", ["Profile", "Outcome", "Requests"],
+        (one) => `${one.profile} ${one.outcome}`, (one) => [one.profile, one.outcome, number(one.count)],
+        "No request for text has ended yet.");
     let before = null;
     let then = 0;
     const look = async () => {
@@ -48,6 +50,6 @@ export async function show(place) {
 function told(found) {
     const of = (kind) => counted(found, "parley_prompt_tokens_total", { kind });
     const all = of("cached") + of("processed");
-    return all ? `Of ${number(all)} prompt tokens ${number(of("cached"))} were cached: ${(100 * of("cached") / all).toFixed(1)} %`
-        : "No prompt tokens yet.";
+    if (!all) return "No prompt tokens yet.";
+    return `Of ${number(all)} prompt tokens ${number(of("cached"))} were cached: ${(100 * of("cached") / all).toFixed(1)} %`;
 }

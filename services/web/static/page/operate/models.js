@@ -6,13 +6,14 @@ import { field, form, number, options, size, table, watch } from "./parts.js";
 
 export async function show(place, who) {
     const loaded = table("Loaded", ["Model", "State", "Profiles", "Memory", "Slots", "Users", "Tokens/s", "Unloads"],
-        (one) => `${one.model} ${one.profiles}`, loadedRow, "Nothing is loaded: the first question loads the selected model.");
+        (one) => JSON.stringify([one.model, one.n_ctx, one.parallel, one.profiles]), loadedRow,
+        "Nothing is loaded: the first question loads the selected model.");
     const files = table("Files", ["File", "Profiles", "Loaded"], (one) => one.file, (one) => [one.file,
         one.profiles.join(", ") || "none", one.loaded ? "yes" : "no"], "There are no model files: get one below.");
     const profiles = table("Profiles of config.json", ["Profile", "Model", "Window", "Answer at most", "Temperature", "All"],
         (one) => one.name, profileRow, "config.json has no profiles.");
     const now = el("p", { role: "status" });
-    const change = who.scopes.includes("models:switch") ? switching(now)
+    const change = who.scopes.includes("models:switch") ? switching(() => look())
         : el("p", { className: "hint" }, "Serving another model needs the scope models:switch.");
     const look = async () => {
         const found = await get("/models");
@@ -21,20 +22,22 @@ export async function show(place, who) {
         files.fill(found.models.map((file) => ({ file, loaded: found.loaded.some((one) => one.model === file),
             profiles: named.filter(([, one]) => one.model === file).map(([name]) => name) })));
         profiles.fill(named.map(([name, one]) => ({ ...one, name, selected: name === found.selected })));
-        const selected = `Selected: ${[found.selected ?? "none", found.profiles[found.selected]?.model].filter(Boolean).join(", ")}`;
+        const file = found.profiles[found.selected]?.model;
+        const selected = `Selected: ${[found.selected ?? "none", file].filter(Boolean).join(", ")}`;
         if (now.textContent !== selected) now.textContent = selected;
         change.offer?.(found);
     };
     place.append(now, loaded.node, change, files.node, profiles.node,
-        el("p", { className: "hint" }, "Profiles are edited in DATA_DIR/config.json, which the server reads again by itself; ",
-            el("code", {}, "main.py doctor"), " checks it."), gallery(who, () => look()));
+        el("p", { className: "hint" }, "Profiles are edited in DATA_DIR/config.json, which the server reads again by ",
+            "itself; ", el("code", {}, "main.py doctor"), " checks it."), gallery(who, () => look()));
     await watch(place, 2, look);
 }
 
 function loadedRow(one) {
     const stats = one.stats ?? {};
     const state = one.reason ? `${one.state}: ${one.reason}` : one.state;
-    return [[one.model, el("small", {}, one.selected ? "selected" : "", one.replicas > 1 ? ` ${one.replicas} processes` : "")],
+    const notes = [one.selected && "selected", one.replicas > 1 && `${one.replicas} processes`].filter(Boolean).join(", ");
+    return [[one.model, el("small", {}, notes)],
         one.restarts ? `${state} (restarted ${one.restarts}×)` : state, one.profiles.join(", "),
         one.memory_bytes ? size(one.memory_bytes) : `about ${size(one.estimated_bytes)}`,
         stats.slots ? `${stats.running} of ${stats.slots} busy, ${stats.waiting} wait` : "–", number(one.users),
@@ -50,8 +53,9 @@ function profileRow(one) {
             el("pre", { tabIndex: 0 }, JSON.stringify(values, null, 2)))];
 }
 
-/** The form that serves another model. Both go on to answer until the new one has; a failure leaves the old one. */
-function switching(now) {
+/** The form that serves another model; `served()` is called when it has. The model before goes on
+ *  until the new one has answered; a failure leaves it. */
+function switching(served) {
     const model = el("select", { name: "model" });
     const profile = el("select", { name: "model_config" });
     const bar = el("progress", { hidden: true, "aria-label": "Switching" });
@@ -67,7 +71,7 @@ function switching(now) {
         try {
             const done = await post("/models/model", { model: model.value, model_config: profile.value });
             told.textContent = `${done.model} answers now, with the profile ${done.profile}.`;
-            now.textContent = "";
+            await served();
         } catch (error) {
             told.textContent = "";
             throw error;

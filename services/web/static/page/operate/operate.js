@@ -24,6 +24,7 @@ export function operate(app, who) {
     let shown = null;
 
     const route = (moved) => {
+        if (!chat.isConnected) return;          // signed out
         const [id, ...rest] = location.hash.slice(1).split("/");
         const view = VIEWS.find((one) => one.id === id);
         const there = view ? id : "chat";

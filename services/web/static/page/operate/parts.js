@@ -22,8 +22,9 @@ export function table(caption, heads, id, row, empty) {
         el("caption", {}, caption), el("thead", {}, el("tr", {}, ...heads.map((head) => el("th", { scope: "col" }, head)))),
         body), none);
     const draw = (item, before) => {
-        const cells = row(item).map((cell, at) => el(at ? "td" : "th", at ? { "data-head": heads[at] } : { scope: "row" }, cell));
-        const made = el("tr", {}, ...cells);
+        const [first, ...others] = row(item);
+        const made = el("tr", {}, el("th", { scope: "row" }, first),
+            ...others.map((cell, at) => el("td", { "data-head": heads[at + 1] }, cell)));
         const focused = before ? focusable(before).indexOf(document.activeElement) : -1;
         before?.replaceWith(made);
         if (focused >= 0) focusable(made)[focused]?.focus();
@@ -76,7 +77,8 @@ export function form(label, fields, ok, act) {
             go.disabled = false;
         }
     };
-    const node = el("form", { className: "act", "aria-label": label, onsubmit: submit }, el("h3", {}, label), ...fields, go, problem);
+    const node = el("form", { className: "act", "aria-label": label, onsubmit: submit },
+        el("h3", {}, label), ...fields, go, problem);
     return node;
 }
 
@@ -95,7 +97,8 @@ export async function tried(act) {
 export function chosen(title, fields, ok) {
     return new Promise((resolve) => {
         const inner = el("form", { method: "dialog" }, el("h2", {}, title), ...fields,
-            el("menu", {}, button("Cancel", () => dialog.close("")), el("button", { value: "ok", className: "primary" }, ok)));
+            el("menu", {}, button("Cancel", () => dialog.close("")),
+                el("button", { value: "ok", className: "primary" }, ok)));
         const dialog = el("dialog", { "aria-label": title }, inner);
         dialog.addEventListener("close", () => {
             dialog.remove();
