@@ -113,7 +113,7 @@ def part(kind, **more):
 
 @pytest.mark.parametrize("given, param, told", [
     ({"messages": None}, "messages", "list"), ({"messages": []}, "messages", "at least 1"),
-    ({"messages": "hi"}, "messages", "list"), ({"messages": ["hi"]}, "messages.0", "dictionary"),
+    ({"messages": "hi"}, "messages", "list"), ({"messages": ["hi"]}, "messages.0", "object"),
     ({"messages": [{"content": "hi"}]}, "messages.0.role", "required"),
     ({"messages": [{"role": "bot", "content": "hi"}]}, "messages.0.role", "'assistant' or 'tool'"),
     ({"messages": [{"role": "user", "content": None}]}, "messages.0.content", "text"),
