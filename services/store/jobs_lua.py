@@ -131,11 +131,12 @@ if known and string.sub(known, 1, #nonce) == nonce then      -- asked again, sin
   local member = string.sub(known, #nonce + 2)
   if fields(member, 'state')[1] == 'running' then return redis.call('HGETALL', at(member)) end
 end
-local wanted, lanes = {}, {'high', 'normal'}
+local wanted, lanes = {}, {}
 for n = 5, #ARGV do
   wanted[ARGV[n]] = true
-  if ARGV[n] == 'callback' then lanes = {'high', 'normal', 'callback'} end
+  if ARGV[n] ~= 'callback' then lanes = {'high', 'normal'} end
 end
+if wanted['callback'] then lanes[#lanes + 1] = 'callback' end
 local now = clock()
 for _, lane in ipairs(lanes) do
   local delayed = P .. 'delayed:' .. lane
