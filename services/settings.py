@@ -110,7 +110,9 @@ class Settings:
                   "key",) if self.bypass_authorization else ()
         plain = ("ASAP_PUB_KEYS_REPO_URL is no https address: whoever is on the way can put in a key of their own",) \
             if isinstance(self.asap_keys, str) and not self.asap_keys.startswith("https:") else ()
-        return bypass + plain
+        undone = ("ENABLED_MODULES has no summaries:executor, and without STORE=redis nobody else does the jobs that "
+                  "are taken here",) if self.modules == ("summaries:dispatcher",) and self.store == "files" else ()
+        return bypass + plain + undone
 
 
 RUNNER_VARIABLES = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH")

@@ -24,6 +24,7 @@ from services.web.frame import json_response
 from services.web.routes import Endpoint, Route, op
 from services.web.summaries.shapes import JobQuery, SummaryJob
 
+DISPATCHER = "summaries:dispatcher"     # of ENABLED_MODULES
 PAGE, LONGEST_PAGE = 100, 1000
 _LATER = {"async_", "callback_url", "priority", "stream"}      # of a body: about the job, not about the answer
 
@@ -95,6 +96,12 @@ def callback_of(endpoint: Endpoint, url: str | None) -> dict[str, Any] | None:
         raise type(error)(f"callback_url: {error.message}", code=error.code, param="callback_url") from None
 
 
+def check_taken(endpoint: Endpoint) -> None:
+    """`NotFound` (`jobs_off`) where this server takes no jobs."""
+    if DISPATCHER not in endpoint.room.settings.modules:
+        raise NotFound(f"this server takes no jobs: its ENABLED_MODULES has no {DISPATCHER}", code="jobs_off")
+
+
 class AcceptedJob(BaseModel):
     """The job that answers, for `GET /jobs/<job_id>`."""
 
@@ -105,6 +112,7 @@ class AcceptedJob(BaseModel):
 def accept(endpoint: Endpoint, body: AnswerBody, ask: Ask, digest: str | None) -> Response:
     """202: `body` is answered later, as a job. `ask`: what it comes to, which is checked as far as it can be now.
     `digest`: of its Idempotency-Key, by which a retry gets the same job."""
+    check_taken(endpoint)
     if body.stream:
         raise BadRequest("async answers are not streamed: leave stream out", param="stream",
                          code="conflicting_parameters")

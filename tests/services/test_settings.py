@@ -151,6 +151,13 @@ def test_origins_are_addresses_without_a_path():
             load({"ALLOWED_ORIGINS": text}, None)
 
 
+def test_jobs_that_nobody_would_do_are_warned_of():
+    given = {"ENABLED_MODULES": "summaries:dispatcher"}
+    assert "nobody else does the jobs" in load(given, None).warnings[0]
+    assert not load({**given, "STORE": "redis", "REDIS_HOST": "queue"}, None).warnings
+    assert not load({"ENABLED_MODULES": "none"}, None).warnings
+
+
 def test_jobs_and_where_they_are_queued():
     settings = load({"ENABLED_MODULES": "summaries:executor", "REDIS_HOST": "queue", "REDIS_PWD": "x y",
                      "REDIS_EXP_SECONDS": "60", "JOB_TIMEOUT": "9.5"}, None)

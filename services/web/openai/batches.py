@@ -14,6 +14,7 @@ from services.store.jobs import CANCELLED, ERROR, PENDING, Job
 from services.store.uploads import Upload, not_found
 from services.web.bodies import Body
 from services.web.frame import json_response
+from services.web.jobs import check_taken
 from services.web.openai.files import ERRORS, OUTPUT, PageQuery, output_id, page
 from services.web.routes import Endpoint, Route, op
 
@@ -90,6 +91,7 @@ class Batches(Endpoint):
 
     @op("Have the requests in a file answered", scope="answer", body=BatchBody, reply=Batch, errors=(404, 507))
     def post(self, body: BatchBody) -> Response:
+        check_taken(self)
         uploads, owner = self.room.uploads, g.key.id
         if uploads.get(owner, body.input_file_id).kind != FILE:
             raise not_found(body.input_file_id)

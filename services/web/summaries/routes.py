@@ -16,7 +16,7 @@ from services.jobs.asking import TYPES
 from services.jobs.shown import shown
 from services.store.jobs import NORMAL, Job, not_found
 from services.web.frame import json_response
-from services.web.jobs import callback_of, listed
+from services.web.jobs import callback_of, check_taken, listed
 from services.web.routes import Endpoint, Route, op
 from services.web.summaries.shapes import DocumentBody, JobId, JobQuery, SummaryJob, SummaryJobs
 
@@ -37,6 +37,7 @@ class Documents(Endpoint):
 
     def add(self, type: str, body: DocumentBody) -> Response:
         """Put a job into the queue."""
+        check_taken(self)
         self._check(type, body)
         callback = callback_of(self, body.callback_url)
         job = Job(owner=g.key.id, type=type, payload=body.payload(), priority=body.priority or NORMAL,

@@ -191,6 +191,16 @@ def test_a_profile_must_be_the_keys(shared: World) -> None:
     assert post(shared, narrow, profile="two").status_code == 200
 
 
+@pytest.mark.parametrize("modules", [(), ("summaries:executor",)])
+def test_a_server_without_a_dispatcher_takes_no_jobs(tmp_path: Path, modules: tuple[str, ...]) -> None:
+    world = make_world(tmp_path, modules=modules)
+    for path, body in (("/summaries/v1/summary", {"text": TEXT}), ("/answer", {"prompt": "Hi", "async": True}),
+                       ("/v1/batches", {"input_file_id": "file-1", "endpoint": "/answer"})):
+        refused = world.call("POST", path, json=body)
+        assert refused.status_code == 404 and refused.json["error"]["code"] == "jobs_off", refused.text
+    assert world.call("GET", "/jobs").json == {"jobs": [], "next": None}
+
+
 def test_lengths_are_settings(tmp_path: Path) -> None:
     world = make_world(tmp_path, summary_minimum=5, live_summary_minimum=0)
     key = world.make_key()
