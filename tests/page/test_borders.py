@@ -17,7 +17,7 @@ def test_names_errors_steps_and_sources_are_text(tab):
     """W4: what is no answer is never markup."""
     page = tab.page
     page.route("**/v1/models", lambda route: route.fulfill(json={"data": [
-        {"id": EVIL, "file": EVIL, "embedding": False}]}))
+        {"id": EVIL, "file": f"{EVIL}.gguf", "embedding": False}]}))
     page.route("**/personalities", lambda route: route.fulfill(json={"personalities": [
         {"name": EVIL, "model": EVIL, "description": EVIL, "intro_dialogue": EVIL}]}))
     page.route("**/knowledge", lambda route: route.fulfill(json={"bases": [{"name": EVIL}]}))

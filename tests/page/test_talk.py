@@ -146,6 +146,8 @@ def test_the_choice_stays_for_the_tab_and_a_personality_greets(tab):
     tab.page.route("**/personalities", lambda route: route.fulfill(json={"personalities": [
         {"name": "Ada", "model": "tiny.gguf", "description": "", "intro_dialogue": ["Good day.", "<b>Ask.</b>"]}]}))
     tab.sign_in()
+    expect(tab.page.locator("#who")).to_have_value("profile:one")       # the selected one
+    tab.page.select_option("#who", "personality:Ada")
     expect(tab.page.locator(".greeting")).to_have_text("Good day. <b>Ask.</b>")
     tab.page.select_option("#who", "profile:two")
     expect(tab.page.locator(".greeting")).to_have_text("What would you like to know?")

@@ -29,7 +29,7 @@ export class Conversation {
 
     build(embeds, bases) {
         this.who = el("select", { id: "who", "aria-label": "Who answers", onchange: () => this.choose() },
-            ...["personality", "profile"].map((kind) => el("optgroup", { label: kind === "profile" ? "Profiles" : "Personalities" },
+            ...["profile", "personality"].map((kind) => el("optgroup", { label: kind === "profile" ? "Profiles" : "Personalities" },
                 ...this.choices.filter((one) => one.kind === kind).map((one) => el("option", { value: `${kind}:${one.name}` }, one.name)))));
         const kept = sessionStorage.getItem(CHOICE);
         if ([...this.who.options].some((one) => one.value === kept)) this.who.value = kept;
@@ -218,7 +218,7 @@ export class Conversation {
         try {
             if (this.back !== undefined && this.id !== null) await this.rewind(this.back);
             this.back = undefined;
-            this.id ??= `web-${crypto.randomUUID().slice(0, 13)}`;
+            this.id ??= newId();
             const own = await this.files.index(this.id, control.signal, (text) => { this.state.textContent = text; });
             if (own) {
                 this.bases.add(own);
@@ -356,5 +356,7 @@ export class Conversation {
     }
 }
 
+// Lists are ordered by id: that of a younger conversation comes later.
+const newId = () => `web-${Date.now().toString(36)}-${crypto.randomUUID().slice(0, 8)}`;
 const path = (id) => `/answer/${encodeURIComponent(id)}`;
 const same = (some, others) => some.length === others.length && some.every((turn, at) => turn.content === others[at].content);

@@ -10,7 +10,7 @@ const curl = () => [`curl ${location.origin}/answer`, '-H "Authorization: Bearer
 /** `who` as /auth tells it; `choices`: who may answer; `ask(choice, prompt)` puts a prompt before one of them. */
 export function firstSteps(who, choices, ask) {
     const makesKeys = who.scopes.includes("keys");
-    const starter = choices.find((one) => one.model === STARTER);
+    const starter = choices.find((one) => one.kind === "profile" && one.model === STARTER);
     const steps = el("ol", {}, makesKeys ? makeKey(who) : null,
         starter ? el("li", {}, el("h3", {}, "Try the starter model"), el("p", {}, "A tiny model is here already. It greets, "
             + "remembers names and knows capitals, and is there to see that all works."),

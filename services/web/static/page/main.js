@@ -41,7 +41,8 @@ async function choices() {
     const those = [
         ...personalities.filter((one) => one.model).map((one) => ({
             kind: "personality", name: one.name, model: one.model, about: one.description ?? "", greets: one.intro_dialogue })),
-        ...models.filter((one) => !one.embedding).map((one) => ({ kind: "profile", name: one.id, model: one.file, about: "" })),
+        ...models.filter((one) => !one.embedding && one.id !== one.file).map((one) => ({        // a file alone is no profile
+            kind: "profile", name: one.id, model: one.file, about: "" })),
     ];
     return { those, embeds: models.some((one) => one.embedding) };
 }

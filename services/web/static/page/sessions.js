@@ -40,14 +40,12 @@ export class Sessions {
     /** A conversation has a new turn: it comes first. `anew`: under another name. */
     async used(id, anew = false) {
         this.current = id;
-        if (!anew && this.names.has(id)) {
-            const name = this.names.get(id);
-            this.names.delete(id);
-            this.names = new Map([[id, name], ...this.names]);
-            this.draw();
-        } else {
-            await this.load();
-        }
+        if (anew || !this.names.has(id)) await this.load();
+        const name = this.names.get(id);
+        if (name === undefined) return;
+        this.names.delete(id);
+        this.names = new Map([[id, name], ...this.names]);
+        this.draw();
     }
 
     found() {
