@@ -96,6 +96,8 @@ def test_every_line_is_answered_once(house):
     assert first["response"] == {"status_code": 200, "request_id": "r1", "body": {"said": "a"}}
     assert first["error"] is None and first["id"].startswith("batch_req_")
     assert house.batch.about["in_progress_at"] <= house.batch.about["completed_at"]
+    house.uploads.pieces = lambda *_: pytest.fail("the answers are read")
+    assert counted(house.uploads, house.batch) == Counts(12, 12, 0)
 
 
 def test_what_is_refused_is_among_the_errors(house):
