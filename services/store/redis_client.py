@@ -22,6 +22,7 @@ CONNECT = 2.0               # seconds
 ANSWER = 5.0                # seconds
 START = 30.0                # seconds that a start waits for Redis
 QUIET = 10.0                # seconds between two lines of the log about what is wrong
+CREDENTIALS = "REDIS_USR and REDIS_PWD, or REDIS_URL"
 _logged = -QUIET            # monotonic seconds
 
 
@@ -71,10 +72,13 @@ def _meaning(error: redis.RedisError) -> ParleyError:
 
 def _log(error: redis.RedisError) -> None:
     """Now and then: while Redis is away, every call says the same."""
+    import redis
     global _logged
     if time.monotonic() - _logged > QUIET:
         _logged = time.monotonic()
-        log.warning("Redis: %s", error)
+        # long commands without a password are refused as "Protocol error: unauthenticated bulk length" or the like
+        shut = isinstance(error, redis.AuthenticationError) or "unauthenticated" in str(error)
+        log.warning("Redis: %s%s", error, f"; check {CREDENTIALS}" if shut else "")
 
 
 def wait_for(client: redis.Redis, seconds: float = START) -> None:
@@ -86,8 +90,7 @@ def wait_for(client: redis.Redis, seconds: float = START) -> None:
             client.ping()
             return
         except redis.AuthenticationError as error:
-            raise ConfigError(f"Redis does not let this server in ({error}): check REDIS_USR and REDIS_PWD, or "
-                              "REDIS_URL") from None
+            raise ConfigError(f"Redis does not let this server in ({error}): check {CREDENTIALS}") from None
         except redis.RedisError as error:
             if time.monotonic() > deadline:
                 raise ConfigError(f"Redis does not answer ({error}): start it, or check REDIS_URL or REDIS_HOST"

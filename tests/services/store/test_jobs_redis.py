@@ -14,7 +14,7 @@ from services.store import redis_client
 from services.store.crypto import SharedCipher
 from services.store.jobs import CALLBACK, ERROR, SUCCESS, JobLost, Limits
 from services.store.jobs_redis import RedisJobs
-from tests.redis_server import RedisServer, free_port, needs_redis
+from tests.redis_server import RedisServer, free_port, needs_redis, running
 from tests.services.store.jobs_contract import LEASE, JobsContract, job, take
 
 pytestmark = needs_redis
@@ -221,6 +221,13 @@ class Cutter(threading.Thread):
             except OSError:
                 pass
             end.close()
+
+
+def test_a_missing_password_is_named_in_the_log(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(redis_client, "_logged", float("-inf"))
+    with running("--requirepass", "secret") as server, pytest.raises(Unavailable):
+        RedisJobs(client_of(server)).sizes()
+    assert "check REDIS_USR and REDIS_PWD" in caplog.text
 
 
 def test_replies_that_are_cut_short_never_reach_another_call(server):
