@@ -39,6 +39,10 @@ class Later(Exception):
         self.delay, self.counted, self.back = delay, counted, back
 
 
+class TimedOut(JobLost):
+    """This attempt has taken too long, and was ended."""
+
+
 @dataclass(frozen=True)
 class Rules:
     """How jobs are run. Times in seconds."""
@@ -63,13 +67,14 @@ class Run:
     beaten: float                       # when its last sign of life was given
     progress: tuple[int, int] = (0, 0)  # chunks done, chunks in all
     over: float | None = None           # since when it is to stop
+    late: bool = False                  # it took too long
     thread: threading.Thread | None = None
     gone: threading.Event = field(default_factory=threading.Event)
 
     def tell(self, done: int, total: int) -> None:
         self.progress = (done, total)
         if self.gone.is_set():
-            raise JobLost(self.job.id)
+            raise (TimedOut if self.late else JobLost)(self.job.id)
 
     def stop(self) -> None:
         self.over = self.over or time.monotonic()
@@ -149,6 +154,7 @@ class Executor:
         log.warning("job %s of %s takes more than %g s: given up", run.job.id, run.job.owner, self._rules.timeout)
         try:
             self._store.finish(run.job, ERROR, "Job timed out", "job_timeout")
+            run.late = True
         except JobLost:
             pass                            # it ended just now, or somebody else has it
         run.stop()

@@ -37,6 +37,7 @@ from services.errors import (
 from services.jobs import actions, contents, prompts
 from services.jobs.asking import TYPES, Asking, Work
 from services.jobs.chunks import OVERLAP, chunks
+from services.jobs.executor import TimedOut
 from services.jobs.requests import ENDING, live
 from services.store.jobs import Job
 from services.wire import Charge, Report, WireError, Worked
@@ -90,6 +91,9 @@ def _counted(job: Job, wanted: Work, admissions: Admissions) -> Iterator[list[in
         if isinstance(error, Unavailable | TooManyRequests) and not isinstance(error, QuotaSpent):
             raise
         outcome = error.code
+        raise
+    except TimedOut:
+        outcome = "job_timeout"
         raise
     finally:
         if chunks or outcome != "success":

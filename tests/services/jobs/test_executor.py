@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from services.errors import BadRequest, QuotaSpent, RunnerCrashed, TooManyRequests, Unavailable
-from services.jobs.executor import Executor, Later, Rules
-from services.store.jobs import CALLBACK, CANCELLED, ERROR, HIGH, PENDING, RUNNING, SUCCESS, Job
+from services.jobs.executor import Executor, Later, Rules, TimedOut
+from services.store.jobs import CALLBACK, CANCELLED, ERROR, HIGH, PENDING, RUNNING, SUCCESS, Job, JobLost
 from services.store.jobs_sqlite import SqliteJobs
 
 QUICK = Rules(beat=0.02, house=0.05, look=0.05, lease=5.0)
@@ -118,15 +118,22 @@ def test_the_last_progress_is_kept(store, started):
 
 
 def test_an_attempt_that_takes_too_long_is_an_error(store, started):
+    raised = []
+
     def handle(job, tell):
-        while True:
-            tell(0, 0)
-            time.sleep(0.005)
+        try:
+            while True:
+                tell(0, 0)
+                time.sleep(0.005)
+        except JobLost as error:
+            raised.append(type(error))
+            raise
 
     put(store, "a")
     started({"echo": handle}, Rules(timeout=0.1, beat=0.02, look=0.02))
     found = ended(store, "a")
     assert (found.state, found.result, found.code) == (ERROR, "Job timed out", "job_timeout")
+    assert until(lambda: raised) == [TimedOut]
 
 
 def test_a_handler_that_hangs_ends_the_executor_and_gives_the_others_back(store, started):

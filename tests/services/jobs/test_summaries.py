@@ -18,9 +18,10 @@ from services import wire
 from services.errors import ContextOverflow, Forbidden, QuotaSpent, TooManyRequests, Unavailable, Unprocessable
 from services.jobs import summaries
 from services.jobs.asking import Work
+from services.jobs.executor import TimedOut
 from services.jobs.summaries import Outcome, work
 from services.settings import Settings
-from services.store.jobs import Job
+from services.store.jobs import Job, JobLost
 from tests.services.web.conftest import MASTER, make_world
 
 KEY = Key(id="k1", name="", prefix="", scopes=("answer",), profiles=None, created="", expires_at=None,
@@ -292,11 +293,16 @@ def test_a_job_is_counted_once_it_is_done_or_has_failed(desk: Desk, keys: Keys) 
     desk.admissions.refuse = TooManyRequests("wait", retry_after=7)
     with pytest.raises(TooManyRequests):
         handle(job, lambda done, total: None)
+    for lost in (JobLost, TimedOut):
+        def tell(_done: int, _total: int, lost: type[Exception] = lost) -> None:
+            raise lost
+        with pytest.raises(lost):
+            handle(job, tell)
     reports = [told for told in desk.admissions.charges if isinstance(told, wire.Report)]
-    done, failed = (report.worked[0] for report in reports)
+    done, failed, late = (report.worked[0] for report in reports)
     assert (done.type, done.outcome, done.length, done.chunks) == ("summary", "success", len(LONG), found["chunks"])
     assert 2 <= done.queue_seconds < done.full_seconds and 1 <= done.seconds < done.full_seconds
-    assert failed.outcome == "empty_result"
+    assert failed.outcome == "empty_result" and late.outcome == "job_timeout"
 
 
 def test_a_key_that_has_ended_has_nothing_done(desk: Desk, keys: Keys) -> None:
