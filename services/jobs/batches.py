@@ -23,7 +23,7 @@ from itertools import count
 from typing import Any
 
 from auth.keys import Keys
-from services.errors import BadRequest, Forbidden, NotFound, RunnerCrashed, Unavailable
+from services.errors import BadRequest, Forbidden, NotFound, RunnerCrashed, SessionBusy, Unavailable
 from services.jobs.executor import Handler, Later, Tell
 from services.jobs.requests import ENDING, Door, Reply, Request, live
 from services.store.jobs import MAX_DELAY, Job
@@ -99,6 +99,14 @@ def _is_end(reply: Reply) -> bool:
 
 def _is_crash(reply: Reply) -> bool:
     return reply.status == RunnerCrashed.status and bool(reply.body["error"].get("code") == RunnerCrashed.code)
+
+
+def _pause(reply: Reply) -> float | None:
+    """Seconds after which to ask again; None for an answer. Lines of one session are in each other's way."""
+    if reply.status in PAUSES and reply.retry_after is not None and not _is_crash(reply):
+        return max(reply.retry_after, BEAT)
+    busy = reply.status == SessionBusy.status and reply.body["error"].get("code") == SessionBusy.code
+    return BEAT if busy else None
 
 
 @dataclass(frozen=True)
@@ -232,9 +240,9 @@ class _Batch:
             self._check()
             reply = self._door(Request(live(self._keys, self._owner), self._endpoint, line.body, self._retry(line)),
                                self._check)
-            if reply.status not in PAUSES or reply.retry_after is None or _is_crash(reply):
+            seconds = _pause(reply)
+            if seconds is None:
                 return reply
-            seconds = max(reply.retry_after, BEAT)
             if time.monotonic() + seconds > self._until or _is_end(reply):
                 self._pause, self._until = seconds, 0.0
                 return None

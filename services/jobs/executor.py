@@ -16,7 +16,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from services.errors import ParleyError, QuotaSpent, RunnerCrashed, StorageFull, TooManyRequests, Unavailable
+from services.errors import (
+    ParleyError,
+    QuotaSpent,
+    RunnerCrashed,
+    SessionBusy,
+    StorageFull,
+    TooManyRequests,
+    Unavailable,
+)
 from services.store.jobs import CALLBACK, ERROR, MAX_ATTEMPTS, SUCCESS, Job, JobLost, JobStore
 
 log = logging.getLogger("parley.jobs")
@@ -229,7 +237,7 @@ class Executor:
             return
         if isinstance(error, RunnerCrashed):
             delay = 2.0 ** job.attempts if job.attempts < self._rules.attempts else None
-        elif isinstance(error, Unavailable | TooManyRequests) and not isinstance(error, QuotaSpent):
+        elif isinstance(error, Unavailable | TooManyRequests | SessionBusy) and not isinstance(error, QuotaSpent):
             waited = self._waited(job)
             delay = min(max(error.retry_after or 1.0, waited / 5), BUSY_WAIT) if waited < PATIENCE else None
         else:

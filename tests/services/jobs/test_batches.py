@@ -134,13 +134,15 @@ def test_what_was_cut_short_goes_on_without_asking_again(house):
     assert not before & {*house.door.asked} and len(house.lines()) == 12
 
 
-def test_who_is_told_to_wait_waits(house, monkeypatch):
+@pytest.mark.parametrize(("status", "code", "after"), [
+    (429, "rate_limited", 0.01), (503, "busy", 0.01), (409, "session_busy", None)])
+def test_who_is_told_to_wait_waits(house, monkeypatch, status, code, after):
     monkeypatch.setattr(batches, "BEAT", 0.01)
     tries = []
 
     def busy(check):
         tries.append(1)
-        return Reply(429 if len(tries) < 3 else 200, {"error": {}}, "", 0.01 if len(tries) < 3 else None)
+        return Reply(status, {"error": {"code": code}}, "", after) if len(tries) < 3 else Reply(200, {})
     house.door.replies["b"] = busy
     assert house.work()["completed"] == 12 and len(tries) == 3
 

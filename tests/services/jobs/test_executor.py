@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from services.errors import BadRequest, QuotaSpent, RunnerCrashed, TooManyRequests, Unavailable
+from services.errors import BadRequest, QuotaSpent, RunnerCrashed, SessionBusy, TooManyRequests, Unavailable
 from services.jobs.executor import Executor, Later, Rules, TimedOut
 from services.store.jobs import CALLBACK, CANCELLED, ERROR, HIGH, PENDING, RUNNING, SUCCESS, Job, JobLost
 from services.store.jobs_sqlite import SqliteJobs
@@ -166,7 +166,9 @@ def test_errors_of_the_job_are_its_end(store, started):
     assert [one.id for one in store.dead()] == ["d", "c", "b", "a"]
 
 
-@pytest.mark.parametrize("error", [Unavailable("busy", retry_after=0.01), TooManyRequests("busy", retry_after=0.01)])
+@pytest.mark.parametrize("error", [
+    Unavailable("busy", retry_after=0.01), TooManyRequests("busy", retry_after=0.01),
+    SessionBusy("busy", retry_after=0.01)])
 def test_what_has_no_room_now_is_tried_again_and_counts_no_attempt(store, started, error):
     tries = []
 
