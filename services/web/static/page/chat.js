@@ -32,7 +32,9 @@ export class Conversation {
             ...["profile", "personality"].map((kind) => el("optgroup", { label: kind === "profile" ? "Profiles" : "Personalities" },
                 ...this.choices.filter((one) => one.kind === kind).map((one) => el("option", { value: `${kind}:${one.name}` }, one.name)))));
         const kept = sessionStorage.getItem(CHOICE);
-        if ([...this.who.options].some((one) => one.value === kept)) this.who.value = kept;
+        const known = [...this.who.options].map((one) => one.value);
+        const chosen = known.includes(kept) ? kept : known.find((one) => one.startsWith("profile:"));   // the selected one
+        if (chosen) this.who.value = chosen;
         this.model = el("span", { className: "model", "aria-live": "polite" });
         this.chooser = el("div", { className: "chooser" }, this.who, this.model);
         // Tokens are not read out one by one: `aloud` tells sentences.

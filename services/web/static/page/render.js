@@ -5,7 +5,7 @@ import hljs from "./highlight.js";
 
 const NAMES = { js: "javascript", ts: "typescript", py: "python", sh: "bash", console: "shell", html: "xml", yml: "yaml",
     "c++": "cpp", cs: "csharp", toml: "ini", rs: "rust", rb: "ruby", md: "markdown", kt: "kotlin", jsonc: "json" };
-const KNOWN = new Set(["python", "javascript", "typescript", "bash", "shell", "json", "xml", "css", "sql", "go", "rust",
+const KNOWN = new Set(["python", "javascript", "typescript", "bash", "shell", "json", "xml", "sql", "go", "rust",
     "c", "cpp", "java", "csharp", "kotlin", "php", "ruby", "yaml", "ini", "diff", "dockerfile", "markdown"]);
 const TAGS = ["a", "blockquote", "br", "code", "del", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "li", "ol", "p", "pre",
     "span", "strong", "table", "tbody", "td", "th", "thead", "tr", "ul"];

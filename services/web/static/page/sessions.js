@@ -54,6 +54,8 @@ export class Sessions {
     }
 
     draw() {
+        this.stale = this.list.querySelector(".pop") !== null;      // an open menu is not pulled away
+        if (this.stale) return;
         const found = this.found();
         this.list.replaceChildren(...found.slice(0, this.shown).map(([id, name]) => this.entry(id, name)));
         this.end.textContent = found.length ? "" : this.names.size ? "Nothing found" : "No conversations yet";
@@ -75,7 +77,11 @@ export class Sessions {
     }
 
     menu(id, name, at) {
-        const close = () => { pop.remove(); at.focus(); };
+        const close = () => {
+            pop.remove();
+            if (this.stale) this.draw();
+            this.focusOn(id);
+        };
         const item = (text, act) => el("li", { role: "none" }, button(text, async () => {
             close();
             try {
@@ -83,7 +89,7 @@ export class Sessions {
             } catch (error) {
                 say(error.message, "error");
             }
-            if (!at.isConnected && document.activeElement === document.body) this.focusOn(id);
+            if (document.activeElement === document.body) this.focusOn(id);
         }, { role: "menuitem" }));
         const path = `/answer/${encodeURIComponent(id)}`;
         const pop = el("ul", { className: "pop", role: "menu", onkeydown: (event) => this.keys(event, pop, close) },
@@ -110,8 +116,11 @@ export class Sessions {
         document.querySelector(".pop")?.remove();
         at.after(pop);
         pop.querySelector("button").focus();
-        setTimeout(() => document.addEventListener("click", (event) => pop.contains(event.target) || pop.remove(),
-            { once: true }));
+        setTimeout(() => document.addEventListener("click", (event) => {
+            if (pop.contains(event.target)) return;
+            pop.remove();
+            if (this.stale) this.draw();
+        }, { once: true }));
     }
 
     /** The list was drawn anew: to where the focus was, or what is left. */
