@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 
 from tests.conftest import make_home, serving
@@ -72,5 +73,6 @@ def test_a_million_marks_on_a_letter_are_kept_or_refused(server, world):
     response = server.answer(MARKS, "marks", max_tokens=1)
     assert response.status_code == 400 and "context" in response.json()["error"]["code"]
     assert server.answer("hello", max_tokens=1).status_code == 200
+    world.parts.engine.ready = msgspec.structs.replace(world.parts.engine.ready, n_ctx=1 << 20)
     assert world.call("POST", "/answer", json={"prompt": MARKS, "session_id": 1}).status_code == 200
     assert world.call("GET", "/answer/1").json["turns"][0]["content"] == MARKS
