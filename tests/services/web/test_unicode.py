@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from tests.conftest import make_home, serving
+from tests.services.web.conftest import FakeLease
 from tests.tiny_gguf import byte_letters, write_tiny
 
 pytestmark = pytest.mark.model
@@ -68,11 +69,11 @@ def test_names_come_back_byte_equal_and_none_becomes_another(server):
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "session_id")
 
 
-def test_a_million_marks_on_a_letter_are_kept_or_refused(server, world):
+def test_a_million_marks_on_a_letter_are_kept_or_refused(server, world, monkeypatch):
     """Row U2: too long for this model, and no trouble for it; byte-equal where there is room."""
     response = server.answer(MARKS, "marks", max_tokens=1)
     assert response.status_code == 400 and "context" in response.json()["error"]["code"]
     assert server.answer("hello", max_tokens=1).status_code == 200
-    world.parts.engine.ready = msgspec.structs.replace(world.parts.engine.ready, n_ctx=1 << 20)
+    monkeypatch.setattr(FakeLease, "ready", msgspec.structs.replace(FakeLease.ready, n_ctx=1 << 20))
     assert world.call("POST", "/answer", json={"prompt": MARKS, "session_id": 1}).status_code == 200
     assert world.call("GET", "/answer/1").json["turns"][0]["content"] == MARKS
