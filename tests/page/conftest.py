@@ -12,6 +12,8 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.conftest import Server, make_home
 
+PATIENCE = 30_000           # milliseconds: it means "did not happen"
+expect.set_options(timeout=PATIENCE)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 CONFIG = {"SelectedModel": "one", "one": {"model": "tiny.gguf", "n_ctx": 4096, "max_tokens": 2000, "k": 3},
           "two": {"model": "other.gguf"}}
@@ -82,7 +84,7 @@ class Tab:
 
     def done(self) -> None:
         self.page.wait_for_selector("button:has-text('Send'):visible")
-        expect(self.page.locator(".log")).to_have_attribute("aria-busy", "false", timeout=20_000)
+        expect(self.page.locator(".log")).to_have_attribute("aria-busy", "false")
 
     def shows(self, id: str, turns: list[dict[str, str]], name: str = "a name", others: int = 0) -> None:
         """Has the page find one conversation with these turns, and others, without asking the server."""
@@ -100,7 +102,7 @@ def tab(browser: Browser, server: Server) -> Iterator[Tab]:
     context = browser.new_context(viewport={"width": 1200, "height": 800})
     context.grant_permissions(["clipboard-read", "clipboard-write"], origin=server.url)
     page = context.new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(PATIENCE)
     tab = Tab(page, server, server.make_key())
     yield tab
     context.close()
