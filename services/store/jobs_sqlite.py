@@ -47,7 +47,7 @@ from services.store.jobs import (
     shown,
     too_many,
 )
-from services.store.sqlite import connected, failure, made
+from services.store.sqlite import connected, failure, made, rewrite, upgrade
 
 log = logging.getLogger("parley.jobs")
 FILE = "jobs.db"
@@ -95,12 +95,7 @@ class SqliteJobs(JobStore):
         with self._database() as db:
             db.execute("PRAGMA journal_mode = WAL")
         with self._transaction() as db:
-            version, = db.execute("PRAGMA user_version").fetchone()
-            if version > SCHEMA:
-                raise ConfigError(f"{self.path} was written by a newer Parley (version {version}, this one knows "
-                                  f"{SCHEMA}): install that one again")
-            for statement in _TABLES if version < SCHEMA else ():
-                db.execute(statement)
+            upgrade(db, self.path, SCHEMA, _TABLES)
 
     def seal(self) -> int:
         """Encrypt the jobs that are plain, in one transaction; how many. At a start, before others use the file."""
@@ -111,8 +106,7 @@ class SqliteJobs(JobStore):
             changed = self._seal_secret(db) or bool(sealed)
         if changed:
             with self._database() as db:
-                db.execute("VACUUM")            # else what was plain stays in pages that are free
-                db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                rewrite(db)
         if sealed:
             log.warning("%d jobs that were plain are encrypted now", len(sealed))
         return len(sealed)

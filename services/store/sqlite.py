@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from services.errors import ParleyError, StorageFull, Unavailable
+from services.errors import ConfigError, ParleyError, StorageFull, Unavailable
 from services.store import disk
 
 WAIT = 10.0                 # seconds that a writer waits for another
@@ -35,6 +36,23 @@ def connected(path: Path) -> sqlite3.Connection:
                          check_same_thread=False)
     db.execute("PRAGMA synchronous = FULL")
     return db
+
+
+def upgrade(db: sqlite3.Connection, path: Path, schema: int, statements: Sequence[str]) -> None:
+    """Bring a file that has none of our tables to `schema` by `statements`, in the transaction that `db` is in.
+    ConfigError for a file of a newer Parley."""
+    version, = db.execute("PRAGMA user_version").fetchone()
+    if version > schema:
+        raise ConfigError(f"{path} was written by a newer Parley (version {version}, this one knows {schema}): install "
+                          "that one again")
+    for statement in statements if version < schema else ():
+        db.execute(statement)
+
+
+def rewrite(db: sqlite3.Connection) -> None:
+    """After sealing: else what was plain stays in pages that are free."""
+    db.execute("VACUUM")
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def failure(error: sqlite3.Error, path: Path) -> ParleyError | None:

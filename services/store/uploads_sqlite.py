@@ -11,7 +11,7 @@ from pathlib import Path
 from services.errors import ConfigError
 from services.store import disk
 from services.store.crypto import Seals
-from services.store.sqlite import connected, failure, made
+from services.store.sqlite import connected, failure, made, rewrite, upgrade
 from services.store.uploads import About, Upload, UploadStore, not_found
 
 FILE = "uploads.db"
@@ -40,12 +40,7 @@ class SqliteUploads(UploadStore):
         with self._database() as db:
             db.execute("PRAGMA journal_mode = WAL")
         with self._transaction() as db:
-            version, = db.execute("PRAGMA user_version").fetchone()
-            if version > SCHEMA:
-                raise ConfigError(f"{self.path} was written by a newer Parley (version {version}, this one knows "
-                                  f"{SCHEMA}): install that one again")
-            for statement in _TABLES if version < SCHEMA else ():
-                db.execute(statement)
+            upgrade(db, self.path, SCHEMA, _TABLES)
 
     def seal(self) -> int:
         """Encrypt what is plain, in one transaction; how many uploads. At a start, before others use the file."""
@@ -63,8 +58,7 @@ class SqliteUploads(UploadStore):
                            (self.pack(owner, id, data), number))
         if plain:
             with self._database() as db:
-                db.execute("VACUUM")            # else what was plain stays in pages that are free
-                db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                rewrite(db)
         return len(plain)
 
     def put(self, owner: str, id: str, kind: str, about: About, pieces: Sequence[bytes] = ()) -> Upload:
