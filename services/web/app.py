@@ -205,5 +205,4 @@ def create_app(settings: Settings, parts: Parts, drain: Drain | None = None) -> 
     app.before_request(lambda: hosts.check(request.environ.get("HTTP_HOST"), settings.allowed_hosts, loopback))
     app.before_request(lambda: None if request.endpoint == "healthz" else room.drain.refuse_new())
     register(PlainApi(app), Gate(app, parts.keys, parts.admissions), room, ROUTES)
-    parts.grounding.go_on()
     return app

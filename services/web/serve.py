@@ -67,7 +67,10 @@ class Application(BaseApplication):
     def load(self) -> Flask:
         """Called in each worker, after its fork."""
         try:
-            return create_app(self.settings, build_parts(self.settings, self._control, self._authkey), self.drain)
+            parts = build_parts(self.settings, self._control, self._authkey)
+            app = create_app(self.settings, parts, self.drain)
+            parts.grounding.go_on()
+            return app
         except ParleyError as error:
             log.error("the web process cannot start: %s", error)
             if not self.announced:
