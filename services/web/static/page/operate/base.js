@@ -19,7 +19,13 @@ export async function showBase(place, who, name) {
         (one) => one.id, (one) => [[one.name, el("small", {}, one.kind)], state(one), indexed(one), number(one.chunks),
             moment(one.added), ...(own ? [button("Delete", () => drop(one), { "aria-label": `Delete ${one.name}` })] : [])],
         "Nothing has been added yet.");
-    const look = async () => {
+    let gone = false;                       // it is being deleted: nobody looks any more
+    let looking = Promise.resolve();
+    const look = () => {
+        if (!gone) looking = looked();
+        return looking;
+    };
+    const looked = async () => {
         const [now, found] = await Promise.all([get(path), get(`${path}/sources`)]);
         base = now;
         const text = [many(base.documents, "document"), many(base.chunks, "chunk"), many(base.characters, "character"),
@@ -41,7 +47,10 @@ export async function showBase(place, who, name) {
 
     async function remove() {
         if (!await confirmed(`Delete the knowledge base “${base.name}” with all that is in it?`, "Delete")) return;
-        if (await tried(() => call("DELETE", path))) location.hash = "#knowledge";
+        gone = true;
+        await Promise.allSettled([looking]);
+        gone = await tried(() => call("DELETE", path));
+        if (gone) location.hash = "#knowledge";
     }
 
     if (own) {
