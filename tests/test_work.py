@@ -1,11 +1,9 @@
 """`main.py work`: a gateway that only takes jobs, and an executor of another data folder, over one Redis."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -13,8 +11,9 @@ import pytest
 
 from services.settings import Settings
 from services.store.opening import open_jobs
+from tests import redis_server
 from tests.conftest import ROOT, Server, descendants, make_home
-from tests.redis_server import RedisServer, needs_redis
+from tests.redis_server import needs_redis
 
 pytestmark = needs_redis
 SLOW = "!sleep 0.05 !tokens 40"         # 2 s
@@ -45,11 +44,8 @@ class Worker:
 
 @pytest.fixture(scope="module")
 def redis():
-    home = Path(tempfile.mkdtemp(prefix="parley-redis-", dir="/tmp"))
-    server = RedisServer(home).start()
-    yield server
-    server.kill()
-    shutil.rmtree(home)
+    with redis_server.running() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

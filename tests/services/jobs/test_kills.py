@@ -1,20 +1,18 @@
 """Rows P and X2 over the queue: executors killed, paused and cut off from their store; each job ends exactly once."""
 
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
 from services.jobs.executor import Executor
 from services.store.jobs import RUNNING, SUCCESS, Job
+from tests import redis_server
 from tests.conftest import ROOT
-from tests.redis_server import RedisServer, needs_redis
+from tests.redis_server import needs_redis
 from tests.services.jobs import killing
 
 PATIENCE = 60.0
@@ -22,11 +20,8 @@ PATIENCE = 60.0
 
 @pytest.fixture
 def redis():
-    home = Path(tempfile.mkdtemp(prefix="parley-redis-", dir="/tmp"))
-    server = RedisServer(home).start()
-    yield server
-    server.kill()
-    shutil.rmtree(home)
+    with redis_server.running() as server:
+        yield server
 
 
 @pytest.fixture(params=["sqlite", pytest.param("redis", marks=needs_redis)])

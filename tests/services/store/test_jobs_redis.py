@@ -1,10 +1,7 @@
 """Jobs in Redis, plain and encrypted; and what happens when Redis is away."""
 
-import shutil
 import socket
-import tempfile
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +11,8 @@ from services.store import redis_client
 from services.store.crypto import SharedCipher
 from services.store.jobs import CALLBACK, ERROR, SUCCESS, JobLost, Limits
 from services.store.jobs_redis import RedisJobs
-from tests.redis_server import RedisServer, free_port, needs_redis, running
+from tests import redis_server
+from tests.redis_server import needs_redis
 from tests.services.store.jobs_contract import LEASE, JobsContract, job, take
 
 pytestmark = needs_redis
@@ -23,11 +21,8 @@ DATA_KEY = "0123456789abcdef0123456789abcdef-data-key"
 
 @pytest.fixture(scope="module")
 def server():
-    home = Path(tempfile.mkdtemp(prefix="parley-redis-", dir="/tmp"))       # a socket's path is short
-    server = RedisServer(home).start()
-    yield server
-    server.kill()
-    shutil.rmtree(home)
+    with redis_server.running() as server:
+        yield server
 
 
 def client_of(server, **more):
@@ -120,9 +115,7 @@ def test_a_reply_that_was_lost_loses_no_job(server):
 
 
 def test_redis_may_be_killed_and_come_back(tmp_path):
-    home = Path(tempfile.mkdtemp(prefix="parley-redis-", dir="/tmp"))
-    server = RedisServer(home, port=free_port()).start()
-    try:
+    with redis_server.running(port=redis_server.free_port()) as server:
         store = RedisJobs(client_of(server))
         for id in ("a", "b"):
             store.put(job(id, callback={"url": "https://a/"}))
@@ -141,15 +134,10 @@ def test_redis_may_be_killed_and_come_back(tmp_path):
         assert take(store, types=(CALLBACK,)).payload == {"job": "a"}
         with pytest.raises(JobLost):
             store.renew(running, LEASE)
-    finally:
-        server.kill()
-        shutil.rmtree(home)
 
 
 def test_a_redis_that_is_full_read_only_or_locked_is_told():
-    home = Path(tempfile.mkdtemp(prefix="parley-redis-", dir="/tmp"))
-    server = RedisServer(home, "--requirepass", "verysecret").start()
-    try:
+    with redis_server.running("--requirepass", "verysecret") as server:
         for wrong in (None, "other"):
             with pytest.raises(Unavailable) as told:
                 RedisJobs(client_of(server, redis_password=wrong)).put(job("a"))
@@ -166,9 +154,6 @@ def test_a_redis_that_is_full_read_only_or_locked_is_told():
             store.put(job("b"))
         client.replicaof("no", "one")
         assert take(store).id == "a" and take(store) is None
-    finally:
-        server.kill()
-        shutil.rmtree(home)
 
 
 def test_what_would_be_lost_is_said(server, caplog):
@@ -225,7 +210,7 @@ class Cutter(threading.Thread):
 
 def test_a_missing_password_is_named_in_the_log(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(redis_client, "_logged", float("-inf"))
-    with running("--requirepass", "secret") as server, pytest.raises(Unavailable):
+    with redis_server.running("--requirepass", "secret") as server, pytest.raises(Unavailable):
         RedisJobs(client_of(server)).sizes()
     assert "check REDIS_USR and REDIS_PWD" in caplog.text
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import stat
 import subprocess
 import sys
-import tempfile
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 import redis
@@ -19,7 +16,8 @@ from services.store import redis_client, uploads_sqlite
 from services.store.crypto import Cipher, SharedCipher
 from services.store.uploads_redis import RedisUploads
 from services.store.uploads_sqlite import FILE, SqliteUploads
-from tests.redis_server import RedisServer, needs_redis
+from tests import redis_server
+from tests.redis_server import needs_redis
 from tests.services.store.uploads_contract import UploadsContract
 
 DATA_KEY = "0123456789abcdef0123456789abcdef-data-key"
@@ -49,11 +47,8 @@ class TestSealedSqlite(Sqlite):
 
 @pytest.fixture(scope="module")
 def server():
-    home = Path(tempfile.mkdtemp(prefix="parley-redis-", dir="/tmp"))       # a socket's path is short
-    server = RedisServer(home).start()
-    yield server
-    server.kill()
-    shutil.rmtree(home)
+    with redis_server.running() as server:
+        yield server
 
 
 @needs_redis
