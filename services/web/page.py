@@ -7,15 +7,14 @@ from pathlib import Path
 from flask import Response, redirect
 
 from auth.gate import PUBLIC
-from services.errors import NotFound
 from services.web.routes import Endpoint, Route, op
+from services.web.statics import Files
 
 FOLDER = Path(__file__).resolve().parent / "static" / "page"
-_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".txt": "text/plain"}
-_FILES = {path.name: path for path in sorted(FOLDER.rglob("*")) if path.suffix in _TYPES}
 _POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; "
            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; "
            "trusted-types dompurify")
+_FILES = Files(FOLDER, "the page", {"Content-Security-Policy": _POLICY})
 
 
 class Home(Endpoint):
@@ -27,23 +26,13 @@ class Home(Endpoint):
 class Chat(Endpoint):
     @op("The page to talk on, and to look after conversations", scope=PUBLIC, media="text/html")
     def get(self) -> Response:
-        return _file("index.html")
+        return _FILES.response("index.html")
 
 
 class PageFile(Endpoint):
     @op("A file of the page", scope=PUBLIC, media="text/plain")
     def get(self, name: str) -> Response:
-        return _file(name)
-
-
-def _file(name: str) -> Response:
-    """One of the files that were there at start; a client's text only ever picks from that table."""
-    path = _FILES.get(name)
-    if path is None:
-        raise NotFound("the page has no such file")
-    response = Response(path.read_bytes(), mimetype=_TYPES[path.suffix])
-    response.headers["Content-Security-Policy"] = _POLICY
-    return response
+        return _FILES.response(name)
 
 
 ROUTES = (

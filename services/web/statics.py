@@ -1,0 +1,28 @@
+"""Files that pages are made of: those that were there at start, under a policy of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flask import Response
+
+from services.errors import NotFound
+
+_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".txt": "text/plain"}
+
+
+class Files:
+    """The files below `folder`, each of a name of its own, served with `headers`. `what`: whose they are."""
+
+    def __init__(self, folder: Path, what: str, headers: dict[str, str]) -> None:
+        self._paths = {path.name: path for path in sorted(folder.rglob("*")) if path.suffix in _TYPES}
+        self._what, self._headers = what, headers
+
+    def response(self, name: str) -> Response:
+        """One of the files; a client's text only ever picks from that table. `NotFound`."""
+        path = self._paths.get(name)
+        if path is None:
+            raise NotFound(f"{self._what} has no such file")
+        response = Response(path.read_bytes(), mimetype=_TYPES[path.suffix])
+        response.headers.update(self._headers)
+        return response
