@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Literal
 
 from flask import Response, g
@@ -43,11 +44,11 @@ class AnyJobs(BaseModel):
 class OneJob(Endpoint):
     @op("A job, with its result once it has one", scope="answer", reply=AnyJob)
     def get(self, job_id: str) -> Response:
-        return json_response(shown(self.room.jobs.get(_owner(), job_id)))
+        return json_response(shown(self.room.jobs.get(self.whose, job_id)))
 
     @op("Cancel a job that has not ended; the job as it is then", scope="answer", reply=AnyJob)
     def delete(self, job_id: str) -> Response:
-        job = self.room.jobs.cancel(_owner(), job_id)
+        job = self.room.jobs.cancel(self.whose, job_id)
         if job.type == BATCH and job.state == CANCELLED:
             with suppress(NotFound):            # the batch was deleted
                 cancelled(self.room.uploads, job)
@@ -65,14 +66,9 @@ def listed(endpoint: Endpoint, query: JobQuery, types: tuple[str, ...]) -> dict[
     """A page of jobs; () are those of all types."""
     limit = min(max(int(query.limit or PAGE), 1), LONGEST_PAGE)
     states: dict[str | None, tuple[str, ...]] = {None: (), ERROR: (ERROR, CANCELLED)}
-    jobs = endpoint.room.jobs.all(_owner(), states=states.get(query.status, (query.status or "",)), types=types,
+    jobs = endpoint.room.jobs.all(endpoint.whose, states=states.get(query.status, (query.status or "",)), types=types,
                                   limit=limit, before=int(query.before) if query.before else None)
     return {"jobs": [shown(job) for job in jobs], "next": jobs[-1].number if len(jobs) == limit else None}
-
-
-def _owner() -> str | None:
-    """Whose jobs are shown; None: everybody's."""
-    return None if g.key.is_master else g.key.id
 
 
 class CallbackSecret(BaseModel):
@@ -124,8 +120,7 @@ def accept(endpoint: Endpoint, body: AnswerBody, ask: Ask, digest: str | None) -
     if digest is None:
         made = endpoint.room.jobs.put(job)
     else:
-        named = Job(owner=job.owner, type=ANSWER, payload=payload, id=f"answer-{digest[:40]}", priority=job.priority,
-                    callback=callback)
+        named = replace(job, id=f"answer-{digest[:40]}")
         try:
             made = endpoint.room.jobs.put(named)
         except Conflict:

@@ -61,6 +61,11 @@ class Endpoint(Resource):
         self.room = room
         self.parts = room.parts
 
+    @property
+    def whose(self) -> str | None:
+        """The owner whose jobs and files the key may see; None: everybody's, for the master."""
+        return None if g.key.is_master else g.key.id
+
     @staticmethod
     def envelope(error: ParleyError) -> dict[str, Any]:
         """How errors are told here."""

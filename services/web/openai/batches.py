@@ -129,7 +129,7 @@ class CancelBatch(Endpoint):
 
 def _batch(endpoint: Endpoint, id: str) -> Upload:
     try:
-        found = endpoint.room.uploads.get(None if g.key.is_master else g.key.id, id)
+        found = endpoint.room.uploads.get(endpoint.whose, id)
     except NotFound:
         raise _no_batch(id) from None
     if found.kind != BATCH:

@@ -121,7 +121,7 @@ def find(endpoint: Endpoint, id: str) -> tuple[Upload, bytes]:
 
 def _get(endpoint: Endpoint, id: str, kind: str, missing: NotFound) -> Upload:
     try:
-        found = endpoint.room.uploads.get(None if g.key.is_master else g.key.id, id)
+        found = endpoint.room.uploads.get(endpoint.whose, id)
     except NotFound:
         raise missing from None
     if found.kind != kind:
@@ -167,7 +167,7 @@ def _object(id: str, size: int, created: int, name: str, purpose: str) -> dict[s
 def page(endpoint: Endpoint, kind: str, query: PageQuery, shape: Callable[[Upload], dict[str, Any]],
          none: bool = False) -> dict[str, Any]:
     """A page of uploads in OpenAI's shape; `none`: one of nothing."""
-    uploads, owner = endpoint.room.uploads, None if g.key.is_master else g.key.id
+    uploads, owner = endpoint.room.uploads, endpoint.whose
     limit = min(max(int(query.limit or PAGE), 1), 10_000)
     after = query.after or ""
     missing = NotFound(f"after: there is no {kind} {after[:80]!r}", code=f"{kind}_not_found", param="after")

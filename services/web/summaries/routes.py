@@ -30,11 +30,6 @@ class Documents(Endpoint):
     def envelope(error: ParleyError) -> dict[str, Any]:
         return {"detail": error.message, **error.envelope()}
 
-    @property
-    def owner(self) -> str | None:
-        """Whose jobs are shown; None: everybody's."""
-        return None if g.key.is_master else g.key.id
-
     def add(self, type: str, body: DocumentBody) -> Response:
         """Put a job into the queue."""
         check_taken(self)
@@ -91,7 +86,7 @@ class SummaryJobOne(Documents):
         return json_response(shown(self.room.jobs.cancel(job.owner, job.id)))
 
     def _job(self, id: str) -> Job:
-        job = self.room.jobs.get(self.owner, id)
+        job = self.room.jobs.get(self.whose, id)
         if job.type not in TYPES:
             raise not_found()
         return job
