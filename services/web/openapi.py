@@ -19,7 +19,7 @@ from services.web.routes import Op, Route
 VERSION = "0.1.0"
 _REFS = "#/components/schemas/{model}"
 _PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
-_ALWAYS = (400, 401, 403, 405, 408, 411, 413, 414, 429, 431, 500, 503)
+_ALWAYS = (400, 401, 403, 405, 408, 411, 413, 414, 421, 429, 431, 500, 503)
 _WITH_BODY = (415,)
 _WITH_PARAMETER = (404,)
 
