@@ -18,7 +18,7 @@ from services.jobs.executor import Later, Tell
 from services.jobs.shown import moment, shown
 from services.knowledge.connection import Posted
 from services.knowledge.fetch import Fetcher
-from services.store.jobs import Job, JobStore
+from services.store.jobs import ERROR, SUCCESS, Job, JobStore
 
 DELAYS = (5.0, 30.0, 120.0, 600.0)      # seconds before the second to the last attempt
 GONE = 410                              # the status by which a receiver asks never to be told again
@@ -41,6 +41,8 @@ class Callbacks:
 
     def __call__(self, job: Job, _tell: Tell) -> None:
         about = self._store.get(job.owner, job.payload["job"])
+        if about.state not in (SUCCESS, ERROR) or about.fence != job.payload.get("fence", about.fence):
+            return                          # it is tried again: its new end is told
         assert about.callback is not None
         url = about.callback["url"]
         try:

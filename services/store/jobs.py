@@ -1,7 +1,8 @@
 """Jobs: work that nobody waits for. The contract of the queue; SQLite and Redis keep it (`jobs_sqlite`, `jobs_redis`).
 
 A job is pending → running → success | error, or cancelled before it ended. It ends exactly once: every `take` counts
-its `fence` up, and only who holds the newest one may end it. Who took it shows by `renew` that it lives; a job that
+its `fence` up, and only who holds the newest one may end it. A failed one is kept as a dead letter, which may be put
+into the queue once more: its fence counts on. Who took it shows by `renew` that it lives; a job that
 shows nothing for the time of its lease is lost, and goes back to the front of the queue.
 
 Order within a priority: between owners in turns, of one owner the oldest first. Ids are an owner's own.
@@ -170,6 +171,20 @@ class JobStore(ABC):
     def cancel(self, owner: str | None, id: str) -> Job:
         """A job that has not ended is cancelled; the job as it is now. `NotFound`."""
 
+    def retry(self, owner: str | None, id: str) -> Job:
+        """Put a failed job into the queue once more, as if it were asked for now: under its id, its callback to be told
+        of the new end; an end that it was not told yet, it is told no more. `NotFound`, `Conflict` (`job_not_failed`),
+        `TooManyRequests`, `Gone` for one that cannot be read."""
+        job = self.get(owner, id)
+        if job.state != ERROR:
+            raise not_failed(job.state)
+        return self._again(checked(Job(job.owner, job.type, job.payload, id, job.priority, fence=job.fence,
+                                       callback=job.callback)))
+
+    @abstractmethod
+    def _again(self, job: Job) -> Job:
+        """Put `job` in the place of the failed one of its id and fence. `Conflict` when that is none any more."""
+
     @abstractmethod
     def release(self, job: Job, delay: float = 0.0, *, counted: bool = False, back: bool = False) -> None:
         """Give a job back to the front of the queue, to be taken again after `delay` seconds. `counted`: this attempt
@@ -210,10 +225,6 @@ class JobStore(ABC):
 
     @abstractmethod
     def close(self) -> None: ...
-
-    def dead(self, owner: str | None = None, limit: int = 100, before: int | None = None) -> list[Job]:
-        """The dead letters: failed jobs, the reason as their result; the newest first."""
-        return self.all(owner, states=(ERROR,), limit=limit, before=before)
 
     def requeue_lost(self, now: float | None = None, most: int = MAX_ATTEMPTS) -> int:
         """Bring the jobs of dead executors back to the front of the queue; how many. To be called every few seconds.
@@ -289,9 +300,14 @@ def checked(job: Job) -> Job:
     return replace(job, created=time.time(), callback=callback)
 
 
-def callback_of(owner: str, id: str) -> Job:
+def told_of(job: Job | Pulse) -> dict[str, Any]:
+    """The payload of the job that tells a job's callback of its end: of this one, should it be tried again."""
+    return {"job": job.id, "fence": job.fence}
+
+
+def callback_of(job: Job) -> Job:
     """The job that tells a job's callback of its end."""
-    return Job(owner=owner, type=CALLBACK, payload={"job": id}, created=time.time())
+    return Job(owner=job.owner, type=CALLBACK, payload=told_of(job), created=time.time())
 
 
 def given_up(attempts: int) -> tuple[str, str]:
@@ -308,6 +324,10 @@ def exists() -> Conflict:
 
 def not_found() -> NotFound:
     return NotFound("Job not found", code="job_not_found")
+
+
+def not_failed(state: str) -> Conflict:
+    return Conflict(f"only a failed job is tried again, and this one is {state}", code="job_not_failed")
 
 
 def too_many(limits: Limits) -> TooManyRequests:

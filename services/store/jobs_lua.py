@@ -41,11 +41,11 @@ local function to_queue(owner, lane, name, later)
   redis.call('ZADD', queue, turn, name)
 end
 
-local function enqueue(owner, id, type, priority, total, payload, callback, nonce)
+local function enqueue(owner, id, type, priority, total, payload, callback, nonce, fence)
   local member, lane = owner .. '/' .. id, lane_of(type, priority)
   local number, created = redis.call('INCR', P .. 'number'), text(clock())
   redis.call('HSET', at(member), 'owner', owner, 'id', id, 'type', type, 'priority', priority, 'state', 'pending',
-    'number', number, 'created', created, 'attempts', 0, 'fence', 0, 'chunks_done', 0, 'chunks_total', total,
+    'number', number, 'created', created, 'attempts', 0, 'fence', fence, 'chunks_done', 0, 'chunks_total', total,
     'payload', payload, 'beat', 0, 'lease', '0', 'nonce', nonce)
   if callback ~= '' then redis.call('HSET', at(member), 'callback', callback) end
   to_queue(owner, lane, queued(number, type, member), 0)
@@ -57,6 +57,14 @@ local function enqueue(owner, id, type, priority, total, payload, callback, nonc
   end
   ring()
   return {number, created}
+end
+
+local function forget(member, owner, id)
+  for _, list in ipairs({'all', 'dead', 'expires', 'owner:' .. owner, 'dead:' .. owner}) do
+    redis.call('ZREM', P .. list, member)
+  end
+  redis.call('SREM', P .. 'ids:' .. id, owner)
+  redis.call('DEL', at(member))
 end
 
 local function mine(member, fence)
@@ -106,22 +114,25 @@ local function finish(member, state, result, code, kept, told, notice)
     redis.call('ZADD', P .. 'dead:' .. found[4], found[1], member)
   end
   if state ~= 'cancelled' and found[5] then
-    enqueue(found[4], told, 'callback', 'normal', 0, notice, '', '')
+    enqueue(found[4], told, 'callback', 'normal', 0, notice, '', '', 0)
   end
   return {text(now), text(now + tonumber(kept))}
 end
 """
 
 PUT = _COMMON + """
-local owner, id, type, priority, total, payload, callback, nonce, most = unpack(ARGV)
+local owner, id, type, priority, total, payload, callback, nonce, fence, most = unpack(ARGV)
 local member = owner .. '/' .. id
-if redis.call('EXISTS', at(member)) == 1 then
-  local known = fields(member, 'nonce', 'number', 'created')
-  if known[1] == nonce then return {known[2], known[3]} end
-  return 'exists'
+local known = fields(member, 'nonce', 'number', 'created', 'state', 'fence')
+if known[1] == nonce then return {known[2], known[3]} end
+if fence == '0' then
+  if known[1] then return 'exists' end
+elseif known[4] ~= 'error' or known[5] ~= fence then     -- it takes the place of a failed one
+  return 'other'
 end
 if redis.call('SCARD', P .. 'busy:' .. owner) >= tonumber(most) then return 'many' end
-return enqueue(owner, id, type, priority, total, payload, callback, nonce)
+if known[1] then forget(member, owner, id) end
+return enqueue(owner, id, type, priority, total, payload, callback, nonce, fence)
 """
 
 TAKE = _COMMON + """
@@ -232,13 +243,10 @@ local gone = redis.call('ZRANGEBYSCORE', P .. 'expires', '-inf', now, 'LIMIT', 0
 for _, member in ipairs(gone) do
   local found = fields(member, 'owner', 'id')
   if found[1] then
-    for _, list in ipairs({'all', 'dead', 'owner:' .. found[1], 'dead:' .. found[1]}) do
-      redis.call('ZREM', P .. list, member)
-    end
-    redis.call('SREM', P .. 'ids:' .. found[2], found[1])
-    redis.call('DEL', at(member))
+    forget(member, found[1], found[2])
+  else
+    redis.call('ZREM', P .. 'expires', member)
   end
-  redis.call('ZREM', P .. 'expires', member)
 end
 return #gone
 """

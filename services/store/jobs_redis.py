@@ -29,9 +29,11 @@ from services.store.jobs import (
     damaged,
     exists,
     given_up,
+    not_failed,
     not_found,
     opened,
     shown,
+    told_of,
     too_many,
 )
 
@@ -64,13 +66,20 @@ class RedisJobs(JobStore):
     # ------------------------------------------------------------ in and out
 
     def put(self, job: Job) -> Job:
-        job = checked(job)
+        return self._put(checked(job))
+
+    def _again(self, job: Job) -> Job:
+        return self._put(job)
+
+    def _put(self, job: Job) -> Job:
         callback = "" if job.callback is None else self.codec.pack(job.owner, job.id, job.callback)
         done = self._run("PUT", job.owner, job.id, job.type, job.priority, job.chunks_total,
-                         self.codec.pack(job.owner, job.id, job.payload), callback, uuid.uuid4().hex,
+                         self.codec.pack(job.owner, job.id, job.payload), callback, uuid.uuid4().hex, job.fence,
                          self.limits.per_owner)
         if done == "exists":
             raise exists()
+        if done == "other":
+            raise not_failed(PENDING)
         if done == "many":
             raise too_many(self.limits)
         return replace(job, number=int(done[0]), created=float(done[1]))
@@ -153,7 +162,7 @@ class RedisJobs(JobStore):
     def _told(self, job: Job | Pulse) -> tuple[str, str]:
         """Id and payload of the job that tells the callback, should there be one."""
         id = str(uuid.uuid4())
-        return id, self.codec.pack(job.owner, id, {"job": job.id})
+        return id, self.codec.pack(job.owner, id, told_of(job))
 
     def cancel(self, owner: str | None, id: str) -> Job:
         found = self._run("CANCEL", self._member(owner, id), self._kept(CANCELLED))

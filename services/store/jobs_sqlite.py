@@ -41,6 +41,7 @@ from services.store.jobs import (
     exists,
     expiry,
     given_up,
+    not_failed,
     not_found,
     opened,
     rank_of,
@@ -132,21 +133,22 @@ class SqliteJobs(JobStore):
         with self._transaction() as db:
             if db.execute("SELECT 1 FROM jobs WHERE owner = ? AND id = ?", (job.owner, job.id)).fetchone():
                 raise exists()
-            if self._busy(db, job.owner) >= self.limits.per_owner:
-                raise too_many(self.limits)
-            return self._insert(db, job)
+            return self._insert_if_few(db, job)
 
-    def _busy(self, db: sqlite3.Connection, owner: str) -> int:
-        return int(db.execute("SELECT count(*) FROM jobs WHERE owner = ? AND state IN (?, ?) AND type != ?",
-                              (owner, PENDING, RUNNING, CALLBACK)).fetchone()[0])
+    def _insert_if_few(self, db: sqlite3.Connection, job: Job) -> Job:
+        busy, = db.execute("SELECT count(*) FROM jobs WHERE owner = ? AND state IN (?, ?) AND type != ?",
+                           (job.owner, PENDING, RUNNING, CALLBACK)).fetchone()
+        if busy >= self.limits.per_owner:
+            raise too_many(self.limits)
+        return self._insert(db, job)
 
     def _insert(self, db: sqlite3.Connection, job: Job) -> Job:
         rank = rank_of(job.priority)
         callback = None if job.callback is None else self.codec.pack(job.owner, job.id, job.callback)
         done = db.execute(
-            "INSERT INTO jobs (owner, id, type, priority, state, created, chunks_total, payload, callback, rank, turn) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (job.owner, job.id, job.type, job.priority, PENDING, job.created, job.chunks_total,
+            "INSERT INTO jobs (owner, id, type, priority, state, created, fence, chunks_total, payload, callback, rank, "
+            "turn) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (job.owner, job.id, job.type, job.priority, PENDING, job.created, job.fence, job.chunks_total,
              self.codec.pack(job.owner, job.id, job.payload), callback, rank, self._turn(db, job.owner, rank)))
         return replace(job, number=done.lastrowid or 0)
 
@@ -229,7 +231,7 @@ class SqliteJobs(JobStore):
                          f"WHERE {where} RETURNING callback",
                          (ended.state, packed, ended.code, ended.end, ended.expires, *values)).fetchone()
         if row is not None and row[0] is not None and ended.state != CANCELLED:
-            self._insert(db, callback_of(ended.owner, ended.id))
+            self._insert(db, callback_of(ended))
         return row is not None
 
     def cancel(self, owner: str | None, id: str) -> Job:
@@ -241,6 +243,14 @@ class SqliteJobs(JobStore):
                 db.execute('UPDATE jobs SET state = ?, "end" = ?, expires = ? WHERE number = ?',
                            (CANCELLED, now, row["expires"], row["number"]))
         return shown(row, self.codec)
+
+    def _again(self, job: Job) -> Job:
+        with self._transaction() as db:
+            gone = db.execute("DELETE FROM jobs WHERE owner = ? AND id = ? AND fence = ? AND state = ?",
+                              (job.owner, job.id, job.fence, ERROR))
+            if not gone.rowcount:
+                raise not_failed(PENDING)
+            return self._insert_if_few(db, job)
 
     def release(self, job: Job, delay: float = 0.0, *, counted: bool = False, back: bool = False) -> None:
         assert delay <= MAX_DELAY, delay
@@ -277,7 +287,7 @@ class SqliteJobs(JobStore):
                 return self._back(db, where, values, 0.0, counted=True)
             result, code = given_up(attempts)
             ended = Job(owner=pulse.owner, type="", payload={}, id=pulse.id, state=ERROR, code=code, end=now,
-                        expires=expiry(ERROR, now, self.limits))
+                        fence=pulse.fence, expires=expiry(ERROR, now, self.limits))
             return self._end(db, where, values, ended, self.codec.pack(pulse.owner, pulse.id, result))
 
     # ------------------------------------------------------------ besides

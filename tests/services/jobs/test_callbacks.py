@@ -118,6 +118,20 @@ def test_a_failed_job_is_told_with_its_reason(store, receiver):
     assert (event["data"]["result"], event["data"]["code"]) == ("why", "bad_text")
 
 
+def test_of_a_job_that_is_tried_again_the_new_end_is_told_and_no_other(store, receiver):
+    handle, early = Callbacks(store, receiver.fetcher()), ended(store, "http://hook.test/", state=ERROR)
+    store.retry("k1", "a")
+    handle(early, tell)                             # it waits for its next attempt
+    store.release(early)
+    store.finish(store.take("w", ["summary"], 30.0), SUCCESS, {"text": "at last"})
+    for _ in range(2):
+        handle(job := store.take("w", [CALLBACK], 30.0), tell)
+        store.finish(job, SUCCESS)
+    (_, _, body), = receiver.got
+    assert json.loads(body)["data"]["result"] == "at last" and store.get("k1", "a").callback["state"] == "delivered"
+    assert not store.busy()
+
+
 @pytest.mark.parametrize("status", [500, 503, 404, 302, 429])
 def test_a_receiver_that_does_not_take_it_is_told_again_later(store, receiver, status):
     receiver.statuses = [status, status, status, status, status]

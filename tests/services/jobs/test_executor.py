@@ -163,7 +163,7 @@ def test_errors_of_the_job_are_its_end(store, started):
     assert [(ended(store, id).state, ended(store, id).code) for id in "abcd"] == [
         (ERROR, "bad_text"), (ERROR, "insufficient_quota"), (ERROR, "internal_error"), (ERROR, "internal_error")]
     assert store.get("k1", "a").result == "the text is empty" and "secret" not in store.get("k1", "c").result
-    assert [one.id for one in store.dead()] == ["d", "c", "b", "a"]
+    assert [one.id for one in store.all(None, states=[ERROR])] == ["d", "c", "b", "a"]
 
 
 @pytest.mark.parametrize("error", [
@@ -395,7 +395,7 @@ def test_callbacks_do_not_wait_for_jobs(store, started):
     told = []
     started({"echo": lambda job, tell: gate.wait(PATIENCE), CALLBACK: lambda job, tell: told.append(job.payload)},
             Rules(concurrency=1, beat=0.02, look=0.02))
-    until(lambda: told == [{"job": "a"}])
+    until(lambda: told == [{"job": "a", "fence": 1}])
     gate.set()
 
 

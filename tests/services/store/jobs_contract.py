@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -149,9 +150,74 @@ class JobsContract:
         store.put(job("a"))
         store.put(job("b", owner="k2"))
         store.finish(take(store), ERROR, "the text is empty", "bad_text")
-        letter, = store.dead()
+        letter, = store.all(None, states=[ERROR])
         assert (letter.id, letter.result, letter.code) == ("a", "the text is empty", "bad_text")
-        assert store.dead("k2") == [] and store.sizes().dead == 1
+        assert store.all("k2", states=[ERROR]) == [] and store.sizes().dead == 1
+
+    def test_a_failed_job_is_tried_again_as_if_asked_for_now(self, store, another):
+        where = {"url": "https://hook.example/"}
+        store.put(job("a", priority=HIGH, callback=where))
+        failed = store.finish(take(store), ERROR, "why", "bad_text")
+        store.tell_callback("k1", "a", {**where, "state": "failed", "error": "HTTP 500"})
+        store.put(job("b", priority=HIGH))
+        store.put(job("c", "k2", priority=HIGH))
+        again = another().retry("k1", "a")
+        assert again == store.get("k1", "a") and again.payload == {"text": "a"} and again.priority == HIGH
+        assert (again.state, again.fence, again.attempts) == (PENDING, 1, 0)
+        assert again.callback == {**where, "state": PENDING}
+        assert (again.result, again.code, again.start, again.end, again.expires) == (None,) * 5
+        assert again.number > failed.number and store.all(None)[0].id == "a"
+        assert store.all(None, states=[ERROR]) == [] and store.sizes() == Sizes(high=3)
+        assert list(taken(store)) == ["b", "c", "a"]
+        running = store.get("k1", "a")
+        assert (running.state, running.fence, running.attempts) == (RUNNING, 2, 1)
+        for act in (lambda: store.finish(failed, SUCCESS), lambda: store.renew(failed, LEASE)):
+            with pytest.raises(JobLost):
+                act()
+        store.finish(running, SUCCESS, "well")
+        told = [take(store, types=(CALLBACK,)).payload for _ in range(2)]
+        assert told == [{"job": "a", "fence": 1}, {"job": "a", "fence": 2}]
+        assert store.get("k1", "a").result == "well" and store.sweep(time.time() + 1900) == 1
+
+    def test_only_a_failed_job_is_tried_again_and_once(self, store, another):
+        for id in ("good", "running", "gone", "bad", "waiting"):
+            store.put(job(id))
+        store.finish(take(store), SUCCESS)
+        take(store)
+        store.cancel("k1", "gone")
+        bad = store.finish(take(store), ERROR, "why")
+        for id in ("good", "running", "gone", "waiting"):
+            with pytest.raises(Conflict, match="only a failed job") as told:
+                store.retry(None, id)
+            assert told.value.code == "job_not_failed"
+        for owner, id in (("k1", "none"), ("k2", "bad")):
+            with pytest.raises(NotFound):
+                store.retry(owner, id)
+        done: list[str] = []
+
+        def retry(mine: JobStore) -> None:
+            with suppress(Conflict):
+                done.append(mine.retry(None, "bad").id)
+
+        threads = [threading.Thread(target=retry, args=(another(),)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert done == ["bad"] and list(taken(store)) == ["waiting", "bad"]
+        with pytest.raises(Conflict):
+            store._again(replace(bad, state=PENDING))           # found failed before another tried it again
+
+    def test_a_key_may_have_so_many_jobs_with_those_that_are_tried_again(self, another):
+        store = another(limits=Limits(per_owner=1))
+        store.put(job("a"))
+        store.finish(take(store), ERROR, "why")
+        store.put(job("b"))
+        with pytest.raises(TooManyRequests):
+            store.retry("k1", "a")
+        assert store.get("k1", "a").result == "why" and store.all("k1", states=[ERROR])[0].id == "a"
+        store.cancel("k1", "b")
+        assert store.retry("k1", "a").state == PENDING
 
     def test_a_cancelled_job_is_not_taken_nor_ended_by_its_worker(self, store, another):
         for id in ("a", "b"):
@@ -233,7 +299,7 @@ class JobsContract:
         for attempt in range(3):
             assert take(store).attempts == attempt + 1
             assert watched(store, LEASE, attempt * 1000.0, most=3) == 1
-        letter, = store.dead()
+        letter, = store.all(None, states=[ERROR])
         assert letter.id == "poison" and letter.code == "job_lost" and "3 attempts" in letter.result
         assert take(store) is None and letter.end and letter.expires > letter.end
 
@@ -300,7 +366,7 @@ class JobsContract:
         assert [one.id for one in store.all("k1")] == ["gone", "bad", "good"]
         assert store.sizes() == Sizes(dead=1) and store.busy()
         told = [take(store, types=(CALLBACK,)) for _ in range(3)]
-        assert [one and one.payload for one in told] == [{"job": "good"}, {"job": "bad"}, None]
+        assert [one and one.payload for one in told] == [{"job": "good", "fence": 1}, {"job": "bad", "fence": 1}, None]
         store.tell_callback("k1", "good", {**where, "state": "delivered"})
         store.tell_callback("k1", "none", {})
         assert another().get("k1", "good").callback == {**where, "state": "delivered"}
@@ -309,7 +375,7 @@ class JobsContract:
         store.put(job("a", callback={"url": "https://hook.example/"}))
         take(store)
         watched(store, LEASE, 0.0, most=1)
-        assert take(store, types=(CALLBACK,)).payload == {"job": "a"}
+        assert take(store, types=(CALLBACK,)).payload == {"job": "a", "fence": 1}
 
     def test_waiting_ends_when_there_is_work(self, store, another):
         other = another()

@@ -90,7 +90,7 @@ def test_a_job_that_cannot_be_read_holds_nobody_up(tmp_path):
     with sqlite3.connect(tmp_path / FILE) as db:
         db.execute("UPDATE jobs SET payload = (SELECT payload FROM jobs WHERE id = 'c') WHERE id = 'moved'")
     assert take(store).id == "b"
-    letter, = store.dead()
+    letter, = store.all(None, states=[ERROR])
     assert (letter.id, letter.state, letter.code) == ("moved", ERROR, "job_damaged") and "DATA_KEY" in letter.result
     with pytest.raises(Gone, match="DATA_KEY"):
         store.get("k1", "moved")

@@ -111,7 +111,10 @@ def test_a_reply_that_was_lost_loses_no_job(server):
     found = take(store)
     assert (found.id, found.attempts, found.fence) == ("a", 1, 1)
     assert store.finish(found, SUCCESS, "x").state == SUCCESS
-    assert take(store).id == "b" and take(store) is None
+    failed = take(store)
+    store.finish(failed, ERROR, "why")
+    assert failed.id == "b" and store.retry("k1", "b").fence == 1
+    assert take(store).fence == 2 and take(store) is None
 
 
 def test_redis_may_be_killed_and_come_back(tmp_path):
@@ -131,7 +134,7 @@ def test_redis_may_be_killed_and_come_back(tmp_path):
         server.start()
         assert store.finish(running, SUCCESS, "kept").state == SUCCESS
         assert store.get("k1", "a").result == "kept" and take(store).id == "b"
-        assert take(store, types=(CALLBACK,)).payload == {"job": "a"}
+        assert take(store, types=(CALLBACK,)).payload == {"job": "a", "fence": 1}
         with pytest.raises(JobLost):
             store.renew(running, LEASE)
 
