@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+
 import pytest
 
 from tests.services.web.conftest import MASTER
@@ -58,3 +60,15 @@ def test_scripts_and_styles_come_from_here_alone(world):
     page = world.call("GET", "/chat", key=None).text
     assert "<style" not in page and " style=" not in page
     assert page.count("<script") == page.count('<script src="/page/')
+
+
+@pytest.mark.parametrize("accepted, packed", [("gzip, deflate, br", True), ("*", True), ("br", False), (None, False),
+                                              ("gzip;q=0", False)])
+def test_files_are_sent_packed_to_those_who_can_unpack_them(world, accepted, packed):
+    plain = world.call("GET", "/page/style.css", key=None)
+    response = world.call("GET", "/page/style.css", key=None,
+                          headers={} if accepted is None else {"Accept-Encoding": accepted})
+    assert response.headers["Vary"] == "Accept-Encoding" and response.headers.get("Content-Encoding") == (
+        "gzip" if packed else None)
+    assert (gzip.decompress(response.data) if packed else response.data) == plain.data
+    assert (len(response.data) < len(plain.data) / 2) is packed
