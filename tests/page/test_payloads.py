@@ -65,3 +65,16 @@ def test_code_is_coloured_and_copied(tab):
     expect(tab.page.locator("pre .copy")).to_have_text("Copied")
     assert tab.page.evaluate("navigator.clipboard.readText()") == code
     assert not tab.wrong
+
+
+def test_names_of_a_language_share_its_grammar(tab):
+    """A fence of each name: a word of the language has its colour."""
+    said = {"js": "const", "jsx": "return", "mjs": "import", "javascript": "async", "ts": "interface", "tsx": "type",
+            "c": "while", "h": "struct", "cpp": "namespace", "hpp": "template", "py": "def", "sh": "if", "rs": "fn"}
+    tab.shows("code", [turn("assistant", "\n\n".join(f"```{name}\n{word} x\n```" for name, word in said.items()))])
+    tab.sign_in()
+    tab.page.locator("nav .name").click()
+    for name, word in said.items():
+        coloured = tab.page.locator(f".language-{name} .hljs-keyword")
+        expect(coloured.first).to_have_text(word)
+    assert not tab.wrong
