@@ -1,5 +1,6 @@
 """Jobs through the whole server: `main.py serve` with the fake runner, whose executor is killed, stopped and left."""
 
+import json
 import os
 import signal
 import time
@@ -116,3 +117,20 @@ def test_a_server_may_only_take_jobs(tmp_path):
         assert job(server, id)["status"] == "pending" and server.children("executor") == []
     finally:
         server.end()
+
+
+def test_a_failed_answer_is_tried_again_once_what_was_wrong_is_mended(server):
+    """In a session, where an attempt finds what became of the one before it."""
+    config = server.data / "config.json"
+    small = json.loads(config.read_text())
+    asked = {"prompt": "!echo " + "word " * 600, "session_id": "talk", "async": True}
+    id = server.call("POST", "/answer", json=asked).json()["job_id"]
+    failed = until(lambda: (found := server.call("GET", f"/jobs/{id}").json())["status"] == "error" and found)
+    assert failed["code"] == "context_length_exceeded"
+    config.write_text(json.dumps({**small, "one": {**small["one"], "n_ctx": 4096}}))
+    until(lambda: server.call("GET", "/models").json()["profiles"]["one"]["n_ctx"] == 4096)
+    assert server.call("POST", f"/jobs/{id}/retry").json()["status"] == "pending"
+    done = until(lambda: (found := server.call("GET", f"/jobs/{id}").json())["ended"] and found)
+    assert done["status"] == "success", done
+    turns = server.call("GET", "/answer/talk").json()["turns"]
+    assert [turn["role"] for turn in turns] == ["user", "assistant"]

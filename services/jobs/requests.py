@@ -55,11 +55,16 @@ def live(keys: Keys, owner: str) -> Key:
     return key
 
 
+def retry_of(job: Job) -> str:
+    """The Idempotency-Key of a job of the type ANSWER in a session."""
+    return f"job-{job.id}"
+
+
 def handler(keys: Keys, door: Door) -> Handler:
     """Answers jobs of the type ANSWER. In a session an attempt after one that was cut short finds its answer there."""
     def handle(job: Job, tell: Tell) -> dict[str, Any]:
         body = job.payload["body"]
-        retry = f"job-{job.id}" if "session_id" in body else ""
+        retry = retry_of(job) if "session_id" in body else ""
         asked = Request(live(keys, job.owner), "/answer", body, retry)
         answer = door(asked, lambda: tell(0, 1)).value()
         told = {name: answer.get(name) for name in ("profile", "model", "usage")}

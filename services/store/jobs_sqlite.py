@@ -146,8 +146,8 @@ class SqliteJobs(JobStore):
         rank = rank_of(job.priority)
         callback = None if job.callback is None else self.codec.pack(job.owner, job.id, job.callback)
         done = db.execute(
-            "INSERT INTO jobs (owner, id, type, priority, state, created, fence, chunks_total, payload, callback, rank, "
-            "turn) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO jobs (owner, id, type, priority, state, created, fence, chunks_total, payload, callback, "
+            "rank, turn) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (job.owner, job.id, job.type, job.priority, PENDING, job.created, job.fence, job.chunks_total,
              self.codec.pack(job.owner, job.id, job.payload), callback, rank, self._turn(db, job.owner, rank)))
         return replace(job, number=done.lastrowid or 0)

@@ -1,8 +1,12 @@
-"""`/jobs`: what a key has asked for without waiting, whatever it is; and how `POST /answer` becomes such a job."""
+"""`/jobs`: what a key has asked for without waiting, whatever it is; and how `POST /answer` becomes such a job.
+
+What the master key is shown of a job has its owner, too.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Literal
@@ -16,17 +20,18 @@ from services.chat.idempotency import mismatch
 from services.errors import BadRequest, Conflict, Forbidden, NotFound
 from services.jobs.batches import BATCH, cancelled
 from services.jobs.callbacks import secret_of
-from services.jobs.requests import ANSWER
+from services.jobs.requests import ANSWER, retry_of
 from services.jobs.shown import shown
 from services.store.jobs import CANCELLED, ERROR, NORMAL, Job
 from services.web import replies
-from services.web.bodies import AnswerBody
+from services.web.bodies import AnswerBody, Body
 from services.web.frame import json_response
 from services.web.routes import Endpoint, Route, op
 from services.web.summaries.shapes import JobQuery, SummaryJob
 
 DISPATCHER = "summaries:dispatcher"     # of ENABLED_MODULES
 PAGE, LONGEST_PAGE = 100, 1000
+_STATES: dict[str | None, tuple[str, ...]] = {None: (), ERROR: (ERROR, CANCELLED), "failed": (ERROR,)}
 _LATER = {"async_", "callback_url", "priority", "stream"}      # of a body: about the job, not about the answer
 
 
@@ -34,6 +39,7 @@ class AnyJob(SummaryJob):
     type: str       # type: ignore[assignment]
     usage: dict[str, Any] | None
     answer: replies.Answer | None = None        # of an answer: what `POST /answer` says at once
+    owner: str | None = Field(None, description="the id of the key that asked; for the master key only")
 
 
 class AnyJobs(BaseModel):
@@ -41,34 +47,72 @@ class AnyJobs(BaseModel):
     next: int | None
 
 
-class OneJob(Endpoint):
-    @op("A job, with its result once it has one", scope="answer", reply=AnyJob)
-    def get(self, job_id: str) -> Response:
-        return json_response(shown(self.room.jobs.get(self.whose, job_id)))
+class OwnerQuery(Body):
+    """Whose. Ids of jobs are a key's own."""
 
-    @op("Cancel a job that has not ended; the job as it is then", scope="answer", reply=AnyJob)
-    def delete(self, job_id: str) -> Response:
-        job = self.room.jobs.cancel(self.whose, job_id)
+    owner: str | None = Field(None, max_length=64, description="the id of a key, whose jobs are meant: for the master "
+                                                               "key, else only the own one")
+
+
+class AnyJobQuery(JobQuery, OwnerQuery):
+    """Which jobs to list."""
+
+
+class _Jobs(Endpoint):
+    """Base of what is said of jobs."""
+
+    def owner(self, query: OwnerQuery) -> str | None:
+        """None: everybody's."""
+        if query.owner and self.whose not in (None, query.owner):
+            raise Forbidden("only the master key may ask for the jobs of others: leave owner out", param="owner")
+        return query.owner or self.whose
+
+    def told(self, job: Job) -> dict[str, Any]:
+        return {**shown(job), **({"owner": job.owner} if self.whose is None else {})}
+
+
+class OneJob(_Jobs):
+    @op("A job, with its result once it has one", scope="answer", query=OwnerQuery, reply=AnyJob)
+    def get(self, job_id: str, query: OwnerQuery) -> Response:
+        return json_response(self.told(self.room.jobs.get(self.owner(query), job_id)))
+
+    @op("Cancel a job that has not ended; the job as it is then", scope="answer", query=OwnerQuery, reply=AnyJob)
+    def delete(self, job_id: str, query: OwnerQuery) -> Response:
+        job = self.room.jobs.cancel(self.owner(query), job_id)
         if job.type == BATCH and job.state == CANCELLED:
             with suppress(NotFound):            # the batch was deleted
                 cancelled(self.room.uploads, job)
-        return json_response(shown(job))
+        return json_response(self.told(job))
 
 
-class JobList(Endpoint):
-    @op("The key's jobs, the newest first; the master key sees everybody's", scope="answer", query=JobQuery,
+class RetryJob(_Jobs):
+    @op("Try a failed job again, under its id; the job as it is then", scope="answer", query=OwnerQuery, reply=AnyJob,
+        errors=(404, 409, 410, 507))
+    def post(self, job_id: str, query: OwnerQuery) -> Response:
+        check_taken(self)
+        job = self.room.jobs.get(self.owner(query), job_id)
+        if job.type == BATCH:
+            raise Conflict("a batch is not tried again: make another one of its file with POST /v1/batches",
+                           code="batch_not_retried")
+        if job.state == ERROR and job.type == ANSWER:       # an answer in a session would get its error once more
+            self.parts.idempotency.forget(job.owner, retry_of(job))
+        return json_response(self.told(self.room.jobs.retry(job.owner, job.id)))
+
+
+class JobList(_Jobs):
+    @op("The key's jobs, the newest first; the master key sees everybody's", scope="answer", query=AnyJobQuery,
         reply=AnyJobs)
-    def get(self, query: JobQuery) -> Response:
-        return json_response(listed(self, query, ()))
+    def get(self, query: AnyJobQuery) -> Response:
+        return json_response(listed(self, query, (), self.owner(query), self.told))
 
 
-def listed(endpoint: Endpoint, query: JobQuery, types: tuple[str, ...]) -> dict[str, Any]:
-    """A page of jobs; () are those of all types."""
+def listed(endpoint: Endpoint, query: JobQuery, types: tuple[str, ...], owner: str | None,
+           told: Callable[[Job], dict[str, Any]] = shown) -> dict[str, Any]:
+    """A page of jobs; () are those of all types, None are everybody's."""
     limit = min(max(int(query.limit or PAGE), 1), LONGEST_PAGE)
-    states: dict[str | None, tuple[str, ...]] = {None: (), ERROR: (ERROR, CANCELLED)}
-    jobs = endpoint.room.jobs.all(endpoint.whose, states=states.get(query.status, (query.status or "",)), types=types,
+    jobs = endpoint.room.jobs.all(owner, states=_STATES.get(query.status, (query.status or "",)), types=types,
                                   limit=limit, before=int(query.before) if query.before else None)
-    return {"jobs": [shown(job) for job in jobs], "next": jobs[-1].number if len(jobs) == limit else None}
+    return {"jobs": [told(job) for job in jobs], "next": jobs[-1].number if len(jobs) == limit else None}
 
 
 class CallbackSecret(BaseModel):
@@ -133,5 +177,6 @@ def accept(endpoint: Endpoint, body: AnswerBody, ask: Ask, digest: str | None) -
 ROUTES = (
     Route("/jobs", JobList, "jobs"),
     Route("/jobs/<string:job_id>", OneJob, "jobs"),
+    Route("/jobs/<string:job_id>/retry", RetryJob, "jobs"),
     Route("/callbacks/secret", CallbackSecrets, "jobs"),
 )

@@ -96,7 +96,7 @@ class SummaryJobList(Documents):
     @op("The key's jobs, the newest first; the master key sees everybody's", scope="answer", query=JobQuery,
         reply=SummaryJobs)
     def get(self, query: JobQuery) -> Response:
-        return json_response(listed(self, query, TYPES))
+        return json_response(listed(self, query, TYPES, self.whose))
 
 
 ROUTES = (

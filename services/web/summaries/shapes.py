@@ -38,7 +38,8 @@ class DocumentBody(Body):
 class JobQuery(Body):
     """Which jobs to list."""
 
-    status: Status | None = None
+    status: Literal["pending", "running", "success", "error", "failed", "cancelled"] | None = Field(
+        None, description="error: failed, the dead letters, or cancelled")
     limit: str | None = Field(None, pattern=r"^[0-9]{1,4}$", description="at most 1000; default: 100")
     before: str | None = Field(None, pattern=r"^[0-9]{1,18}$", description="`next` of the page before")
 
