@@ -6,6 +6,7 @@ Each edit changes the list in place, or raises and leaves the file alone.
 from __future__ import annotations
 
 import hmac
+from typing import Any
 
 import msgspec
 
@@ -57,6 +58,24 @@ def revoke(found: Records, key_id: str, by: Key | None, now: float) -> Record:
         found[at] = msgspec.structs.replace(record, revoked_at=records.moment(now), rotation=None,
                                             jwt=None)
     return found[at]
+
+
+def edit(found: Records, key_id: str, changes: dict[str, Any], by: Key | None, now: float) -> Record:
+    """Changes the fields of `grants.Wish` that `changes` has; those that it leaves out stay."""
+    at, record = _find(found, key_id)
+    if key_id == MASTER_ID:
+        raise Conflict("the master key may do everything without limits: it cannot be edited")
+    if now >= record.not_after():
+        raise Conflict(f"key {key_id} is revoked or expired, for good; make a new one")
+    if key_id == LOCAL_ID and "scopes" in changes:
+        raise Conflict("requests without a key may answer and nothing else: scopes cannot be edited here, limits can",
+                       param="scopes")
+    terms = _terms(Wish(**changes), now)
+    wanted = {"expires_at" if field == "expires_in" else field for field in changes}
+    changed = msgspec.structs.replace(record, **{field: terms[field] for field in wanted})
+    grants.require_edit(by, records.key_of(record), records.key_of(changed), now)
+    found[at] = changed
+    return changed
 
 
 def rotate(found: Records, key_id: str, secret: str, grace: float, by: Key | None, now: float) -> Record:
@@ -118,10 +137,15 @@ def _find(found: Records, key_id: str) -> tuple[int, Record]:
 
 
 def _record(key_id: str, secret: str, wish: Wish, now: float) -> Record:
-    return Record(id=key_id, name=wish.name, hash=records.digest_of(secret), prefix4=records.prefix_of(secret),
-                  scopes=[scope for scope in SCOPES if scope in wish.scopes],  # type: ignore[misc]
-                  profiles=None if wish.profiles is None else list(wish.profiles), created=records.moment(now),
-                  expires_at=None if wish.expires_in is None else records.moment(now + wish.expires_in),
-                  requests_per_minute=wish.requests_per_minute, max_parallel=wish.max_parallel,
-                  weight=None if wish.weight is None else float(wish.weight),
-                  tokens_per_minute=wish.tokens_per_minute, token_budget=wish.budget)
+    return Record(id=key_id, hash=records.digest_of(secret), prefix4=records.prefix_of(secret),
+                  created=records.moment(now), **_terms(wish, now))
+
+
+def _terms(wish: Wish, now: float) -> dict[str, Any]:
+    """The fields of a record that `wish` decides."""
+    return {"name": wish.name, "scopes": [scope for scope in SCOPES if scope in wish.scopes],
+            "profiles": None if wish.profiles is None else list(wish.profiles),
+            "expires_at": None if wish.expires_in is None else records.moment(now + wish.expires_in),
+            "requests_per_minute": wish.requests_per_minute, "max_parallel": wish.max_parallel,
+            "weight": None if wish.weight is None else float(wish.weight),
+            "tokens_per_minute": wish.tokens_per_minute, "token_budget": wish.budget}

@@ -1,9 +1,9 @@
-"""Who may give which rights to a new key: nobody more than they have themselves (row K5)."""
+"""Who may give which rights to a key: nobody more than they have themselves (row K5)."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from auth.records import DEFAULT_SCOPES, SCOPES, Identity, Key, budget_shape
@@ -17,7 +17,7 @@ PERIODS = ("day", "month", "total")
 
 @dataclass(frozen=True)
 class Wish:
-    """What a new key shall be, as asked for. None: no limit, all profiles, never."""
+    """What a key shall be, as asked for. None: no limit, all profiles, never."""
 
     name: str = ""
     scopes: list[str] | tuple[str, ...] = DEFAULT_SCOPES
@@ -34,6 +34,9 @@ class Wish:
     def budget(self) -> TokenBudget | None:
         """`token_budget`, which was checked."""
         return TokenBudget(**self.token_budget) if self.token_budget else None
+
+
+EDITABLE = tuple(field.name for field in fields(Wish) if field.name != "identity")
 
 
 def check(wish: Wish) -> None:
@@ -127,12 +130,33 @@ def require_cover(by: Key | None, key: Key, now: float) -> None:
     """`Forbidden` unless `by` could have made `key` as it is: what allows to be handed a new secret of it."""
     if by is None or by.id == key.id:
         return
-    left = None if key.expires_at is None else key.ends() - now
-    same = Wish(scopes=key.scopes, profiles=key.profiles, expires_in=left,
-                requests_per_minute=key.requests_per_minute, max_parallel=key.max_parallel, weight=key.weight,
-                tokens_per_minute=key.tokens_per_minute, token_budget=budget_shape(key.token_budget))
+    same = _wish_for(key, now)
     if within(same, by, now) != same:
         raise Forbidden(f"key {key.id} has rights or a life beyond this key's own", code="beyond_own_rights")
+
+
+def require_edit(by: Key | None, key: Key, after: Key, now: float) -> None:
+    """`Forbidden` unless `by` could have made `key` both as it is and as it is `after` an edit.
+
+    A key may do to itself what narrows it. Unlike a new key, an edited one is not given limits that nobody asked for:
+    what `by` cannot grant without its own is refused.
+    """
+    require_cover(by, key, now)
+    by = key if by is not None and by.id == key.id else by      # as it is now: another may have narrowed it
+    wanted = _wish_for(after, now)
+    granted = within(wanted, by, now)
+    for field in EDITABLE:
+        if getattr(granted, field) != getattr(wanted, field):
+            raise Forbidden(f"{field}: this key has a limit there itself, so it cannot take one away; give one within "
+                            "its own", code="beyond_own_rights", param=field)
+
+
+def _wish_for(key: Key, now: float) -> Wish:
+    """What would make a key like `key` now."""
+    return Wish(name=key.name, scopes=key.scopes, profiles=key.profiles,
+                expires_in=None if key.expires_at is None else key.ends() - now,
+                requests_per_minute=key.requests_per_minute, max_parallel=key.max_parallel, weight=key.weight,
+                tokens_per_minute=key.tokens_per_minute, token_budget=budget_shape(key.token_budget))
 
 
 def _budget_at_most(wish: Wish, by: Key) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""The API keys of this server: who is it, make, revoke, rotate.
+"""The API keys of this server: who is it, make, edit, revoke, rotate.
 
 `data/api_keys.json`, or one document in Redis, is the truth and the only way in which processes tell each other: each
 `authenticate` looks (one stat, one call) whether it changed, so a key revoked by another worker or server or by the
@@ -135,6 +135,21 @@ class Keys:
         key = records.key_of(self._change(lambda found: edits.add(found, secret, wanted, now)))
         log.info("key %s was made by %s: scopes %s", key.id, _name(by), ", ".join(key.scopes))
         return secret, key
+
+    def edit(self, key_id: str, *, by: Key | None = None, **changes: Any) -> Key:
+        """Changes the fields of `grants.Wish` that are given, at once and everywhere; None takes a limit away.
+
+        BadRequest for nothing or a wrong field, Conflict for the master's or a key that has ended, Forbidden unless
+        `by` could have made such a key, as it is and as it becomes. A key may narrow itself, and no more.
+        """
+        assert {*changes} <= {*grants.EDITABLE}, changes
+        if not changes:
+            raise BadRequest(f"nothing to change: give one or more of {', '.join(grants.EDITABLE)}")
+        grants.check(Wish(**changes))
+        now = self._now()
+        key = records.key_of(self._change(lambda found: edits.edit(found, key_id, changes, by, now)))
+        log.info("key %s was edited by %s: %s", key.id, _name(by), ", ".join(changes))
+        return key
 
     def revoke(self, key_id: str, by: Key | None = None) -> Key:
         """Ends a key at once and for good; once more is no error. Conflict for the master's."""

@@ -2,7 +2,8 @@
 
 The counting is `limits`' moving window, exact and without a charge for what it refuses. Its memory storage forgets
 through a timer thread that races with `clear` and never lets go of a name once seen, so both are done here instead:
-all under one lock, no thread, memory bounded.
+all under one lock, no thread, memory bounded. Its strategies count each limit of a name for itself; here a name's hits
+count whatever its limit was then, so that a limit that changes gives nobody a new window.
 """
 
 from __future__ import annotations
@@ -13,9 +14,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from limits import RateLimitItemPerSecond
 from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
 
 
 class Hit(NamedTuple):
@@ -31,31 +30,27 @@ class Windows:
         self._seconds = seconds
         self._max_names = max_names
         self._lock = threading.Lock()           # owns all below
-        self._used: OrderedDict[str, float] = OrderedDict()     # storage key -> monotonic time, oldest first
+        self._used: OrderedDict[str, float] = OrderedDict()     # name -> monotonic time, oldest first
         self._storage = _Storage()
-        self._windows = MovingWindowRateLimiter(self._storage)
 
     def hit(self, name: str, limit: int, cost: int = 1) -> Hit:
         """Counts `cost` for `name` unless that goes beyond `limit`. `cost` 0 tells whether 1 would be allowed."""
-        item = RateLimitItemPerSecond(limit, self._seconds)
         with self._lock:
-            self._touch(item.key_for(name))
-            if cost:
-                allowed = self._windows.hit(item, name, cost=cost)
-                self._storage.trim(item.key_for(name), limit)
-            else:
-                allowed = self._windows.test(item, name, cost=1)
-            reset_at, remaining = self._windows.get_window_stats(item, name)
-        return Hit(allowed, max(remaining, 0), min(max(reset_at - time.time(), 0.0), float(self._seconds)))
+            self._touch(name)
+            allowed = cost == 0 or self._storage.acquire_entry(name, limit, self._seconds, cost)
+            self._storage.trim(name, self._seconds)
+            begun, hits = self._storage.get_moving_window(name, limit, self._seconds)
+        reset = min(max(begun + self._seconds - time.time(), 0.0), float(self._seconds))
+        return Hit(allowed and (cost > 0 or hits < limit), max(limit - hits, 0), reset)
 
     def __len__(self) -> int:
         """Names that are remembered."""
         return len(self._used)
 
-    def _touch(self, key: str) -> None:
+    def _touch(self, name: str) -> None:
         now = time.monotonic()
-        self._used[key] = now
-        self._used.move_to_end(key)
+        self._used[name] = now
+        self._used.move_to_end(name)
         while len(self._used) > self._max_names or next(iter(self._used.values())) + self._seconds < now:
             self._storage.clear(self._used.popitem(last=False)[0])
 
@@ -108,9 +103,11 @@ class _Storage(MemoryStorage):
         self.timer.cancel()
         self.timer = _Never(0, self.reset)
 
-    def trim(self, key: str, length: int) -> None:
-        """Forgets all but the `length` newest hits, which are all that a window looks at."""
-        del self.events.get(key, [])[length:]
+    def trim(self, key: str, seconds: float) -> None:
+        """Forgets the hits that are older than so many seconds: no window looks at them."""
+        hits, end = self.events.get(key, []), time.time() - seconds
+        while hits and hits[-1].atime < end:
+            hits.pop()
 
 
 class _Never(threading.Timer):

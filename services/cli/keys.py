@@ -1,4 +1,4 @@
-"""`main.py keys`: make, list, show, revoke and rotate API keys, on the server's own data folder.
+"""`main.py keys`: make, list, show, edit, revoke and rotate API keys, on the server's own data folder.
 
 Whoever may write the data folder may do all of it: this is the way back from a lost master key.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from auth.keys import Identity, Key, Keys
 
 MASTER = "0"
+NONE = "none"       # of an option of `keys edit`: without that limit
 _OPTIONS = {"name": "--name", "scopes": "--scope", "profiles": "--profile", "expires_in": "--expires-in",
             "requests_per_minute": "--rpm", "max_parallel": "--parallel", "tokens_per_minute": "--tpm",
             "token_budget": "--budget", "weight": "--weight",
@@ -42,6 +43,11 @@ def budget(text: str) -> dict[str, Any]:
     if not found:
         raise click.BadParameter(f"{text!r}: expected tokens and a period, day, month or total: for example 100000/day")
     return {"tokens": int(found[1]), "per": found[2]}
+
+
+def or_none(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    """What reads NONE as itself, and other texts as `kind` does."""
+    return lambda text: NONE if text.strip() == NONE else kind(text)
 
 
 @click.group()
@@ -119,6 +125,46 @@ def show(key_id: str) -> None:
 
 @keys.command()
 @click.argument("key_id", metavar="ID")
+@click.option("--name", help="What the key is for.")
+@click.option("--scope", "scopes", multiple=True, metavar="SCOPE",
+              help="What the key may do from now on; may be repeated. See keys create.")
+@click.option("--profile", "profiles", multiple=True, metavar="NAME|none",
+              help="A profile that the key may use from now on; may be repeated. none: all.")
+@click.option("--expires-in", type=or_none(duration), metavar="TIME|none",
+              help="How long the key works from now, as 12h or 30d. none: for good.")
+@click.option("--rpm", "requests_per_minute", type=or_none(click.INT), metavar="N|none", help="Requests per minute.")
+@click.option("--parallel", "max_parallel", type=or_none(click.INT), metavar="N|none", help="Answers at the same time.")
+@click.option("--tpm", "tokens_per_minute", type=or_none(click.INT), metavar="N|none",
+              help="Tokens per minute, of prompts and answers.")
+@click.option("--budget", "token_budget", type=or_none(budget), metavar="TOKENS/PERIOD|none",
+              help="Tokens in all, as 100000/day, 2000000/month or 50000/total. What was used counts.")
+@click.option("--weight", type=or_none(click.FLOAT), metavar="N|none",
+              help="Share of a busy model beside other keys, 0.1 to 100. none: 1.")
+def edit(key_id: str, scopes: tuple[str, ...], profiles: tuple[str, ...], **given: Any) -> None:
+    """Change what a key may do, at once, also on a running server.
+
+    What is not given stays as it is; none takes a limit away.
+    """
+    changes = {field: None if value == NONE else value for field, value in given.items() if value is not None}
+    if scopes:
+        changes["scopes"] = scopes
+    if profiles:
+        changes["profiles"] = None if profiles == (NONE,) else profiles
+        _warn_of_unknown(changes["profiles"] or ())
+    if not changes:
+        raise click.UsageError("nothing to change: give one or more of the options; --help shows them")
+    found = _keys()
+    before = found.get(key_id).public()
+    with _told():
+        after = found.edit(key_id, **changes).public()
+    for field in (field for field in after if after[field] != before[field]):
+        click.echo(f"key {key_id}: {field} is {_said(after[field])}, was {_said(before[field])}")
+    if after == before:
+        click.echo(f"key {key_id} is as it was")
+
+
+@keys.command()
+@click.argument("key_id", metavar="ID")
 def revoke(key_id: str) -> None:
     """End a key, at once and for good."""
     found = _keys()
@@ -147,6 +193,13 @@ def master() -> None:
     secret = _keys().new_master()
     click.echo("the master key is a new one, the old one no longer works; it is shown this once:", err=True)
     click.echo(secret)
+
+
+def _said(value: Any) -> str:
+    """A field of a record, in the words of the options."""
+    if isinstance(value, dict):
+        return f"{value['tokens']}/{value['per']}"
+    return ", ".join(value) if isinstance(value, list) else NONE if value is None else str(value) or "empty"
 
 
 def _identity(kids: tuple[str, ...], iss: str | None) -> Identity | None:

@@ -48,10 +48,12 @@ Door = Callable[[Request, Callable[[], None]], Reply]
 
 
 def live(keys: Keys, owner: str) -> Key:
-    """The key that asked, as it is now. `Forbidden` (`key_ended`) when it is so no more."""
+    """The key that asked, as it is now. `Forbidden` when it has ended (`key_ended`) or may answer no more."""
     key = keys.get(owner)
     if key.revoked_at is not None or key.ends() <= time.time():
         raise Forbidden("the key that this was asked for with has ended", code="key_ended")
+    if "answer" not in key.scopes:
+        raise Forbidden("the key that this was asked for with lacks the scope 'answer' now", code="missing_scope")
     return key
 
 

@@ -96,18 +96,48 @@ class Budget(Body):
     per: Literal["day", "month", "total"]
 
 
+KeyName = Annotated[str, Field(min_length=1, max_length=80, pattern=r"\S")]
+Scopes = Annotated[list[Scope], Field(min_length=1, max_length=len(SCOPES))]
+Profiles = Annotated[list[Name], Field(min_length=1, max_length=1000)]
+Seconds = Annotated[int, Field(ge=1, le=100 * 365 * 86400)]
+Rate = Annotated[int, Field(ge=1, le=1_000_000)]
+Parallel = Annotated[int, Field(ge=1, le=100_000, description="answers at the same time")]
+TokenRate = Annotated[int, Field(ge=1, le=1 << 53)]
+Weight = Annotated[float, Field(ge=0.1, le=100, description="share of a busy model beside other keys' 1")]
+
+
 class KeyBody(Body):
     """What a new key may do; all fields may be left out."""
 
-    name: Annotated[str, Field(min_length=1, max_length=80, pattern=r"\S")] | None = None
-    scopes: list[Scope] | None = Field(None, min_length=1, max_length=len(SCOPES))
-    profiles: list[Name] | None = Field(None, min_length=1, max_length=1000, description="default: all")
-    expires_in: int | None = Field(None, ge=1, le=100 * 365 * 86400, description="seconds; default: never")
-    requests_per_minute: int | None = Field(None, ge=1, le=1_000_000)
-    max_parallel: int | None = Field(None, ge=1, le=100_000, description="answers at the same time")
-    tokens_per_minute: int | None = Field(None, ge=1, le=1 << 53)
+    name: KeyName | None = None
+    scopes: Scopes | None = None
+    profiles: Profiles | None = Field(None, description="default: all")
+    expires_in: Seconds | None = Field(None, description="seconds; default: never")
+    requests_per_minute: Rate | None = None
+    max_parallel: Parallel | None = None
+    tokens_per_minute: TokenRate | None = None
     token_budget: Budget | None = None
-    weight: float | None = Field(None, ge=0.1, le=100, description="share of a busy model beside other keys' 1")
+    weight: Weight | None = None
+
+
+def _left_out() -> Any:
+    """Shows no default in /openapi.json: a field that is left out is not one that is null."""
+    return None
+
+
+class KeyEdit(Body):
+    """What changes of a key, as a JSON merge patch (RFC 7396): a field that is left out stays as it is, and unlike in
+    other bodies null is a value: no limit, all profiles, no end."""
+
+    name: KeyName = Field(default_factory=_left_out)
+    scopes: Scopes = Field(default_factory=_left_out, description="all that the key may do from now on")
+    profiles: Profiles | None = Field(default_factory=_left_out, description="null: all")
+    expires_in: Seconds | None = Field(default_factory=_left_out, description="seconds from now; null: never")
+    requests_per_minute: Rate | None = Field(default_factory=_left_out, description="null: no limit")
+    max_parallel: Parallel | None = Field(default_factory=_left_out, description="null: no limit")
+    tokens_per_minute: TokenRate | None = Field(default_factory=_left_out, description="null: no limit")
+    token_budget: Budget | None = Field(default_factory=_left_out, description="null: no limit; what was used counts")
+    weight: Weight | None = Field(default_factory=_left_out, description="null: 1")
 
 
 class RotateBody(Body):

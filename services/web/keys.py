@@ -9,7 +9,7 @@ from flask import Response, g
 from auth.gate import ANY_KEY
 from auth.records import budget_shape
 from services.web import replies
-from services.web.bodies import KeyBody, RotateBody
+from services.web.bodies import KeyBody, KeyEdit, RotateBody
 from services.web.frame import json_response
 from services.web.routes import Endpoint, op
 
@@ -46,6 +46,12 @@ class OneKey(Endpoint):
     @op("One key, without its secret", scope="keys", reply=replies.KeyRecord)
     def get(self, key_id: str) -> Response:
         return json_response(self.parts.keys.get(key_id).public())
+
+    @op("Edit a key, at once; what is left out stays, and null takes a limit away", scope="keys", body=KeyEdit,
+        reply=replies.KeyRecord, errors=(409, 507))
+    def patch(self, key_id: str, body: KeyEdit) -> Response:
+        changes = body.model_dump(exclude_unset=True)
+        return json_response(self.parts.keys.edit(key_id, by=g.key, **changes).public())
 
     @op("Revoke a key, at once and for good", scope="keys", reply=replies.KeyRecord, errors=(409, 507))
     def delete(self, key_id: str) -> Response:

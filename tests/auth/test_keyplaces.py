@@ -12,6 +12,12 @@ from auth.keys import Keys
 from services.errors import ConfigError, Unavailable
 from services.settings import Settings
 from services.store import redis_client
+from tests.auth.test_edits import (  # noqa: F401
+    test_limits_of_requests_without_a_key,
+    test_nobody_lifts_a_limit_of_their_own,
+    test_what_has_ended_is_not_edited,
+    test_what_is_given_changes_and_the_rest_stays,
+)
 from tests.auth.test_keys import (  # noqa: F401
     test_a_given_master_key_is_taken_and_replaces_another,
     test_a_key_expires,

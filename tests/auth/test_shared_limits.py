@@ -19,6 +19,11 @@ from services.settings import Settings
 from services.store import redis_client
 from services.store.redis_counts import STEPS, Counts
 from services.store.redis_link import Link, linked
+from tests.auth.test_edits import (  # noqa: F401
+    test_a_changed_budget_counts_what_was_used,
+    test_a_changed_rate_is_no_new_window,
+    test_fewer_at_once_wait_for_those_that_run,
+)
 from tests.auth.test_limits import (  # noqa: F401
     admit,
     test_a_budget_ends,

@@ -32,6 +32,14 @@ def test_a_cost_counts_whole_or_not_at_all() -> None:
     assert not windows.hit("a", 5, cost=6).allowed
 
 
+def test_a_limit_that_changes_counts_what_was() -> None:
+    windows = Windows(60)
+    assert all(windows.hit("a", 3).allowed for _ in range(3))
+    assert not any(windows.hit("a", limit, cost).allowed for limit in (3, 2, 1) for cost in (0, 1))
+    assert windows.hit("a", 1).remaining == 0
+    assert [windows.hit("a", 5).allowed for _ in range(3)] == [True, True, False]
+
+
 def test_cost_zero_only_asks() -> None:
     windows = Windows(60)
     assert [windows.hit("a", 1, cost=0).allowed for _ in range(3)] == [True] * 3

@@ -95,6 +95,38 @@ def test_whose_tokens_come_in_as_a_key(run: Run, settings: Settings) -> None:
         assert result.exit_code == 2 and "give --jwt-kid too" in result.output
 
 
+def test_edit_changes_what_is_given_and_says_what(run: Run, settings: Settings) -> None:
+    secret = run("create", "--name", "n", "--rpm", "5", "--profile", "small").stdout
+    key_id = who(settings, secret)
+    result = run("edit", key_id, "--rpm", "60", "--tpm", "7", "--budget", "100/day", "--scope", "answer",
+                 "--parallel", "2", "--weight", "2.5", "--expires-in", "30d", "--name", "new", "--profile", "big")
+    assert result.exit_code == 0 and f"key {key_id}: requests_per_minute is 60, was 5\n" in result.stdout
+    assert f"key {key_id}: token_budget is 100/day, was none\n" in result.stdout and secret not in result.output
+    shown = json.loads(run("show", key_id).stdout)
+    assert (shown["scopes"], shown["profiles"], shown["name"], shown["weight"]) == (["answer"], ["big"], "new", 2.5)
+    assert shown["expires_at"] and (shown["tokens_per_minute"], shown["max_parallel"]) == (7, 2)
+    limits = ("--rpm", "--tpm", "--budget", "--parallel", "--weight", "--expires-in", "--profile")
+    assert run("edit", key_id, *(word for option in limits for word in (option, "none"))).exit_code == 0
+    bare = json.loads(run("show", key_id).stdout)
+    assert [bare[field] for field in ("requests_per_minute", "tokens_per_minute", "token_budget", "max_parallel",
+                                      "weight", "expires_at", "profiles")] == [None] * 4 + [1.0, None, None]
+    assert bare["name"] == "new" and run("edit", key_id, "--name", "new").stdout == f"key {key_id} is as it was\n"
+    assert who(settings, secret) == key_id
+
+
+def test_what_is_no_edit_is_told(run: Run, settings: Settings) -> None:
+    key_id = who(settings, run("create").stdout)
+    for option, value in (("--rpm", "0"), ("--rpm", "x"), ("--budget", "x"), ("--weight", "y"), ("--expires-in", "30"),
+                          ("--scope", "none"), ("--tpm", "")):
+        result = run("edit", key_id, option, value)
+        assert result.exit_code == 2 and f"Invalid value for '{option}': " in result.output, result.output
+    result = run("edit", key_id)
+    assert result.exit_code == 2 and "give one or more of the options" in result.output
+    assert isinstance(run("edit", "kNobody", "--rpm", "1").exception, NotFound)
+    run("revoke", key_id)
+    assert isinstance(run("edit", key_id, "--rpm", "1").exception, Conflict)
+
+
 def test_revoke_and_rotate(run: Run, settings: Settings) -> None:
     first = run("create").stdout
     key_id = who(settings, first)
@@ -151,7 +183,7 @@ def test_errors_are_parleys_own(run: Run, settings: Settings) -> None:
     assert not settings.data_dir.exists() or not list(settings.data_dir.glob("*.json"))
 
 
-@pytest.mark.parametrize("verb", ["create", "list", "show", "revoke", "rotate", "master"])
+@pytest.mark.parametrize("verb", ["create", "list", "show", "edit", "revoke", "rotate", "master"])
 def test_each_verb_has_help(verb: str, run: Run) -> None:
     result = run(verb, "--help")
     assert result.exit_code == 0 and len(result.output.splitlines()) > 3

@@ -45,10 +45,10 @@ def test_too_many_lines_are_refused(monkeypatch):
 
 
 class Keys:
-    revoked = None
+    revoked, scopes = None, ("answer",)
 
     def get(self, owner):
-        return SimpleNamespace(id=owner, revoked_at=self.revoked, ends=lambda: time.time() + 60)
+        return SimpleNamespace(id=owner, revoked_at=self.revoked, scopes=self.scopes, ends=lambda: time.time() + 60)
 
 
 class Door:
@@ -228,9 +228,10 @@ def test_a_line_that_kills_the_runner_is_given_up_and_others_are_not(house, monk
     assert len(killed) == batches.CRASHES and house.lines(FAILED)[0]["custom_id"] == "a"
 
 
-def test_a_batch_of_a_key_that_ended_ends_at_its_next_line(house):
-    house.door.replies["b"] = lambda check: setattr(house.keys, "revoked", 1.0) or Reply(200, {})
-    with pytest.raises(Forbidden, match="has ended"):
+@pytest.mark.parametrize("field, value, told", [("revoked", 1.0, "has ended"), ("scopes", ("keys",), "'answer' now")])
+def test_a_batch_of_a_key_that_ended_ends_at_its_next_line(house, field, value, told):
+    house.door.replies["b"] = lambda check: setattr(house.keys, field, value) or Reply(200, {})
+    with pytest.raises(Forbidden, match=told):
         house.work()
     assert len(house.door.asked) <= batches.LANES + 1
 
