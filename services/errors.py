@@ -100,6 +100,12 @@ class Gone(ParleyError):
     status, code, type = 410, "gone", "invalid_request_error"
 
 
+class PreconditionFailed(ParleyError):
+    """What a request was to change is not as it expects."""
+
+    status, code, type = 412, "precondition_failed", "invalid_request_error"
+
+
 class TooLarge(ParleyError):
     status, code, type = 413, "too_large", "invalid_request_error"
 

@@ -17,6 +17,7 @@ from services.wire import Generate
 
 OVERRIDES = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty",
              "max_tokens", "seed", "n_ctx", "n_threads", "n_gpu_layers")
+TRIAL = "(trial)"       # what every profile that is only tried is called, in answers and figures
 
 
 def check(ask: Ask, settings: Settings) -> None:
@@ -89,7 +90,9 @@ def _one_system(messages: tuple[Message, ...]) -> tuple[Message, ...]:
 def profile_of(ask: Ask, profiles: Profiles) -> tuple[str, Profile]:
     """The profile's name, and the profile as this request wants it. Raises `NotFound`, `Forbidden`, `Unprocessable`,
     `BadRequest`."""
-    if ask.model is not None:
+    if ask.trial is not None:
+        name, profile = profiles.current().writing(TRIAL, ask.trial.overridden(keep_loaded=False))
+    elif ask.model is not None:
         name, profile = profiles.named(ask.model, ask.allowed_profiles)
     else:
         name = ask.profile or profiles.current().selected

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.chat.messages import Call, Interaction, Message, Toolbox
+from services.chat.profile import Profile
 from services.chat.sessions import TurnRecord, shown_id
 from services.knowledge.choose import Step
 from services.knowledge.references import MOST_CITED, with_use
@@ -46,6 +47,7 @@ class Ask:
     suffix: str | None = None                       # of a `raw` prompt: what follows the completion
     session_id: str | None = None                   # as `sessions.parse_id` gives it
     profile: str | None = None                      # None: the selected one
+    trial: Profile | None = None                    # in its place: one that is not saved, nor anybody else's
     model: str | None = None                        # in its place: a profile's name, or a file of MODELS_DIR
     allowed_profiles: tuple[str, ...] | None = None     # of the key; None: all
     temperature: float | None = None

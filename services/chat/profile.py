@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from services.chat.localai_templates import LocalAITemplates
 from services.chat.template import MAX_CHARS, SEED_TEMPLATE, SYSTEM_TEMPLATE, check, fields
-from services.errors import BadRequest, ConfigError
+from services.errors import BadRequest, ParleyError
 from services.wire import Sampling
 
 LONGEST_STAY = 31_536_000       # seconds: a year
@@ -24,32 +24,35 @@ class Profile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
 
-    model: str = Field(min_length=1, max_length=200)                # a file of MODELS_DIR
-    n_ctx: int = Field(2048, ge=16, le=1 << 24)                     # tokens of prompt and answer together
-    temperature: float = Field(0.8, ge=0, le=2)                     # 0 always takes the likeliest token
-    max_tokens: int = Field(256, ge=1, le=1 << 24)                  # of one answer; above n_ctx: n_ctx, and a warning
+    model: str = Field(min_length=1, max_length=200, description="a file of MODELS_DIR")
+    n_ctx: int = Field(2048, ge=16, le=1 << 24, description="tokens of prompt and answer together")
+    temperature: float = Field(0.8, ge=0, le=2, description="0 always takes the likeliest token")
+    max_tokens: int = Field(256, ge=1, le=1 << 24, description="of one answer; above n_ctx: n_ctx, and a warning")
     top_p: float = Field(0.95, gt=0, le=1)
-    top_k: int = Field(40, ge=0, le=1_000_000)                      # 0 switches it off
+    top_k: int = Field(40, ge=0, le=1_000_000, description="0 switches it off")
     min_p: float = Field(0.0, ge=0, le=1)
-    repeat_penalty: float = Field(1.0, gt=0, le=2)                  # 1 switches it off
-    repeat_last_n: int = Field(64, ge=0, le=1 << 20)                # tokens that the penalties look back at
-    presence_penalty: float = Field(0.0, ge=-2, le=2)               # off the logit of each token that was there
-    frequency_penalty: float = Field(0.0, ge=-2, le=2)              # the same, times how often it was there
-    seed: int | None = Field(None, ge=0, le=(1 << 32) - 1)          # none: a new one for each answer
-    stop: list[Stop] = Field([], max_length=16)                     # in addition to those that the template implies
-    k: int = Field(5, ge=0, le=1000)                                # earlier interactions that are sent along
-    parallel: int = Field(4, ge=1, le=64)                           # answers computed at the same time
-    n_threads: int = Field(0, ge=0, le=512)                         # 0: the machine's cores
-    n_gpu_layers: int = Field(0, ge=-1, le=10_000)                  # -1: all
-    chat_format: Literal["template", "model"] | None = None         # none: the template if there is one, else the
-    template: str | None = None                                     # model's own, else the seed's (`text_template`)
-    system: str | None = Field(None, max_length=MAX_CHARS)     # always plain text to the model
-    embedding: bool = False                                         # its model turns texts into vectors, and only that
-    document_prefix: str | None = Field(None, max_length=200)       # put before texts that are to be found; none: what
-    query_prefix: str | None = Field(None, max_length=200)          # the model is known to want (`embed.PREFIXES`)
-    keep_loaded: bool | Annotated[float, Field(ge=0, le=LONGEST_STAY)] = False    # seconds without use; true: for ever
+    repeat_penalty: float = Field(1.0, gt=0, le=2, description="1 switches it off")
+    repeat_last_n: int = Field(64, ge=0, le=1 << 20, description="tokens that the penalties look back at")
+    presence_penalty: float = Field(0.0, ge=-2, le=2, description="off the logit of each token that was there")
+    frequency_penalty: float = Field(0.0, ge=-2, le=2, description="the same, times how often it was there")
+    seed: int | None = Field(None, ge=0, le=(1 << 32) - 1, description="none: a new one for each answer")
+    stop: list[Stop] = Field([], max_length=16, description="in addition to those that the template implies")
+    k: int = Field(5, ge=0, le=1000, description="earlier interactions that are sent along")
+    parallel: int = Field(4, ge=1, le=64, description="answers computed at the same time")
+    n_threads: int = Field(0, ge=0, le=512, description="0: the machine's cores")
+    n_gpu_layers: int = Field(0, ge=-1, le=10_000, description="-1: all")
+    chat_format: Literal["template", "model"] | None = Field(None, description=(     # see `text_template`
+        "whose template; none: the profile's if it has one, else the model's own, else the one that ships"))
+    template: str | None = Field(None, description="with {chat_history}, {input} and, where there is one, {system}")
+    system: str | None = Field(None, max_length=MAX_CHARS, description="what comes first, always plain text")
+    embedding: bool = Field(False, description="its model turns texts into vectors, and only that")
+    document_prefix: str | None = Field(None, max_length=200, description=(     # see `embed.PREFIXES`
+        "put before texts that are to be found; none: what the model is known to want"))
+    query_prefix: str | None = Field(None, max_length=200, description="the same, of what is looked for")
+    keep_loaded: bool | Annotated[float, Field(ge=0, le=LONGEST_STAY)] = Field(
+        False, description="seconds without use; true: for ever")
     description: str | None = Field(None, max_length=2000)
-    verbose: bool = False                                           # the seed's; without effect
+    verbose: bool = Field(False, description="without effect")      # the seed's
     _go: LocalAITemplates | None = PrivateAttr(None)                # of LocalAI's files; instead of `chat_format`
 
     @field_validator("keep_loaded", mode="before")
@@ -128,7 +131,7 @@ class Profile(BaseModel):
         return {**values, "warnings": self.warnings} if self.warnings else values
 
 
-def validated(values: dict[str, Any], wrong: Callable[[str, str], ConfigError]) -> Profile:
+def validated(values: dict[str, Any], wrong: Callable[[str, str], ParleyError]) -> Profile:
     """`values` as a profile, or the error that `wrong` makes of what is wrong, and of which field."""
     try:
         return Profile.model_validate(values)

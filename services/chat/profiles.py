@@ -13,7 +13,7 @@ import logging
 import math
 import re
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from services.chat import localai
 from services.chat.profile import Profile, validated
 from services.chat.template import SEED_TEMPLATE
 from services.engine import catalog
-from services.errors import ConfigError, Conflict, NotFound, ParleyError, Unavailable, Unprocessable
+from services.errors import ConfigError, Conflict, NotFound, ParleyError, TooLarge, Unavailable, Unprocessable
 from services.settings import Settings
 from services.store import config, disk
 from services.wire import RunnerSpec
@@ -30,6 +30,7 @@ from services.wire import RunnerSpec
 __all__ = ["DEFAULT", "SELECTED", "Brought", "Config", "Profile", "Profiles", "brought", "ensure_default", "parse"]
 log = logging.getLogger("parley.chat")
 SELECTED = "SelectedModel"
+_TAKEN = f"a profile cannot be called {SELECTED}; give it another name"
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,9 @@ class Config:
     @property
     def warnings(self) -> list[str]:
         return [f"profile {name!r}: {text}" for name, profile in self.profiles.items() for text in profile.warnings]
+
+
+Change = Callable[[config.Document, Config], dict[str, Any]]       # of config.json's values; raises what forbids it
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,7 @@ def parse(document: config.Document, settings: Settings, others: Brought | None 
         raise document.error(f"{SELECTED} is missing; set it to one of: {known}")
     selected = document.values[SELECTED]
     if isinstance(selected, dict):
-        raise document.error(f"a profile cannot be called {SELECTED}; give it another name", SELECTED)
+        raise document.error(_TAKEN, SELECTED)
     if lenient and isinstance(selected, str) and selected not in profiles:
         return Config(selected, profiles, sources, tuple(left_out))
     if not isinstance(selected, str) or selected not in profiles:
@@ -146,13 +150,22 @@ def parse(document: config.Document, settings: Settings, others: Brought | None 
 
 
 def _profile(document: config.Document, name: str, settings: Settings) -> Profile:
-    if not name.strip() or len(name) > 200 or not name.isprintable():
-        raise document.error(f"{name[:80]!a} is no name for a profile; use 1 to 200 printable characters", name)
+    if problem := bad_name(name):
+        raise document.error(problem, name)
     values = document.values[name]
     if not isinstance(values, dict):
         raise document.error(f"{name!r} must be a profile, an object with at least a \"model\"", name)
     return validated({**_defaults(settings), **values}, lambda message, at: document.error(
         f"profile {name!r}: {at}: {message}" if at else f"profile {name!r} {message}", name, at))
+
+
+def bad_name(name: str) -> str | None:
+    """Why no profile can be called `name`; None: one can."""
+    if name == SELECTED:
+        return _TAKEN
+    if not name.strip() or len(name) > 200 or not name.isprintable():
+        return f"{name[:80]!a} is no name for a profile; use 1 to 200 printable characters"
+    return None
 
 
 def _defaults(settings: Settings) -> dict[str, Any]:
@@ -255,31 +268,51 @@ class Profiles:
         `BadRequest`, `Conflict`, `Unprocessable`."""
         return _with_model(self.current(), name, model)
 
+    def made(self, fields: dict[str, Any], wrong: Callable[[str, str], ParleyError]) -> Profile:
+        """The profile that `fields` in config.json would be, or the error that `wrong` makes of what is wrong, and of
+        which field."""
+        return validated({**_defaults(self._settings), **fields}, wrong)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """What fields are that a profile does not give."""
+        return {**Profile.model_validate({"model": "any"}).model_dump(exclude={"model"}), **_defaults(self._settings)}
+
     def select(self, name: str, model: str | None = None) -> Config:
         """Make `name` the selected profile, with `model` as its file, durably; the rest of the file stays as it is.
 
-        Raises `NotFound` for an unknown profile, `Conflict` when the file on disk is not valid, storage errors.
+        Raises `NotFound` for an unknown profile, and what `rewrite` does.
         """
-        try:
-            with disk.locked(self.path):
-                self._rewrite(name, model)
-        except TimeoutError:
-            raise Unavailable(f"{config.shown(self.path)} is being changed by somebody else") from None
+        def change(document: config.Document, current: Config) -> dict[str, Any]:
+            _with_model(current, name, model)
+            values = {**document.values, SELECTED: name}
+            if model is not None and name not in current.sources:
+                values[name] = {**values[name], "model": model}
+            return values
+        self.rewrite(change)
         return self.current()
 
-    def _rewrite(self, name: str, model: str | None) -> None:
+    def stored(self) -> tuple[config.Document, Config]:
+        """config.json as it is on the disk now, and what it means. Raises `Conflict` when it is not valid."""
         try:
             document = config.read(self.path)
-            current = parse(document, self._settings, self._brought)
-            _with_model(current, name, model)
+            return document, parse(document, self._settings, self._brought)
         except ConfigError as error:
             raise Conflict(f"{error.message}; mend it first", code="bad_config") from None
-        values = dict(document.values)
-        values[SELECTED] = name
-        if model is not None and name not in current.sources:
-            values[name] = {**values[name], "model": model}
-        if values != document.values:
-            disk.write_atomic(self.path, _written(values, document.text), document.mode)
+
+    def rewrite(self, change: Change) -> tuple[config.Document, Config]:
+        """Have config.json hold the values that `change` makes of what is `stored`, durably; what that was. One change
+        at a time, in whichever process. Raises `Conflict` when the file is not valid, `TooLarge`, storage errors, and
+        what `change` raises."""
+        try:
+            with disk.locked(self.path):
+                document, current = self.stored()
+                values = change(document, current)
+                if json.dumps(values) != json.dumps(document.values):       # True is equal to 1
+                    disk.write_atomic(self.path, _written(values, document.text), document.mode)
+        except TimeoutError:
+            raise Unavailable(f"{config.shown(self.path)} is being changed by somebody else") from None
+        return document, current
 
     @staticmethod
     def spec(profile: Profile, models_dir: Path) -> RunnerSpec:
@@ -302,7 +335,10 @@ def _written(values: dict[str, Any], before: str) -> bytes:
     """`values` as JSON, indented as the text `before` is."""
     indent = re.search(r"\n([ \t]+)\"", before)
     text = json.dumps(values, indent=indent.group(1) if indent else 4, ensure_ascii=False)
-    return (text + "\n").encode()
+    data = (text + "\n").encode()
+    if len(data) > config.MAX_BYTES:
+        raise TooLarge(f"config.json would have {len(data)} bytes, and has at most {config.MAX_BYTES}: make it shorter")
+    return data
 
 
 _STARTER = {"model": "starter.gguf", "n_ctx": 1024, "n_threads": 1, "temperature": 0, "max_tokens": 128, "top_p": 0.95,

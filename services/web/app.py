@@ -41,6 +41,7 @@ from services.web import (
     openapi,
     page,
     personas,
+    profiles,
     rerank,
     sessions,
 )
@@ -104,6 +105,7 @@ ROUTES = (
     Route("/assistant/v1/assist", assistant.Assist, "knowledge"),
     Route("/models", models.Models, "models"),
     Route("/models/model", models.Switch, "models"),
+    *profiles.ROUTES,
     Route("/models/available", gallery.AvailableModels, "models"),
     Route("/models/apply", gallery.ApplyModel, "models"),
     Route("/models/jobs/<string:job_id>", gallery.ModelJob, "models"),
@@ -175,16 +177,16 @@ class Room:
 def build_parts(settings: Settings, control: str, authkey: bytes) -> Parts:
     """The real parts, talking to the supervisor at `control`. Call after fork: nothing here is shared with a parent."""
     data: Path = settings.data_dir
-    profiles = Profiles(data / "config.json", settings)
+    configured = Profiles(data / "config.json", settings)
     store = open_store(settings, prepare=False)
     kept, engine, tally = Sessions(store), Engine(control, authkey), metrics.Tally(control, authkey)
     admissions = Admissions(control, authkey)
-    grounding = Grounding(settings, profiles, engine, admissions.count_tokens)
+    grounding = Grounding(settings, configured, engine, admissions.count_tokens)
     tally.start()
-    return Parts(keys=Keys(data, settings), admissions=admissions, profiles=profiles,
+    return Parts(keys=Keys(data, settings), admissions=admissions, profiles=configured,
                  personas=Personas(data / FOLDER, settings.rag_length, settings.rag_helper), sessions=kept,
                  engine=engine, grounding=grounding,
-                 chat=Chat(settings, profiles, kept, engine, grounding),
+                 chat=Chat(settings, configured, kept, engine, grounding),
                  idempotency=Idempotency(open_kept(settings)), tally=tally)
 
 

@@ -73,7 +73,7 @@ def _path(route: Route) -> dict[str, Any]:
 def _operation(route: Route, method: str, declared: Op) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": f"{method}_{route.endpoint}", "tags": [route.tag], "summary": declared.summary,
-        "responses": _responses(route, declared)}
+        "responses": _responses(route, method, declared)}
     if declared.scope == PUBLIC:
         operation["security"] = []
     elif declared.scope in SCOPES:
@@ -86,7 +86,8 @@ def _operation(route: Route, method: str, declared: Op) -> dict[str, Any]:
         operation["requestBody"] = {"required": not declared.body_optional, "content": content}
     if declared.files:
         operation["requestBody"] = declared.files
-    parameters = [*_query(declared), *([_IDEMPOTENCY] if declared.retryable else [])]
+    parameters = [*_query(declared), *([_IDEMPOTENCY] if declared.retryable else []),
+                  *(_condition(name) for name in _CONDITIONS.get(method, ()) if declared.tagged)]
     if parameters:
         operation["parameters"] = parameters
     return operation
@@ -106,11 +107,20 @@ _IDEMPOTENCY = {
     "schema": {"type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[\\x21-\\x7e]+$"}}
 
 
+_CONDITIONS = {"put": ("If-Match", "If-None-Match"), "delete": ("If-Match",)}
+
+
+def _condition(name: str) -> dict[str, Any]:
+    told = {"If-Match": "the ETag of what is to be changed: 412 where it is not in that state any more",
+            "If-None-Match": "*: 412 where there is one already"}
+    return {"name": name, "in": "header", "required": False, "description": told[name], "schema": {"type": "string"}}
+
+
 def _json(model: type[BaseModel]) -> dict[str, Any]:
     return {"application/json": {"schema": {"$ref": _REFS.format(model=model.__name__)}}}
 
 
-def _responses(route: Route, declared: Op) -> dict[str, Any]:
+def _responses(route: Route, method: str, declared: Op) -> dict[str, Any]:
     success: dict[str, Any] = {"description": HTTPStatus(declared.status).phrase}
     content = _json(declared.reply) if declared.reply else {}
     if declared.stream:
@@ -121,9 +131,12 @@ def _responses(route: Route, declared: Op) -> dict[str, Any]:
         content = {declared.media: {"schema": {"type": "string"}}}
     if content:
         success["content"] = content
+    if declared.tagged and declared.reply:
+        success["headers"] = {"ETag": {"description": "of its state", "schema": {"type": "string"}}}
+    made = {"201": {**success, "description": "Created"}} if declared.tagged and method == "put" else {}
     errors = _errors(route, declared)
     accepted = {"202": {"description": "Accepted", "content": _json(declared.accepted)}} if declared.accepted else {}
-    return {str(declared.status): success} | accepted | {
+    return {str(declared.status): success} | made | accepted | {
         str(status): {"$ref": f"#/components/responses/E{status}"} for status in sorted(errors)}
 
 

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from services.chat.profile import Profile
+
 SessionId = int | str
 
 
@@ -156,6 +158,24 @@ class Models(BaseModel):
     loaded: list[LoadedModel]
     object: Literal["list"]
     data: list[dict[str, Any]] = Field(description="as at `/v1/models`, for clients that leave the version out")
+
+
+class ProfileList(BaseModel):
+    profiles: dict[str, str] = Field(description="those that the key may change: name to the file that it is from")
+    selected: str
+    defaults: dict[str, Any] = Field(description="what fields are that a profile does not give")
+    fields: dict[str, Any] = Field(description="what each may be: name to JSON Schema")
+
+
+class StoredProfile(BaseModel):
+    name: str
+    profile: dict[str, Any] = Field(description="the fields that the file gives; what may be put in their place")
+    effective: Profile = Field(description="what they come to, with the defaults")
+    warnings: list[str]
+    selected: bool
+    source: str = Field(description="the file that it is from, with its folder")
+    editable: bool = Field(description="whether that is config.json: other files are not written")
+    etag: str = Field(description="of its state, as in the header ETag")
 
 
 class Switched(BaseModel):

@@ -42,6 +42,7 @@ class Op:
     query: type[Body] | None = None         # of the address; all fields are texts
     reply: type[BaseModel] | None = None
     status: int = 200
+    tagged: bool = False                    # has an ETag; changes take If-Match, a PUT If-None-Match, and it makes: 201
     accepted: type[BaseModel] | None = None     # of a 202, where the answer may come later
     media: str = "application/json"         # of a reply that is no `reply` model
     plain: bool = False                     # text/plain, unless a client that accepts it gets the `reply`
