@@ -248,19 +248,21 @@ class Sessions:
         new = self.store.create(owner, lambda used: sid or _next_id("0", used), [head, *_copies(turns)])
         return self.get(owner, new)
 
-    def entries(self, owner: str | None = None) -> dict[str, Entry]:
-        """What lists show, by `"<owner>/<session id>"`, integers first; of all owners when None. Damaged ones too."""
+    def entries(self, owner: str | None = None, used: bool = False) -> dict[str, Entry]:
+        """What lists show, by `"<owner>/<session id>"`; of all owners when None. Damaged ones too. Integers come first,
+        or with `used` what was changed last, whosever it is."""
         owners = self.store.owners() if owner is None else [owner]
-        return {f"{who}/{sid}": entry for who in owners
-                for sid, entry in sorted(self.store.index(who).items(), key=lambda item: _order(item[0]))}
+        found = {f"{who}/{sid}": entry for who in owners
+                 for sid, entry in sorted(self.store.index(who).items(), key=lambda item: _order(item[0]))}
+        return dict(sorted(found.items(), key=lambda item: item[1].updated, reverse=True)) if used else found
 
-    def list_all(self) -> dict[str, str]:
-        """`{"<owner>/<session id>": name}` of everybody."""
-        return {key: entry.name for key, entry in self.entries().items()}
+    def list_all(self, used: bool = False) -> dict[str, str]:
+        """`{"<owner>/<session id>": name}` of everybody, ordered as `entries`."""
+        return {key: entry.name for key, entry in self.entries(used=used).items()}
 
-    def list(self, owner: str) -> dict[str, str]:
-        """`{"<session id>": name}` of one owner."""
-        return {key.partition("/")[2]: entry.name for key, entry in self.entries(owner).items()}
+    def list(self, owner: str, used: bool = False) -> dict[str, str]:
+        """`{"<session id>": name}` of one owner, ordered as `entries`."""
+        return {key.partition("/")[2]: entry.name for key, entry in self.entries(owner, used).items()}
 
 
 def _shape(sid: str, records: Sequence[Record]) -> Shape:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from flask import Response, g, request
+from pydantic import Field
 
 from services.chat.events import Ask, Beat, Called, Delta, Event, Reasoned, Search, Waiting
 from services.chat.idempotency import check_key, digest_of
@@ -16,7 +17,7 @@ from services.errors import BadRequest
 from services.knowledge.choose import Step
 from services.web import jobs, replies, sources, sse
 from services.web.answering import Answering
-from services.web.bodies import AnswerBody
+from services.web.bodies import AnswerBody, Body
 from services.web.frame import json_response
 from services.web.routes import Endpoint, op, taken
 from services.web.sse import Payload
@@ -24,12 +25,18 @@ from services.web.sse import Payload
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty", "max_tokens", "seed")
 
 
+class OrderQuery(Body):
+    """How a list is ordered."""
+
+    order: Literal["id", "used"] = Field("id", description="`used`: the last changed first")
+
+
 class Answers(Answering):
-    @op("The caller's sessions: id to name; the master key sees everybody's", scope="answer",
+    @op("The caller's sessions: id to name; the master key sees everybody's", scope="answer", query=OrderQuery,
         reply=replies.SessionNames)
-    def get(self) -> Response:
-        sessions = self.parts.sessions
-        return json_response(sessions.list_all() if g.key.is_master else sessions.list(g.key.id))
+    def get(self, query: OrderQuery) -> Response:
+        sessions, used = self.parts.sessions, query.order == "used"
+        return json_response(sessions.list_all(used) if g.key.is_master else sessions.list(g.key.id, used))
 
     @op("Answer a question", scope="answer", body=AnswerBody, reply=replies.Answer, stream=replies.AnswerEvent,
         accepted=jobs.AcceptedJob, errors=(404, 409, 410, 422, 504, 507), retryable=True, answer=True)

@@ -1,5 +1,6 @@
 """Sessions as conversations: ids, the protocol of a turn, what a cut turn leaves, rename, rewind, fork, lists."""
 
+import itertools
 import re
 
 import pytest
@@ -141,6 +142,18 @@ def test_lists_are_in_order(sessions):
     for sid in ("b", "10", "9", "a", "-1"):
         talk(sessions, sid, "x")
     assert list(sessions.list("0")) == ["-1", "9", "10", "a", "b"]
+
+
+def test_lists_begin_with_what_was_used_last(sessions):
+    clock = itertools.count()
+    sessions = Sessions(sessions.store, lambda: f"2026-01-01T00:00:{next(clock):02}.000+00:00")
+    for sid in ("b", "10", "9", "10"):
+        talk(sessions, sid, "x")
+    talk(sessions, "7", "x", owner="k1")
+    assert list(sessions.list("0", used=True)) == ["10", "9", "b"]
+    sessions.rename("0", "b", "other")
+    assert list(sessions.list_all(used=True)) == ["0/b", "k1/7", "0/10", "0/9"]
+    assert sessions.fork("0", "9")["session_id"] == 11 and next(iter(sessions.list("0", used=True))) == "11"
 
 
 def test_rename(sessions):

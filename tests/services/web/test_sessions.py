@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from services.errors import Unavailable
@@ -37,6 +39,17 @@ def test_lists_are_one_s_own_and_the_master_sees_all(talk):
     assert world.call("GET", "/answer", key=b).json == {"1": "mine"}
     everybody = world.call("GET", "/answer").json
     assert sorted(everybody.values()) == ["mine", "one"] and all(name.endswith("/1") for name in everybody)
+
+
+def test_lists_may_begin_with_what_was_used_last(talk):
+    world, a, _ = talk
+    world.call("POST", "/answer", key=a, json={"prompt": "three", "session_id": 0})
+    for order, names in (("", ["three", "one"]), ("?order=id", ["three", "one"]), ("?order=used", ["three", "one"])):
+        assert list(json.loads(world.call("GET", f"/answer{order}", key=a).data).values()) == names
+    world.call("PATCH", "/answer/1", key=a, json={"name": "renamed"})
+    assert list(json.loads(world.call("GET", "/answer?order=used", key=a).data)) == ["1", "0"]
+    assert list(json.loads(world.call("GET", "/answer", key=a).data)) == ["0", "1"]
+    assert world.call("GET", "/answer?order=name", key=a).status_code == 400
 
 
 def test_rename_fork_rewind_delete(talk):
