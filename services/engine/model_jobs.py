@@ -1,7 +1,8 @@
 """Jobs that put models of galleries into the folder: one runs at a time, and every process can tell how each one is.
 
 A job is a file, `DATA_DIR/model_jobs/<uuid>.json`, and a lock beside it that its process holds until it is done: a
-record that is not done and whose lock is free was left by a process that died.
+record that is not done and whose lock is free was left by a process that died. `<uuid>.cancel` tells that process to
+end it.
 """
 
 from __future__ import annotations
@@ -9,21 +10,24 @@ from __future__ import annotations
 import json
 import logging
 import re
+import stat
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+import msgspec
 
 from services.engine import yaml_files
-from services.engine.addresses import Sources
+from services.engine.addresses import Sources, shown
 from services.engine.definitions import Apply
 from services.engine.gallery import Galleries, Gallery, install, installed
 from services.engine.machine import in_words
-from services.errors import BadRequest, ConfigError, NotFound, ParleyError, TooManyRequests
+from services.errors import BadRequest, ConfigError, Conflict, NotFound, ParleyError, TooManyRequests
 from services.settings import Settings
 from services.store import disk
 
@@ -38,7 +42,7 @@ DIED = "the server was stopped or restarted before it was done: apply it again, 
 
 @dataclass(frozen=True)
 class Job:
-    """How a job is, in LocalAI's words. `message`: queued, processing, completed, or what is wrong."""
+    """How a job is, in LocalAI's words. `message`: queued, processing, cancelling, completed, or what is wrong."""
 
     uuid: str
     gallery_element_name: str
@@ -49,6 +53,7 @@ class Job:
     file_name: str = ""
     file_size: str = ""
     downloaded_size: str = ""
+    created: Annotated[float, msgspec.Meta(ge=0, le=1e11)] = 0.0    # epoch seconds; 0.0: it was not noted yet then
 
 
 class Jobs:
@@ -78,7 +83,7 @@ class Jobs:
     def _begin(self, wanted: Apply) -> Job:
         disk.make_dirs(self.folder, follow=False)
         self._forget_old()
-        job = Job(str(uuid.uuid4()), wanted.id or wanted.name or wanted.url)
+        job = _made(wanted)
         held = ExitStack()
         held.enter_context(disk.locked(self._path(job.uuid)))
         self._write(job)
@@ -89,17 +94,42 @@ class Jobs:
         """The same, in this thread, until it is done. `unless_there`: what is there already stays as it is."""
         disk.make_dirs(self.folder, follow=False)
         self._forget_old()
-        job = Job(str(uuid.uuid4()), wanted.id or wanted.name or wanted.url)
+        job = _made(wanted)
         with disk.locked(self._path(job.uuid)):
             return self._work(job, wanted, unless_there)
 
     def get(self, id: str) -> Job:
         """Raises `NotFound`."""
-        job = self._read(id)
+        job = self._look(id)
         if job is None:
             raise NotFound(f"there is no job {id[:80]!r}; POST /models/apply begins one", param="uuid")
-        if job.processed or not self._abandoned(id):
+        return job
+
+    def all(self) -> list[Job]:
+        """The last KEPT, the newest first. What else lies in the folder is passed over."""
+        found = []
+        for path in self._records()[:KEPT]:
+            try:
+                found.append(self._look(path.stem))
+            except ParleyError as error:
+                log.warning("a record of a model job is passed over: %s", error.message)
+        return sorted(filter(None, found), key=lambda job: job.created, reverse=True)
+
+    def cancel(self, id: str) -> Job:
+        """Have a job that is not done end: at its next sign of progress, or when it has its turn. What came so far of a
+        file is kept. Raises `NotFound`."""
+        job = self.get(id)
+        if job.processed:
             return job
+        disk.write_atomic(self._stop(id), b"")
+        return self.get(id)
+
+    def _look(self, id: str) -> Job | None:
+        job = self._read(id)
+        if job is None or job.processed:
+            return job
+        if not self._abandoned(id):
+            return replace(job, message="cancelling") if self._stop(id).exists() else job
         job = self._read(id) or job         # its last word may have come in between
         return job if job.processed else self._write(replace(job, processed=True, message=f"error: {DIED}", error=DIED))
 
@@ -120,7 +150,7 @@ class Jobs:
         """Whatever happens, the record tells of it."""
         try:
             with disk.locked(self.folder / "turn", TURN):
-                job = self._write(replace(job, message="processing"))
+                job = self._note(replace(job, message="processing"))
                 name = self._install(job, wanted, unless_there)
         except ParleyError as error:
             log.warning("model job %s (%s): %s", job.uuid, job.gallery_element_name, error.message)
@@ -138,13 +168,22 @@ class Jobs:
         definition = self.galleries.definition(wanted)
         sources = self.galleries.sources
         if not (unless_there and installed(definition, sources.models_dir)):
-            install(definition, sources, Noter(job, self._write))
+            install(definition, sources, Noter(job, self._note))
         return definition.name
 
     # ------------------------------------------------------------ the records
 
     def _path(self, id: str) -> Path:
         return self.folder / f"{id}.json"
+
+    def _stop(self, id: str) -> Path:
+        return self.folder / f"{id}.cancel"
+
+    def _note(self, job: Job) -> Job:
+        """`_write`, unless the job was cancelled."""
+        if self._stop(job.uuid).exists():
+            raise Conflict("cancelled", code="cancelled")
+        return self._write(job)
 
     def _write(self, job: Job) -> Job:
         disk.write_atomic(self._path(job.uuid), json.dumps(asdict(job)).encode())
@@ -154,10 +193,10 @@ class Jobs:
         if not _ID.fullmatch(id):
             return None
         try:
-            values: dict[str, Any] = json.loads(disk.read_bytes(self._path(id)))
-            return Job(**values)
-        except (FileNotFoundError, ValueError, TypeError):
+            job = msgspec.json.decode(disk.read_bytes(self._path(id)), type=Job)
+        except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
             return None
+        return job if job.uuid == id else None
 
     def _abandoned(self, id: str) -> bool:
         try:
@@ -168,13 +207,27 @@ class Jobs:
 
     def _forget_old(self) -> None:
         """Keep the last records that are done."""
-        records = sorted(self.folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
-        for path in records[KEPT:]:
+        for path in self._records()[KEPT:]:
             job = self._read(path.stem)
             if job is None or job.processed or self._abandoned(path.stem):
-                for old in (path, path.with_name(path.name + ".lock")):
+                for old in (path, path.with_name(path.name + ".lock"), self._stop(path.stem)):
                     with suppress(FileNotFoundError):
                         old.unlink()
+
+    def _records(self) -> list[Path]:
+        """Those that changed last come first."""
+        return [path for _, path in sorted(self._changed(), reverse=True)]
+
+    def _changed(self) -> Iterator[tuple[float, Path]]:
+        for path in self.folder.glob("*.json"):
+            with suppress(FileNotFoundError):           # another process has just forgotten it
+                found = path.lstat()
+                if stat.S_ISREG(found.st_mode):
+                    yield found.st_mtime, path
+
+
+def _made(wanted: Apply) -> Job:
+    return Job(str(uuid.uuid4()), wanted.id or wanted.name or shown(wanted.url), created=round(time.time(), 3))
 
 
 class Noter:

@@ -108,6 +108,7 @@ ROUTES = (
     *profiles.ROUTES,
     Route("/models/available", gallery.AvailableModels, "models"),
     Route("/models/apply", gallery.ApplyModel, "models"),
+    Route("/models/jobs", gallery.ModelJobs, "models"),
     Route("/models/jobs/<string:job_id>", gallery.ModelJob, "models"),
     Route("/auth", keys.Whoami, "keys"),
     Route("/auth/key", keys.NewKey, "keys"),

@@ -1,4 +1,6 @@
-"""LocalAI's `/models/available`, `/models/apply` and `/models/jobs`: models of galleries, put into the folder."""
+"""LocalAI's `/models/available`, `/models/apply` and `/models/jobs`: models of galleries, put into the folder. That a
+job can be cancelled is ours.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from flask import Response, request
 from pydantic import BaseModel, Field, RootModel
 
 from services.engine.definitions import Apply
+from services.engine.model_jobs import Job
 from services.errors import BadRequest, ConfigError
+from services.jobs.shown import moment
 from services.web.bodies import Body
 from services.web.frame import json_response
 from services.web.routes import Endpoint, op, taken
@@ -69,12 +73,17 @@ class JobReply(BaseModel):
     uuid: str
     processed: bool = Field(description="done, well or not")
     error: str | None
-    message: str = Field(description="queued, processing, completed, or what is wrong")
+    message: str = Field(description="queued, processing, cancelling, completed, or what is wrong")
     progress: float = Field(description="per cent")
     gallery_element_name: str
     file_name: str
     file_size: str
     downloaded_size: str
+    created: str | None
+
+
+class JobReplies(RootModel[dict[str, JobReply]]):
+    """Jobs by their ids, the newest first."""
 
 
 class AvailableModels(Endpoint):
@@ -99,7 +108,22 @@ class ApplyModel(Endpoint):
         return json_response({"uuid": job.uuid, "status": f"{request.host_url}models/jobs/{job.uuid}"})
 
 
+class ModelJobs(Endpoint):
+    @op("How all jobs of /models/apply are", scope="models:read", reply=JobReplies)
+    def get(self) -> Response:
+        return json_response({job.uuid: _told(job) for job in self.room.model_jobs.all()})
+
+
 class ModelJob(Endpoint):
     @op("How a job of /models/apply is", scope="models:read", reply=JobReply, errors=(404,))
     def get(self, job_id: str) -> Response:
-        return json_response(asdict(self.room.model_jobs.get(job_id)))
+        return json_response(_told(self.room.model_jobs.get(job_id)))
+
+    @op("Cancel a job of /models/apply that is not done; the job as it is then", scope="admin", reply=JobReply,
+        errors=(404, 507))
+    def delete(self, job_id: str) -> Response:
+        return json_response(_told(self.room.model_jobs.cancel(job_id)))
+
+
+def _told(job: Job) -> dict[str, Any]:
+    return {**asdict(job), "created": moment(job.created or None)}

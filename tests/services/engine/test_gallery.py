@@ -29,6 +29,7 @@ from services.errors import (
     Unavailable,
 )
 from services.settings import Settings
+from services.store import disk
 from tests.hub_server import File as HubFile
 from tests.hub_server import Hub
 from tests.tiny_gguf import write_tiny
@@ -416,6 +417,72 @@ def test_a_job_whose_process_died_is_told_as_failed(galleries, tmp_path):
     assert job.processed and "was stopped or restarted" in job.error
     assert json.loads((tmp_path / "model_jobs" / f"{id}.json").read_text())["processed"]
     assert done(jobs, jobs.begin(Apply(id="mistral")).uuid).error is None       # its turn is over
+
+
+def test_all_jobs_are_told_the_newest_first(galleries, tmp_path, monkeypatch, caplog):
+    jobs = Jobs(tmp_path, galleries)
+    assert jobs.all() == []
+    ids = [jobs.apply(wanted).uuid for wanted in (Apply(id="test@none"), Apply(id="mistral"), Apply(name="x"),
+                                                  Apply(url="https://u:p@nowhere.invalid/x.yaml?signature=secret"))]
+    assert [job.uuid for job in jobs.all()] == ids[::-1] == [job.uuid for job in Jobs(tmp_path, galleries).all()]
+    assert [job.gallery_element_name for job in jobs.all()] == ["nowhere.invalid/x.yaml", "x", "mistral", "test@none"]
+    record = json.loads((jobs.folder / f"{ids[0]}.json").read_text())
+    other, older = (f"{digit * 8}-0000-0000-0000-{'0' * 12}" for digit in "12")
+    for name, text in ((ids[1], "{"), (ids[2], json.dumps({**record, "uuid": ids[2], "progress": "half"})),
+                       (other, json.dumps({**record, "uuid": other, "created": 1e300})), ("notes", "[]"),
+                       (older, json.dumps(record))):
+        (jobs.folder / f"{name}.json").write_text(text)
+    (jobs.folder / f"{'3' * 8}-0000-0000-0000-{'0' * 12}.json").mkdir()
+    (jobs.folder / f"{'4' * 8}-0000-0000-0000-{'0' * 12}.json").symlink_to(jobs.folder / f"{ids[0]}.json")
+    assert [job.uuid for job in jobs.all()] == [ids[3], ids[0]]
+    del record["created"]                                       # one of an earlier version
+    (jobs.folder / f"{older}.json").write_text(json.dumps({**record, "uuid": older, "processed": False}))
+    abandoned = jobs.all()[-1]
+    assert (abandoned.uuid, abandoned.created, abandoned.processed) == (older, 0.0, True)
+    assert "was stopped or restarted" in abandoned.error and not caplog.records[4:]
+    monkeypatch.setattr(model_jobs, "KEPT", 2)
+    assert len(jobs.all()) <= 2
+
+
+def test_a_record_that_cannot_be_read_hides_no_other(galleries, tmp_path, monkeypatch):
+    jobs = Jobs(tmp_path, galleries)
+    ids = [jobs.apply(Apply(id="test@none")).uuid for _ in range(2)]
+    real = disk.read_bytes
+
+    def read(path):
+        if path.stem == ids[1]:
+            raise Unavailable("it cannot be read")
+        return real(path)
+    monkeypatch.setattr(disk, "read_bytes", read)
+    assert [job.uuid for job in jobs.all()] == ids[:1]
+
+
+def test_a_job_is_cancelled_by_another_process_while_it_waits_and_while_it_works(galleries, tmp_path, monkeypatch):
+    jobs, others, gate = Jobs(tmp_path, galleries), Jobs(tmp_path, galleries), threading.Event()
+    steps = []
+
+    def slow(definition, sources, progress):
+        steps.append(definition)
+        gate.wait(20)
+        progress(0, 1, "x.gguf", 4, 4)
+        steps.append("too far")
+    monkeypatch.setattr(model_jobs, "install", slow)
+    works, waits = (jobs.begin(Apply(id="mistral")).uuid for _ in range(2))
+    while not steps:
+        time.sleep(0.01)
+    first, second = others.cancel(works), others.cancel(waits)
+    assert (first.message, second.message, second.processed) == ("cancelling", "cancelling", False)
+    assert {job.message for job in others.all()} == {"cancelling"}
+    gate.set()
+    for id in (works, waits):
+        job = done(others, id)
+        assert (job.error, job.message) == ("cancelled", "error: cancelled") and others.cancel(id) == job
+    assert len(steps) == 1
+    with pytest.raises(NotFound):
+        others.cancel("zzz")
+    monkeypatch.setattr(model_jobs, "KEPT", 0)
+    jobs._forget_old()
+    assert not list(jobs.folder.glob("*.cancel"))
 
 
 def test_old_records_go(galleries, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from tests.conftest import MASTER
 from tests.hub_server import File, Hub
 
 YAML = """
@@ -144,10 +145,19 @@ def test_models_of_a_gallery_are_applied_and_answer(home, start, hub):
     assert "came damaged" in applied(server, id="damaged")["error"]
     assert "no gallery has a model" in applied(server, id="test@none")["error"]
     assert sorted(os.listdir(home / "models")) == before
+    all_jobs_are_listed(home, server, job)
     for body, status, told in BAD:
         response = server.call("POST", "/models/apply", json=body)
         assert response.status_code == status and told in response.json()["message"], response.text
     who_may_do_what(server)
+
+
+def all_jobs_are_listed(home, server, first):
+    (home / "data" / "model_jobs" / f"{'1' * 8}-0000-0000-0000-{'0' * 12}.json").write_text("{")
+    jobs = server.call("GET", "/models/jobs").json()
+    assert [one["error"] is None for one in jobs.values()] == [False, False, True, True]
+    assert list(jobs)[-1] == first["uuid"] and jobs[first["uuid"]] == first and first["created"].endswith("Z")
+    assert server.call("DELETE", f"/models/jobs/{first['uuid']}").json() == first       # it is done
 
 
 BAD = [
@@ -162,6 +172,8 @@ def who_may_do_what(server):
     reader, user = server.make_key(scopes=["models:read"]), server.make_key(scopes=["answer"])
     assert server.call("GET", "/models/available", reader).status_code == 200
     assert server.call("GET", "/models/available", user).status_code == 403
+    assert [server.call("GET", "/models/jobs", key).status_code for key in (reader, user)] == [200, 403]
+    assert [server.call("DELETE", "/models/jobs/zzz", key).status_code for key in (reader, MASTER)] == [403, 404]
     assert server.call("POST", "/models/apply", reader, json={"id": "fresh"}).status_code == 403
     assert server.call("GET", "/models/jobs/zzz", reader).status_code == 404
     assert server.call("GET", "/models/jobs/zzz", user).status_code == 403
@@ -191,6 +203,7 @@ def test_models_are_preloaded_and_several_workers_know_the_jobs(home, start, hub
     soon(lambda: {"first", "second"} <= set(server.call("GET", "/models").json()["profiles"]))
     uuid = server.call("POST", "/models/apply", json={"id": "fresh"}).json()["uuid"]
     assert {server.call("GET", f"/models/jobs/{uuid}").status_code for _ in range(10)} == {200}
+    assert {len(server.call("GET", "/models/jobs").json()) for _ in range(10)} == {3}
 
 
 def test_a_wrong_setting_ends_the_start(start):
