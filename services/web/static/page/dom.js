@@ -15,6 +15,28 @@ export function el(tag, props = {}, ...children) {
 
 export const button = (text, onclick, props = {}) => el("button", { type: "button", onclick, ...props }, text);
 
+/** Letters and digits that are nowhere else. */
+export const token = () => [...crypto.getRandomValues(new Uint8Array(6))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+
+/** Whether `text` could be copied. Where the page came over plain HTTP, browsers have but the old way for that. */
+export async function copied(text) {
+    if (navigator.clipboard) return navigator.clipboard.writeText(text).then(() => true, () => false);
+    const focused = document.activeElement;
+    const field = el("textarea", { value: text, className: "heard" });
+    (focused.closest("dialog") ?? document.body).append(field);
+    field.select();
+    const done = document.execCommand("copy");
+    field.remove();
+    focused.focus();
+    return done;
+}
+
+/** A button that copies `text()`, and says so. */
+export const copier = (text, props) => button("Copy", async () => {
+    if (await copied(text())) say("Copied");
+    else say("The browser does not let this page copy", "error");
+}, props);
+
 /** Says something to who hears the page, and shows it for a moment. */
 export function say(text, kind = "note") {
     const area = document.getElementById("said");
