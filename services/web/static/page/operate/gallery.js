@@ -1,30 +1,55 @@
-// Getting models: those of the galleries, and a file by its address, with how far each is.
-import { get, post } from "./api.js";
-import { button, el } from "./dom.js";
-import { field, form, table, tried } from "./parts.js";
+// Getting models: those of the galleries, and a file by its address, with how far each is, whoever began it.
+import { call, get, post } from "./api.js";
+import { button, confirmed, el } from "./dom.js";
+import { field, form, moment, table, tried, watch } from "./parts.js";
 
 const MOST = 50;            // entries that are shown at once
-const pulls = new Map();    // jobs that were begun on this page: id -> how it was last
+const LAST = 10;            // jobs that are done
+const IDLE = 10;            // seconds between two looks while none runs
 
 /** `come()` is called when a model has come. */
 export function gallery(who, come) {
-    const begun = table("Being got", ["Model", "File", "Progress"], (one) => one.uuid, pullRow, "");
-    const node = el("details", { open: pulls.size > 0 }, el("summary", {}, "Get a model"));
-    if (!who.scopes.includes("admin")) {
-        node.append(el("p", { className: "hint" }, "Getting a model needs the scope admin."));
-        return node;
-    }
-    const found = el("div");
+    const admin = who.scopes.includes("admin");
+    const begun = table("Being got", ["Model", "File", "Progress", "Asked for", "Actions"], (one) => one.uuid,
+        (one) => [...pullRow(one), admin && !one.processed ? button("Cancel", () => cancel(one),
+            { "aria-label": `Cancel ${one.gallery_element_name}` }) : ""], "");
+    const pulls = el("div", {}, begun.node);
+    const node = el("details", {}, el("summary", {}, "Get a model"));
+    let running = null;
+    let seconds = 0;            // until the next look
+    const look = async (now) => {
+        if (!now && seconds-- > 0) return;
+        const jobs = Object.values(await get("/models/jobs"));
+        begun.fill(jobs.filter((one, at) => at < LAST || !one.processed));
+        const before = running ?? [];
+        const still = jobs.filter((one) => !one.processed).map((one) => one.uuid);
+        if (!running && still.length) node.open = true;
+        seconds = still.length ? 0 : IDLE;
+        running = still;
+        if (before.some((id) => !still.includes(id))) await come();
+    };
     const apply = async (body) => {
         const { uuid } = await post("/models/apply", body);
-        pulls.set(uuid, { uuid, gallery_element_name: body.id ?? body.name, message: "queued", progress: 0 });
-        begun.fill([...pulls.values()]);
-        follow(uuid, begun, come);
+        (running ??= []).push(uuid);
+        await tried(() => look(true));
     };
-    node.addEventListener("toggle", () => node.open && !found.firstChild && offer(found, apply));
-    node.append(begun.node, byAddress(apply), found);
-    begun.fill([...pulls.values()]);
-    for (const [uuid, job] of pulls) if (!job.processed) follow(uuid, begun, come);
+
+    async function cancel(one) {
+        if (!await confirmed(`Cancel the download of ${one.gallery_element_name}?`, "Cancel the download")) return;
+        await tried(async () => {
+            await call("DELETE", `/models/jobs/${one.uuid}`);
+            await look(true);
+        });
+    }
+
+    if (admin) {
+        const found = el("div");
+        node.addEventListener("toggle", () => node.open && !found.firstChild && offer(found, apply));
+        node.append(byAddress(apply), pulls, found);
+    } else {
+        node.append(el("p", { className: "hint" }, "Getting a model needs the scope admin."), pulls);
+    }
+    tried(() => watch(pulls, 1, () => look(false)));
     return node;
 }
 
@@ -32,21 +57,7 @@ function pullRow(job) {
     const state = job.error ? el("span", { className: "error" }, job.error) : job.processed ? "done" :
         [el("progress", { max: 100, value: job.progress, "aria-label": `Progress of ${job.gallery_element_name}` }),
             ` ${job.message} ${job.downloaded_size ? `${job.downloaded_size} of ${job.file_size}` : ""}`];
-    return [job.gallery_element_name, job.file_name || "–", el("span", { role: "status" }, state)];
-}
-
-/** Asks how a job is until it is done, or the page shows something else. */
-async function follow(uuid, begun, come) {
-    for (;;) {
-        let job;
-        const asked = await tried(async () => { job = await get(`/models/jobs/${uuid}`); });
-        if (!asked) return;
-        pulls.set(uuid, job);
-        begun.fill([...pulls.values()]);
-        if (job.processed) return tried(come);
-        await new Promise((done) => setTimeout(done, 1000));
-        if (!begun.node.isConnected) return;
-    }
+    return [job.gallery_element_name, job.file_name || "–", el("span", { role: "status" }, state), moment(job.created)];
 }
 
 function byAddress(apply) {

@@ -1,24 +1,30 @@
 // The jobs: what was asked for without waiting, how far it is, what came of it.
 import { call, get } from "./api.js";
-import { button, confirmed, el } from "./dom.js";
+import { button, confirmed, el, say } from "./dom.js";
 import { field, moment, number, options, table, tried, watch } from "./parts.js";
 
 const PAGE = 50;
 const STATES = [["", "all"], ["pending", "waiting"], ["running", "running"], ["success", "done"],
-    ["error", "failed or cancelled"]];
+    ["failed", "failed"], ["cancelled", "cancelled"]];
 
 export async function show(place, who) {
-    const status = el("select", { onchange: () => { shown = PAGE; tried(look); } }, ...options(...STATES));
+    const keys = who.master ? (await get("/auth/keys")).keys.map((one) => [one.id, one.name || one.id]) : [];
+    const names = new Map(keys);
+    const onchange = () => { shown = PAGE; tried(look); };
+    const status = el("select", { onchange }, ...options(...STATES));
+    const whose = el("select", { onchange }, ...options(["", "everybody's"], ...keys));
     const more = button("Show more", () => { shown += PAGE; tried(look); }, { hidden: true });
     const open = new Set();         // jobs whose details are open
     let shown = PAGE;
-    const jobs = table("The newest first", ["Job", "State", "Progress", "Asked for", "Took", "Result", "Actions"],
-        (one) => `${one.id} ${one.created}`, row,
+    const jobs = table("The newest first", ["Job", ...(who.master ? ["Key"] : []), "State", "Progress", "Asked for",
+        "Took", "Result", "Actions"], (one) => `${one.owner} ${one.id}`, row,
         "There are no such jobs. One is made by POST /answer with “async”: true, or by POST /summaries.");
     const look = async () => {
-        const wanted = status.value;
-        const found = await get(`/jobs?limit=${Math.min(shown, 1000)}${wanted ? `&status=${wanted}` : ""}`);
-        if (wanted !== status.value) return;
+        const wanted = new URLSearchParams({ limit: Math.min(shown, 1000) });
+        for (const [name, list] of [["status", status], ["owner", whose]]) if (list.value) wanted.set(name, list.value);
+        const asked = status.value + whose.value;
+        const found = await get(`/jobs?${wanted}`);
+        if (asked !== status.value + whose.value) return;
         jobs.fill(found.jobs);
         more.hidden = found.next === null || shown >= 1000;
     };
@@ -27,10 +33,13 @@ export async function show(place, who) {
         const state = one.status === "error" ? el("span", { className: "error" }, one.code ?? "failed") :
             STATES.find(([name]) => name === one.status)[1];
         const over = one.ended !== null;
-        return [[one.type, el("small", {}, one.id)],
+        const named = `${one.type} ${one.id}`;
+        const act = !over ? button("Cancel", () => cancel(one), { "aria-label": `Cancel ${named}` })
+            : one.status === "error" && one.code !== "cancelled" && one.type !== "batch"
+                ? button("Try again", () => retry(one), { "aria-label": `Try ${named} again` }) : "";
+        return [[one.type, el("small", {}, one.id)], ...(who.master ? [names.get(one.owner) ?? one.owner] : []),
             [state, one.priority === "high" ? el("small", {}, "high priority") : ""],
-            progress(one), moment(one.created), over ? `${one.duration.toFixed(1)} s` : "–", over ? result(one) : "–",
-            over ? "" : button("Cancel", () => cancel(one), { "aria-label": `Cancel ${one.type} ${one.id}` })];
+            progress(one), moment(one.created), over ? `${one.duration.toFixed(1)} s` : "–", over ? result(one) : "–", act];
     }
 
     /** What came of a job; open ones stay open when the table is drawn again. */
@@ -45,13 +54,23 @@ export async function show(place, who) {
 
     async function cancel(one) {
         if (!await confirmed(`Cancel ${one.type} ${one.id}?`, "Cancel the job")) return;
-        await tried(async () => {
-            await call("DELETE", `/jobs/${encodeURIComponent(one.id)}`);
-            await look();
-        });
+        await done(one, "DELETE");
     }
 
-    place.append(field("Show", status), jobs.node, more, el("p", { className: "hint" },
+    const retry = async (one) => await done(one, "POST", "/retry") && say("It waits in the queue once more");
+
+    /** What is done to a job; the focus does not go with the button. */
+    async function done(one, method, act = "") {
+        const owner = one.owner ? `?owner=${encodeURIComponent(one.owner)}` : "";
+        const well = await tried(async () => {
+            await call(method, `/jobs/${encodeURIComponent(one.id)}${act}${owner}`);
+            await look();
+        });
+        if (document.activeElement === document.body) jobs.node.focus();
+        return well;
+    }
+
+    place.append(field("Show", status), ...(who.master ? [field("Key", whose)] : []), jobs.node, more, el("p", { className: "hint" },
         who.master ? "The master key sees everybody's jobs." : "These are the jobs of this key."));
     await watch(place, 1, look);
 }

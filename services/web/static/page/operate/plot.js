@@ -13,7 +13,7 @@ function shape(tag, attributes) {
 /** `add(value)` draws one more; null leaves a gap. `unit` follows the value, `digits` are those after the point. */
 export function plot(title, unit = "", digits = 0) {
     const values = [];
-    const line = shape("path", { class: "line", fill: "none" });
+    const line = shape("path", { class: "line", fill: "none", "stroke-linecap": "round" });
     const svg = shape("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", preserveAspectRatio: "none" });
     const now = el("strong", {}, "–");
     const most = el("small", { className: "hint" });
@@ -42,7 +42,7 @@ function path(values, top) {
         }
         const x = WIDTH - (values.length - 1 - at) * (WIDTH / (POINTS - 1));
         const y = HEIGHT - 2 - (value / top) * (HEIGHT - 4);
-        const step = `${gap ? "M" : "L"}${x.toFixed(1)} ${y.toFixed(1)}`;
+        const step = `${gap ? "M" : "L"}${x.toFixed(1)} ${y.toFixed(1)}${gap ? "h0" : ""}`;    // a dot, if it is alone
         gap = false;
         return step;
     }).join("");
