@@ -22,7 +22,7 @@ from services.jobs.batches import BATCH, cancelled
 from services.jobs.callbacks import secret_of
 from services.jobs.requests import ANSWER, retry_of
 from services.jobs.shown import shown
-from services.store.jobs import CANCELLED, ERROR, NORMAL, Job
+from services.store.jobs import CALLBACK, CANCELLED, ERROR, NORMAL, Job, not_found
 from services.web import replies
 from services.web.bodies import AnswerBody, Body
 from services.web.frame import json_response
@@ -91,6 +91,8 @@ class RetryJob(_Jobs):
     def post(self, job_id: str, query: OwnerQuery) -> Response:
         check_taken(self)
         job = self.room.jobs.get(self.owner(query), job_id)
+        if job.type == CALLBACK:
+            raise not_found()
         if job.type == BATCH:
             raise Conflict("a batch is not tried again: make another one of its file with POST /v1/batches",
                            code="batch_not_retried")

@@ -305,6 +305,7 @@ def test_the_load_is_drawn(master, server):
 
 JOB = {"type": "answer", "status": "error", "duration": 0, "code": "x", "created": "2026-01-01T00:00:00Z", "ended": "x",
        "started": None, "priority": "normal", "chunks_done": 0, "chunks_total": 0, "usage": None, "profile": None,
+       "owner": PAYLOADS[2],
        "warnings": PAYLOADS, "model": PAYLOADS[0], "callback": {"state": "failed", "error": PAYLOADS[1]}}
 BASE = {"owner": "x", "profile": PAYLOADS[0], "model": PAYLOADS[1], "shared": PAYLOADS, "sources": 1, "pending": 1,
         "documents": 1, "chunks": 1, "characters": 1, "refresh_seconds": None}
@@ -322,6 +323,8 @@ EVIL = {
     "/models": {"models": PAYLOADS, "selected": PAYLOADS[0],
                 "profiles": {text: {**PROFILE, "model": text} for text in PAYLOADS},
                 "loaded": [{**LOADED, "model": text, "reason": text} for text in PAYLOADS]},
+    "/models/jobs": {text: {"uuid": text, "gallery_element_name": text, "file_name": text, "error": text, "progress": 0,
+                            "processed": True, "created": None} for text in PAYLOADS},
     "/models/available": [{**ENTRY, "name": text, "description": text} for text in PAYLOADS]}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from services.jobs.batches import BATCH
-from services.store.jobs import ERROR, SUCCESS, Job, JobStore
+from services.store.jobs import CALLBACK, ERROR, SUCCESS, Job, JobStore
 from tests.services.web.conftest import World, make_world
 
 NUMBERS = itertools.count()
@@ -93,11 +93,12 @@ def test_a_failed_job_is_tried_again(shared: World, own: Own) -> None:
     assert own.jobs.get(own.id, theirs).payload == {"text": "x"}
 
 
-def test_a_batch_is_not_tried_again(own: Own) -> None:
+def test_a_batch_or_a_callback_is_not_tried_again(own: Own) -> None:
     id = own.put(ERROR, type=BATCH)
     refused = own.call("POST", f"/jobs/{id}/retry")
     assert (refused.status_code, refused.json["error"]["code"]) == (409, "batch_not_retried")
     assert own.listed("?status=failed") == [id]
+    assert own.call("POST", f"/jobs/{own.put(ERROR, type=CALLBACK)}/retry").status_code == 404
 
 
 def test_a_server_that_takes_no_jobs_tries_none_again(tmp_path: Any) -> None:
