@@ -18,8 +18,8 @@ export class ApiError extends Error {
     }
 }
 
-async function send(method, path, body, signal) {
-    const headers = { Authorization: `Bearer ${key()}` };
+async function send(method, path, body, signal, more) {
+    const mine = key(), headers = { Authorization: `Bearer ${mine}`, ...more };
     if (body !== undefined && !(body instanceof FormData)) headers["Content-Type"] = "application/json";
     const response = await fetch(path, {
         method, headers, signal, cache: "no-store",
@@ -30,19 +30,22 @@ async function send(method, path, body, signal) {
     try {
         error = (await response.json()).error ?? error;
     } catch { /* not JSON: what the status says is all there is */ }
-    if (response.status === 401) {
+    if (response.status === 401 && mine && mine === key()) {        // not that of somebody who has left meanwhile
         forgetKey();
         gone(error.message);
     }
     throw new ApiError(response.status, error);
 }
 
-export async function call(method, path, body, signal) {
-    const response = await send(method, path, body, signal);
+export async function call(method, path, body, signal, headers) {
+    const response = await send(method, path, body, signal, headers);
     return response.status === 204 ? null : response.json();
 }
 
 export const get = (path) => call("GET", path);
+/** The names and values of an object of texts in the order of the text: where names are numbers a parser changes it. */
+export const getPairs = async (path) => [...(await getText(path)).matchAll(/("(?:[^"\\]|\\.)*")\s*:\s*("(?:[^"\\]|\\.)*")/g)]
+    .map(([, name, value]) => [JSON.parse(name), JSON.parse(value)]);
 export const getText = async (path) => (await send("GET", path)).text();
 export const post = (path, body = {}) => call("POST", path, body);
 

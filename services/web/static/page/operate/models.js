@@ -1,17 +1,22 @@
 // The models: files, what is loaded and how it does, the switch from one to another, the profiles, and getting more.
-import { get, post } from "./api.js";
-import { el } from "./dom.js";
+import { call, get, post } from "./api.js";
+import { button, confirmed, el, say } from "./dom.js";
 import { gallery } from "./gallery.js";
-import { field, form, number, options, size, table, watch } from "./parts.js";
+import { field, form, number, options, size, table, tried, watch } from "./parts.js";
+import { pathOf, showProfile } from "./profiles.js";
 
-export async function show(place, who) {
+/** At #models all of them; at #models/edit/<profile>, #models/new and #models/new/<profile> that profile's editor. */
+export async function show(place, who, [what, name]) {
+    const admin = who.scopes.includes("admin");
+    if (admin && (what === "new" || (what === "edit" && name))) return showProfile(place, what === "new", name);
     const loaded = table("Loaded", ["Model", "State", "Profiles", "Memory", "Slots", "Users", "Tokens/s", "Unloads"],
         (one) => JSON.stringify([one.model, one.n_ctx, one.parallel, one.profiles]), loadedRow,
         "Nothing is loaded: the first question loads the selected model.");
     const files = table("Files", ["File", "Profiles", "Loaded"], (one) => one.file, (one) => [one.file,
         one.profiles.join(", ") || "none", one.loaded ? "yes" : "no"], "There are no model files: get one below.");
-    const profiles = table("Profiles of config.json", ["Profile", "Model", "Window", "Answer at most", "Temperature", "All"],
-        (one) => one.name, profileRow, "config.json has no profiles.");
+    const profiles = table("Profiles of config.json", ["Profile", "Model", "Window", "Answer at most", "Temperature", "All",
+        ...(admin ? ["Actions"] : [])], (one) => one.name,
+        (one) => [...profileRow(one), ...(admin ? [profileActs(one, () => look())] : [])], "config.json has no profiles.");
     const now = el("p", { role: "status" });
     const change = who.scopes.includes("models:switch") ? switching(() => look())
         : el("p", { className: "hint" }, "Serving another model needs the scope models:switch.");
@@ -28,8 +33,10 @@ export async function show(place, who) {
         change.offer?.(found);
     };
     place.append(now, loaded.node, change, files.node, profiles.node,
-        el("p", { className: "hint" }, "Profiles are edited in DATA_DIR/config.json, which the server reads again by ",
-            "itself; ", el("code", {}, "main.py doctor"), " checks it."), gallery(who, () => look()));
+        admin ? el("p", {}, el("a", { href: "#models/new" }, "New profile")) : "",
+        el("p", { className: "hint" }, "Profiles stand in DATA_DIR/config.json, which may be edited by hand, too: the ",
+            "server reads it again by itself; ", el("code", {}, "main.py doctor"), " checks it."),
+        gallery(who, () => look()));
     await watch(place, 2, look);
 }
 
@@ -51,6 +58,21 @@ function profileRow(one) {
         one.embedding ? "embedding" : String(one.temperature ?? "–"),
         el("details", {}, el("summary", { "aria-label": `All of ${name}` }, "All"),
             el("pre", { tabIndex: 0 }, JSON.stringify(values, null, 2)))];
+}
+
+function profileActs({ name, selected }, changed) {
+    const to = (text, what) => el("a", { href: `#models/${what}/${encodeURIComponent(name)}`, "aria-label": `${text} ${name}` },
+        text);
+    const drop = async () => {
+        if (!await confirmed(`Delete the profile “${name}”?`, "Delete")) return;
+        await tried(async () => {
+            await call("DELETE", pathOf(name));
+            say("Deleted");
+            await changed();
+        });
+    };
+    return el("div", { className: "acts" }, to("Edit", "edit"), to("Duplicate", "new"),
+        selected ? null : button("Delete", drop, { "aria-label": `Delete ${name}` }));
 }
 
 /** The form that serves another model; `served()` is called when it has. The model before goes on

@@ -1,5 +1,5 @@
 // What the operator's views are made of: tables that keep the focus, forms that name the wrong field, dialogs, watching.
-import { button, el, say } from "./dom.js";
+import { button, el, say, token } from "./dom.js";
 
 /** Numbers and sizes as people read them. */
 export const number = (value) => value === null || value === undefined ? "–" : Number(value).toLocaleString("en");
@@ -49,7 +49,7 @@ const focusable = (row) => [...row.querySelectorAll("button, a, summary, input, 
 
 /** A labelled field. `hint` is read with it. */
 export function field(label, input, hint) {
-    input.id ||= `f${crypto.randomUUID().slice(0, 8)}`;
+    input.id ||= `f${token()}`;
     const more = hint && el("small", { id: `${input.id}-hint` }, hint);
     if (more) input.setAttribute("aria-describedby", more.id);
     return el("div", { className: "field" }, el("label", { htmlFor: input.id }, label), input, more);
@@ -57,28 +57,49 @@ export function field(label, input, hint) {
 
 export const options = (...pairs) => pairs.map(([value, text]) => el("option", { value }, text ?? value));
 
-/** A form that runs `act` once at a time; an error is told beside it, and the field that it names gets the focus. */
-export function form(label, fields, ok, act) {
-    const problem = el("p", { className: "error", role: "alert" });
-    const go = el("button", { className: "primary" }, ok);
-    const submit = async (event) => {
+/** Tells in `problem` what `error` says, at the field that it names, or else beside `go`; that field, if there is one.
+ *  With null all is well again. */
+function blame(node, go, problem, error) {
+    node.querySelectorAll("[aria-invalid]").forEach((one) => one.removeAttribute("aria-invalid"));
+    const name = error?.param?.split(".")[0];
+    const wrong = name ? node.querySelector(`[name="${CSS.escape(name)}"]:enabled`) : null;
+    const at = wrong && wrong.closest(".field"), menu = go.closest("menu");
+    if (at) at.append(problem);
+    else if (menu) menu.before(problem);
+    else go.after(problem);
+    problem.textContent = error?.message ?? "";
+    wrong?.setAttribute("aria-invalid", "true");
+    return wrong;
+}
+
+/** Has `node` run `act` when it is sent, once at a time; an error is told by `blame`, and the field that it names gets
+ *  the focus. */
+function sends(node, go, problem, act) {
+    node.addEventListener("submit", async (event) => {
         event.preventDefault();
-        problem.textContent = "";
-        node.querySelectorAll("[aria-invalid]").forEach((one) => one.removeAttribute("aria-invalid"));
+        blame(node, go, problem, null);
         go.disabled = true;
+        let wrong = null;
         try {
             await act(node.elements);
         } catch (error) {
-            problem.textContent = error.message;
-            const wrong = error.param && node.querySelector(`[name="${CSS.escape(error.param.split(".")[0])}"]`);
-            wrong?.setAttribute("aria-invalid", "true");
-            wrong?.focus();
+            wrong = blame(node, go, problem, error) || go;
         } finally {
             go.disabled = false;
+            wrong?.focus();
         }
-    };
-    const node = el("form", { className: "act", "aria-label": label, onsubmit: submit },
-        el("h3", {}, label), ...fields, go, problem);
+    });
+}
+
+const toldIn = () => el("p", { className: "error", role: "alert" });
+
+/** A form that runs `act`; what goes wrong is told beside it, also what it is to `blame`. */
+export function form(label, fields, ok, act) {
+    const problem = toldIn();
+    const go = el("button", { className: "primary" }, ok);
+    const node = el("form", { className: "act", "aria-label": label }, el("h3", {}, label), ...fields, go, problem);
+    node.blame = (error) => blame(node, go, problem, error)?.focus();
+    sends(node, go, problem, act);
     return node;
 }
 
@@ -93,13 +114,21 @@ export async function tried(act) {
     }
 }
 
-/** A dialog with fields: their elements by name once it is agreed to, or null. */
-export function chosen(title, fields, ok) {
+/** A dialog with fields: their elements by name once it is agreed to, or null. With `act` it is not before that went
+ *  well; what goes wrong is told in the dialog. */
+export function chosen(title, fields, ok, act) {
     return new Promise((resolve) => {
+        const problem = toldIn();
+        const go = el("button", { value: "ok", className: "primary" }, ok);
         const inner = el("form", { method: "dialog" }, el("h2", {}, title), ...fields,
-            el("menu", {}, button("Cancel", () => dialog.close("")),
-                el("button", { value: "ok", className: "primary" }, ok)));
+            el("menu", {}, button("Cancel", () => dialog.close("")), go), problem);
         const dialog = el("dialog", { "aria-label": title }, inner);
+        if (act) {
+            sends(inner, go, problem, async (elements) => {
+                await act(elements);
+                dialog.close("ok");
+            });
+        }
         dialog.addEventListener("close", () => {
             dialog.remove();
             resolve(dialog.returnValue === "ok" ? inner.elements : null);
