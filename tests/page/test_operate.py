@@ -360,12 +360,13 @@ def test_nothing_serious_is_in_the_way_of_anybody(master, server, scheme, width)
         assert not serious(master), view
         inner = master.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
         assert inner[0] <= inner[1], view
+    server.make_key(name=f"seen in {scheme}")
     master.page.evaluate("location.hash = 'keys'")
-    master.page.get_by_role("button", name="Rotate master").press("Enter")
+    master.page.get_by_role("button", name=f"Rotate seen in {scheme}").press("Enter")
     expect(master.page.get_by_label("The old one goes on to work for")).to_be_focused()
     assert not serious(master)
     master.page.keyboard.press("Escape")
-    expect(master.page.get_by_role("button", name="Rotate master")).to_be_focused()
+    expect(master.page.get_by_role("button", name=f"Rotate seen in {scheme}")).to_be_focused()
     server.call("DELETE", "/knowledge/for-all")
 
 

@@ -1,27 +1,49 @@
-// The keys: what each may do and has used; made, given a new secret, revoked.
+// The keys: what each may do and has used; made, edited, given a new secret, revoked.
 import { call, get, keepKey, post } from "./api.js";
-import { button, confirmed, el, say } from "./dom.js";
+import { button, confirmed, copier, el, say } from "./dom.js";
 import { counted, figures } from "./figures.js";
-import { keyForm } from "./keyform.js";
+import { edited, keyForm } from "./keyform.js";
 import { chosen, field, many, moment, number, options, table, tried } from "./parts.js";
+
+const PAGE = 100;
 
 export async function show(place, who) {
     const secret = el("section", { className: "secret", "aria-live": "polite" });
     const keys = table("All keys", ["Name", "May", "Profiles", "Limits", "Used", "Expires", "Actions"], (one) => one.id, row,
-        "There are no keys.");
+        "There are no such keys.");
+    const find = el("input", { type: "search", autocomplete: "off", oninput: () => { shown = PAGE; draw(); } });
+    const more = button("Show more", () => { shown += PAGE; draw(); });
+    let all = [];
+    let shown = PAGE;
+    const draw = () => {
+        const wanted = find.value.trim().toLowerCase();
+        const fit = all.filter((one) => `${one.name} ${one.id}`.toLowerCase().includes(wanted));
+        keys.fill(fit.slice(0, shown));
+        more.hidden = fit.length <= shown;
+    };
     const load = async () => {
         const [found, used] = await Promise.all([get("/auth/keys"), usage(who)]);
-        keys.fill(found.keys.map((one) => ({ ...one, used: used(one.id) })));
+        all = found.keys.reverse().map((one) => ({ ...one, used: used(one.id) }));
+        draw();
+        if (document.activeElement === document.body && secret.isConnected) keys.node.focus();    // its button has gone
     };
 
     function row(one) {
         const over = one.revoked_at || (one.expires_at && new Date(one.expires_at) < new Date());
-        const acts = over ? [el("span", { className: "hint" }, one.revoked_at ? "revoked" : "expired")] : [
-            button("Rotate", () => rotate(one), { "aria-label": `Rotate ${one.name || one.id}` }),
-            one.master ? null : button("Revoke", () => revoke(one), { "aria-label": `Revoke ${one.name || one.id}` })];
+        const named = (text, act) => button(text, () => act(one), { "aria-label": `${text} ${one.name || one.id}` });
+        const acts = over ? [el("span", { className: "hint" }, one.revoked_at ? "revoked" : "expired")] :
+            one.master ? [] : [named("Edit", edit), named("Rotate", rotate), named("Revoke", revoke)];
         return [[one.name || "(no name)", el("small", {}, `${one.id}${one.id === who.id ? " · signed in with it" : ""}`)],
             one.scopes.join(", "), one.profiles?.join(", ") ?? "all", limits(one), one.used,
             one.expires_at ? moment(one.expires_at) : "never", el("div", { className: "acts" }, ...acts)];
+    }
+
+    async function edit(one) {
+        const key = await edited(who, one);
+        if (!key) return;
+        if (one.id === who.id && `${key.scopes}` !== `${who.scopes}`) return location.reload();
+        if (one.id === who.id) Object.assign(who, key);
+        await tried(load);
     }
 
     async function rotate(one) {
@@ -47,7 +69,7 @@ export async function show(place, who) {
     }
 
     await load();
-    place.append(secret, keys.node, keyForm(who, async (made) => {
+    place.append(secret, field("Find", find, "by name or id; the newest are first"), keys.node, more, keyForm(who, async (made) => {
         reveal(secret, made);
         await load();
     }));
@@ -59,8 +81,7 @@ export async function show(place, who) {
 /** The secret, until it is put away: no later answer of the server has it. */
 function reveal(place, made) {
     const text = el("code", { tabIndex: 0, "aria-label": "Secret" }, made.key);
-    const copy = button("Copy", () => navigator.clipboard.writeText(made.key).then(() => say("Copied"),
-        () => say("The browser does not let this page copy: select it and copy", "error")), { className: "primary" });
+    const copy = copier(() => made.key, { className: "primary" });
     place.replaceChildren(el("p", {}, `The secret of “${made.name || made.id}”. It is shown this once: copy it now.`),
         text, copy, button("Done", () => place.replaceChildren()));
     place.scrollIntoView({ block: "nearest" });
