@@ -88,10 +88,10 @@ class Tab:
 
     def shows(self, id: str, turns: list[dict[str, str]], name: str = "a name", others: int = 0) -> None:
         """Has the page find one conversation with these turns, and others, without asking the server."""
-        names = {**{f"s{number}": f"Conversation {number}" for number in range(others)}, id: name}
+        names = {id: name, **{f"s{number}": f"Conversation {number}" for number in range(others)}}
         self.page.route(f"**/answer/{id}", lambda route: route.fulfill(
             json={"session_id": id, "name": name, "turns": turns}))
-        self.page.route("**/answer", lambda route: route.fulfill(json=names))
+        self.page.route("**/answer?order=used", lambda route: route.fulfill(json=names))
 
     def call(self, method: str, path: str, **kwargs: Any) -> Any:
         return self.server.call(method, path, self.key, **kwargs).json()

@@ -23,7 +23,7 @@ def test_names_errors_steps_and_sources_are_text(tab):
     page.route("**/knowledge", lambda route: route.fulfill(json={"bases": [{"name": EVIL}]}))
     body = "".join(f"data: {json.dumps(event)}\n\n" for event in (
         {"step": EVIL}, {"reasoning": EVIL}, {"delta": "said"}, {"error": {"message": EVIL, "code": EVIL}}))
-    page.route("**/answer", lambda route: route.fulfill(body=body, content_type="text/event-stream")
+    page.route("**/answer*", lambda route: route.fulfill(body=body, content_type="text/event-stream")
                if route.request.method == "POST" else route.fulfill(json={"x": EVIL}))
     page.route("**/answer/*", lambda route: route.fulfill(json={"turns": [
         turn("user", EVIL), {**turn("assistant", "said"), "reasoning_content": EVIL, "model": EVIL,

@@ -1,89 +1,44 @@
 // One conversation: its turns, the answer that is being written, and the prompt. What the server keeps is the truth.
 import { Aloud } from "./aloud.js";
 import { ApiError, call, get, post, stream } from "./api.js";
-import { button, el, say } from "./dom.js";
-import { baseOf, Files, isOwn } from "./files.js";
-import { show } from "./render.js";
-import { addReasoning, addStep, told, turnNode } from "./turns.js";
+import { el, say, token } from "./dom.js";
+import { baseOf, Files } from "./files.js";
+import { Log } from "./log.js";
+import { Prompt } from "./prompt.js";
+import { addReasoning, addStep } from "./turns.js";
 
-const LATEST = 60;                      // turns that are shown at first
-const CHOICE = "parley-who";            // kept for this tab
 const LOST = "The connection was lost before the answer ended.";
 const TRIES = 60;                       // to find the server again, one a second
 
 export class Conversation {
-    /** `choices`: who may answer. `embeds`: whether files can be indexed. `bases`: knowledge bases. `used(id)` hears of
-     *  each new turn. `first`: what a new conversation shows beside the greeting. */
-    constructor(choices, embeds, bases, used, makeFirst) {
+    /** `choices`: who may answer, from what. `used(id, anew)` hears of each new turn and name. `first`: what a new
+     *  conversation shows beside the greeting. */
+    constructor(choices, used, first) {
         this.choices = choices;
         this.used = used;
-        this.bases = new Set(bases.map((base) => base.name));
         this.running = null;            // the AbortController of the answer that is being written
-        this.first = makeFirst((choice, prompt) => this.propose(choice, prompt));
-        this.build(embeds, bases.filter((base) => !isOwn(base.name)));
-        this.tellModel();
-        document.addEventListener("visibilitychange", () => {
-            if (!document.hidden && this.node.isConnected && this.id !== null && !this.running) this.look();
-        });
+        this.log = new Log((at) => this.edit(at), (at) => this.again(at), first);
+        this.build();
     }
 
-    build(embeds, bases) {
-        this.who = el("select", { id: "who", "aria-label": "Who answers", onchange: () => this.choose() },
-            ...["profile", "personality"].map((kind) => el("optgroup", { label: kind === "profile" ? "Profiles" : "Personalities" },
-                ...this.choices.filter((one) => one.kind === kind).map((one) => el("option", { value: `${kind}:${one.name}` }, one.name)))));
-        const kept = sessionStorage.getItem(CHOICE);
-        const known = [...this.who.options].map((one) => one.value);
-        const chosen = known.includes(kept) ? kept : known.find((one) => one.startsWith("profile:"));   // the selected one
-        if (chosen) this.who.value = chosen;
-        this.model = el("span", { className: "model", "aria-live": "polite" });
-        this.chooser = el("div", { className: "chooser" }, this.who, this.model);
-        // Tokens are not read out one by one: `aloud` tells sentences.
-        this.log = el("div", { className: "log", role: "log", "aria-live": "off", "aria-label": "Conversation", tabIndex: 0 });
+    build() {
         const heard = el("div", { className: "heard", "aria-live": "polite" });
         this.aloud = new Aloud(heard);
-        this.state = el("p", { className: "state", role: "status" });
-        this.meter = el("meter", { "aria-label": "Context window in use", hidden: true });
-        this.field = el("textarea", { id: "prompt", rows: 2, placeholder: "Ask something", "aria-label": "Prompt",
-            onkeydown: (event) => this.key(event), oninput: () => this.grow() });
-        this.go = el("button", { className: "primary" }, "Send");
-        this.halt = button("Stop", () => this.stop(), { hidden: true, title: "Escape" });
-        this.ticks = bases.map((base) => el("input", { type: "checkbox", value: base.name }));
-        this.own = el("input", { type: "checkbox" });
-        this.search = el("input", { type: "checkbox" });
         this.node = el("main", { "aria-label": "Chat" });
-        this.files = new Files(this.node, embeds);
-        this.node.append(this.log, heard, el("div", { className: "status" }, this.meter, this.state), this.form(bases));
+        this.files = new Files(this.node, this.choices);
+        this.prompt = new Prompt({ send: () => this.send(), stop: () => this.stop(), leave: () => this.leave() },
+            this.files.list, [this.files.add, this.choices.sources]);
+        this.node.append(this.log.node, heard, this.prompt.status, this.prompt.form);
     }
 
-    form(bases) {
-        return el("form", { onsubmit: (event) => this.submit(event) }, this.files.list, this.field,
-            el("div", { className: "send" }, this.go, this.halt),
-            el("div", { className: "beside" }, this.files.add, el("fieldset", { className: "sources" },
-                el("legend", {}, "Answer from"), el("label", { hidden: true }, this.own, "the files of this conversation"),
-                ...bases.map((base, index) => el("label", {}, this.ticks[index], base.name)),
-                el("label", { title: "The model decides whether to look something up, and where" }, this.search, "search"))));
-    }
-
-    chosen() {
-        return this.choices.find((one) => `${one.kind}:${one.name}` === this.who.value);
-    }
-
-    choose() {
-        sessionStorage.setItem(CHOICE, this.who.value);
-        this.tellModel();
-        if (!this.turns.length) this.draw();
-    }
-
-    tellModel() {
-        const one = this.chosen();
-        this.model.textContent = one ? `answered by ${one.model}` : "no model answers: see main.py doctor";
+    greet() {
+        this.log.greeting.textContent = this.choices.greeting();
     }
 
     propose(choice, prompt) {
-        this.who.value = `${choice.kind}:${choice.name}`;
-        this.choose();
-        this.field.value = prompt;
-        this.field.focus();
+        this.choices.choose(choice);
+        this.prompt.text = prompt;
+        this.prompt.focus();
     }
 
     // ------------------------------------------------------------ which conversation
@@ -105,25 +60,27 @@ export class Conversation {
         this.stop();
         this.id = id;
         this.back = undefined;
-        this.tell(turns.at(-1) ?? {});
-        this.hasFiles(id !== null && this.bases.has(baseOf(id)));
+        this.prompt.tell(turns.at(-1) ?? {});
+        this.choices.enter(id);
+        this.greet();
         this.take(turns);
-        this.field.focus();
-    }
-
-    hasFiles(yes) {
-        this.own.checked = yes;
-        this.own.parentNode.hidden = !yes;
+        this.prompt.focus();
     }
 
     /** A conversation is deleted: its files go too. */
     async forget(id) {
-        if (this.bases.delete(baseOf(id))) await call("DELETE", `/knowledge/${baseOf(id)}`);
+        if (this.choices.bases.delete(baseOf(id))) await call("DELETE", `/knowledge/${baseOf(id)}`);
     }
 
     take(turns) {
         this.turns = turns;
-        this.draw();
+        this.log.show(turns);
+    }
+
+    /** It is seen again: what is new meanwhile? */
+    async refresh() {
+        await this.choices.learn();
+        if (this.id !== null && !this.running) await this.look();
     }
 
     /** The turns as the server has them. Another tab may have changed them, or the server been away. */
@@ -138,35 +95,26 @@ export class Conversation {
                 if (error instanceof ApiError && error.status < 500) return error.status === 404 && !this.turns.length;
             }
             if (left > 1) await new Promise((resolve) => setTimeout(resolve, 1000));
-            if (this.id !== id) break;
+            if (this.id !== id || !this.node.isConnected) break;
         }
         return false;
-    }
-
-    draw() {
-        const hidden = Math.max(0, this.turns.length - LATEST);
-        const greets = [this.chosen()?.greets ?? "What would you like to know?"].flat().join(" ");
-        const before = hidden ? [button(`Show ${hidden} earlier`, (event) => {
-            event.target.replaceWith(...this.turns.slice(0, hidden).map((turn, at) => this.turn(turn, at)));
-            this.log.focus();
-        }, { className: "earlier" })] : this.turns.length ? [] : [el("p", { className: "greeting" }, greets), this.first];
-        this.log.replaceChildren(...before, ...this.turns.slice(hidden).map((turn, at) => this.turn(turn, hidden + at)));
-        this.log.scrollTop = this.turns.length ? this.log.scrollHeight : 0;
-    }
-
-    turn(turn, at, live = false) {
-        return turnNode(turn, at, { edit: () => this.edit(at), again: () => this.again(at) }, live);
     }
 
     // ------------------------------------------------------------ going back
 
     /** Puts question `at` into the prompt again; what came from there on goes when it is sent. */
     edit(at) {
-        this.field.value = this.turns[at].content;
+        this.prompt.text = this.turns[at].content;
         this.back = at;
-        this.state.textContent = "Sending this replaces what follows it. Escape leaves it as it is.";
-        this.grow();
-        this.field.focus();
+        this.prompt.say("Sending this replaces what follows it. Escape leaves it as it is.");
+        this.prompt.focus();
+    }
+
+    leave() {
+        if (this.back === undefined || this.running) return;
+        this.back = undefined;
+        this.prompt.text = "";
+        this.prompt.say("");
     }
 
     async again(at) {
@@ -188,24 +136,8 @@ export class Conversation {
 
     // ------------------------------------------------------------ asking
 
-    key(event) {
-        if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-            event.preventDefault();
-            this.submit(event);
-        } else if (event.key === "Escape" && this.back !== undefined && !this.running) {
-            this.back = undefined;
-            this.field.value = "";
-            this.state.textContent = "";
-        }
-    }
-
-    grow() {
-        this.field.rows = Math.min(12, Math.max(2, this.field.value.split("\n").length));
-    }
-
-    submit(event) {
-        event.preventDefault();
-        const prompt = this.field.value;
+    send() {
+        const prompt = this.prompt.text;
         if (prompt.trim() && !this.running) this.ask(prompt);
     }
 
@@ -216,22 +148,21 @@ export class Conversation {
     async ask(prompt) {
         const control = this.running = new AbortController();
         this.said = false;
+        this.asked = null;
         this.busy(true);
         try {
             if (this.back !== undefined && this.id !== null) await this.rewind(this.back);
             this.back = undefined;
-            this.id ??= newId();
-            const own = await this.files.index(this.id, control.signal, (text) => { this.state.textContent = text; });
+            this.id ??= `web-${Date.now().toString(36)}-${token()}`;        // lists by id are in order of making
+            const own = await this.files.index(this.id, control.signal, (text) => this.prompt.say(text));
             if (own) {
-                this.bases.add(own);
-                this.hasFiles(true);
+                this.choices.bases.add(own);
+                this.choices.enter(this.id);
             }
-            this.field.value = "";
-            this.grow();
+            this.prompt.text = "";
             await this.answer(prompt, control.signal);
         } catch (error) {
-            if (error.name !== "AbortError") await this.failed(error, prompt);
-            else if (!this.field.value && !this.said) this.field.value = prompt;
+            if (this.node.isConnected) await this.failed(error, prompt);
         } finally {
             if (this.running === control) {
                 this.running = null;
@@ -240,110 +171,75 @@ export class Conversation {
         }
     }
 
-    /** Says so, looks what the server kept, and leaves the prompt where nothing was said to it. */
+    /** Says so, looks what the server kept, and leaves the prompt where nothing was said to it: sent once more it takes
+     *  its own place. */
     async failed(error, prompt) {
-        const id = this.id, busy = error.code === "session_busy";
-        this.state.textContent = busy ? `Another tab or program is being answered in this conversation. ${error.message}` : error.message;
-        if (!this.said && !this.field.value) this.field.value = prompt;
-        if (id === null || !await this.look(error instanceof ApiError ? 1 : TRIES) || this.id !== id) return;
+        const id = this.id, busy = error.code === "session_busy", stopped = error.name === "AbortError";
+        if (!stopped) {
+            this.prompt.say(busy ? `Another tab or program is being answered in this conversation. ${error.message}` : error.message);
+        }
+        if (!this.said && !this.prompt.text) this.prompt.text = prompt;
+        if (id === null || (stopped && (this.said || id !== this.asking))) return;
+        if (!await this.look(stopped || error instanceof ApiError ? 1 : TRIES) || this.id !== id) return;
         const last = this.turns.at(-1);
         if (!this.said && !busy && last?.role === "user" && last.content === this.asked) this.back = this.turns.length - 1;
     }
 
     busy(yes) {
-        const focused = document.activeElement;
-        this.go.hidden = yes;
-        this.halt.hidden = !yes;
-        if (yes && focused === this.go) this.halt.focus();
-        else if (!yes && [this.halt, document.body].includes(focused)) this.field.focus();
-        this.log.setAttribute("aria-busy", String(yes));
+        this.prompt.busy(yes);
+        this.log.node.setAttribute("aria-busy", String(yes));
     }
 
     async answer(prompt, signal) {
-        const id = this.id, first = !this.turns.length, at = this.turns.length;
+        const id = this.id, at = this.turns.length, who = this.choices.chosen();
+        this.asking = id;
         this.asked = this.files.quoted(prompt);
-        const question = { role: "user", content: this.asked };
-        const reply = { role: "assistant", content: "", interrupted: true, steps: [] };
-        const asked = this.turn(question, at), node = this.turn(reply, at + 1, true);
-        if (first) this.log.replaceChildren();
-        this.log.append(asked, node);
-        this.log.scrollTop = this.log.scrollHeight;
+        const turns = [{ role: "user", content: this.asked }, { role: "assistant", content: "", interrupted: true, steps: [] }];
+        const reply = turns[1], live = this.log.grow(...turns, at);
         this.aloud.begin();
-        const drawn = this.drawer(node.querySelector(".text"), reply);
         try {
-            for await (const event of stream("/answer", this.body(), signal)) this.hear(event, reply, node, drawn);
+            const asked = { prompt: this.asked, session_id: id, ...this.choices.fields(id) };
+            for await (const event of stream("/answer", asked, signal)) this.hear(event, reply, live, who);
             if (reply.interrupted) throw new Error(LOST);
         } catch (error) {
             throw error instanceof TypeError ? new Error(LOST, { cause: error }) : error;
         } finally {
-            drawn.end();
-            if (this.id === id) this.ended([question, reply], [asked, node]);
-            await this.used(id).catch((error) => say(error.message, "error"));
+            if (this.id === id) this.ended(turns, live);
+            if (this.node.isConnected) await this.used(id).catch((error) => say(error.message, "error"));
         }
-        if (first) this.name(id, prompt);
+        if (!at) this.name(id, prompt);
     }
 
     /** What was said stays, whole or cut; a question that nothing was said to goes back into the prompt. */
-    ended([question, reply], [asked, node]) {
+    ended(turns, live) {
+        const reply = turns[1];
         this.said = Boolean(reply.content) || !reply.interrupted;
-        if (this.said) {
-            this.turns.push(question, reply);
-            node.replaceWith(this.turn(reply, this.turns.length - 1));
-            this.files.clear();
-            this.aloud.hear(reply.content, true);
-        } else {
-            asked.remove();
-            node.remove();
-        }
-        this.log.scrollTop = this.log.scrollHeight;
+        live.end(this.said);
+        if (!this.said) return;
+        this.turns.push(...turns);
+        this.files.clear();
+        this.aloud.hear(reply.content, true);
     }
 
-    body() {
-        const one = this.chosen();
-        const knowledge = this.ticks.filter((tick) => tick.checked).map((tick) => tick.value);
-        if (this.own.checked) knowledge.push(baseOf(this.id));
-        return { prompt: this.asked, session_id: this.id, ...(one ? { [one.kind]: one.name } : {}),
-            ...(knowledge.length ? { knowledge } : {}), ...(this.search.checked ? { search: true } : {}) };
-    }
-
-    hear(event, reply, node, drawn) {
+    hear(event, reply, live, who) {
         if (event.delta) {
             reply.content += event.delta;
             this.aloud.hear(reply.content);
-            drawn.soon();
+            live.soon();
         } else if (event.reasoning && !event.done) {
             reply.reasoning_content = (reply.reasoning_content ?? "") + event.reasoning;
-            addReasoning(node, event.reasoning);
+            addReasoning(live.node, event.reasoning);
         } else if (event.queue) {
-            this.state.textContent = `Waiting: number ${event.queue.position} in the queue, about ${event.queue.eta_seconds} s`;
+            this.prompt.say(`Waiting: number ${event.queue.position} in the queue, about ${event.queue.eta_seconds} s`);
         } else if (event.step) {
             reply.steps.push(event.step);
-            addStep(node, event.step);
-            this.state.textContent = event.step;
+            addStep(live.node, event.step);
+            this.prompt.say(event.step);
         } else if (event.done) {
             Object.assign(reply, { content: event.result, interrupted: false, citations: event.citations });
-            this.tell(event);
-            this.model.textContent = `answered by ${event.model}`;
+            this.prompt.tell(event);
+            this.choices.answered(who, event.model).catch((error) => say(error.message, "error"));
         }
-    }
-
-    /** How full the window was, of an answer. */
-    tell(answer) {
-        this.state.textContent = told(answer);
-        this.meter.hidden = !this.state.textContent;
-        if (!this.meter.hidden) Object.assign(this.meter, { max: answer.context.window, value: answer.usage.total_tokens });
-    }
-
-    /** Draws an answer that grows, at most once a frame; follows its end unless the reader has scrolled away. */
-    drawer(node, reply) {
-        let waits = 0;
-        const draw = () => {
-            waits = 0;
-            const follows = this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < 80;
-            show(node, reply.content);
-            if (follows) this.log.scrollTop = this.log.scrollHeight;
-        };
-        return { soon: () => { waits ||= requestAnimationFrame(draw); }, end: () => cancelAnimationFrame(waits) };
     }
 
     /** A new conversation is called by its first words. */
@@ -358,7 +254,5 @@ export class Conversation {
     }
 }
 
-// Lists are ordered by id: that of a younger conversation comes later.
-const newId = () => `web-${Date.now().toString(36)}-${crypto.randomUUID().slice(0, 8)}`;
 const path = (id) => `/answer/${encodeURIComponent(id)}`;
 const same = (some, others) => some.length === others.length && some.every((turn, at) => turn.content === others[at].content);

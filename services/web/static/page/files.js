@@ -12,9 +12,9 @@ export const baseOf = (id) => `${OWN}${id}`.replace(/[^\w-]/g, "_").slice(0, 64)
 export const isOwn = (name) => name.startsWith(OWN);
 
 export class Files {
-    /** `embeds`: whether there is an embedding profile. Files that are dropped on `area` are taken. */
-    constructor(area, embeds) {
-        this.embeds = embeds;
+    /** `choices.embeds`: whether there is an embedding profile. Files that are dropped on `area` are taken. */
+    constructor(area, choices) {
+        this.choices = choices;
         this.held = [];
         const picker = el("input", { type: "file", multiple: true, hidden: true, "aria-label": "Files", onchange: () => {
             this.take(picker.files);
@@ -34,7 +34,7 @@ export class Files {
     async take(files) {
         for (const file of [...files]) {          // a list that empties when its input is used again
             try {
-                this.held.push(await held(file, this.embeds));
+                this.held.push(await held(file, this.choices.embeds));
             } catch (error) {
                 say(error.message, "error");
             }

@@ -1,6 +1,6 @@
 // What to do first: shown beside an empty conversation, open for who has just set the server up.
 import { get, post } from "./api.js";
-import { button, el, say } from "./dom.js";
+import { button, copier, el, say } from "./dom.js";
 
 const STARTER = "starter.gguf";
 const PULL = '.venv/bin/python main.py models pull Qwen/Qwen2.5-1.5B-Instruct-GGUF "*q4_k_m.gguf"';
@@ -58,6 +58,5 @@ function makeKey(who) {
 function copied(what, text) {
     const field = el("textarea", { readOnly: true, rows: text.split("\n").length, value: text, spellcheck: false,
         "aria-label": what[0].toUpperCase() + what.slice(1), onfocus: () => field.select() });
-    return el("div", { className: "copied" }, field, button("Copy", () => navigator.clipboard.writeText(text)
-        .then(() => say("Copied"), () => say("The browser does not let this page copy", "error")), { "aria-label": `Copy ${what}` }));
+    return el("div", { className: "copied" }, field, copier(() => text, { "aria-label": `Copy ${what}` }));
 }

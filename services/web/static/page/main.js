@@ -1,6 +1,7 @@
 // The page: signing in, then the conversations on the left and one of them on the right.
 import { forgetKey, get, keepKey, key, onRefused } from "./api.js";
 import { Conversation } from "./chat.js";
+import { Choices } from "./choices.js";
 import { button, el, say } from "./dom.js";
 import { firstSteps } from "./first.js";
 import { operate } from "./operate.js";
@@ -9,16 +10,29 @@ import { Sessions } from "./sessions.js";
 const app = document.getElementById("app");
 const said = el("div", { id: "said", role: "status", "aria-live": "polite" });
 const skip = document.querySelector(".skip");
+let signedIn = new AbortController();           // until then what was begun for a key goes on
+
+/** Nothing of a key, and of what it has shown, stays. */
+function leave(why) {
+    signedIn.abort();
+    forgetKey();
+    document.title = "Parley";
+    history.replaceState(null, "", location.pathname);
+    document.querySelectorAll("dialog").forEach((dialog) => dialog.close(""));
+    signIn(why);
+}
 
 function signIn(why = "") {
     skip.hidden = true;
+    said.replaceChildren();
+    onRefused(() => {});
     const field = el("input", { type: "password", id: "key", autocomplete: "off", required: true, spellcheck: false });
     const problem = el("p", { className: "error", role: "alert" }, why);
     const enter = async (event) => {
         event.preventDefault();
         keepKey(field.value.trim());
         try {
-            start(await get("/auth"));
+            await start(await get("/auth"));
         } catch (error) {
             forgetKey();
             problem.textContent = error.message;
@@ -32,53 +46,54 @@ function signIn(why = "") {
     field.focus();
 }
 
-/** Who may answer: personalities and profiles, and what each of them is answered by; whether files can be indexed. */
-async function choices() {
-    const [personalities, models] = await Promise.all([
-        get("/personalities").then((found) => found.personalities),
-        get("/v1/models").then((found) => found.data, () => []),
-    ]);
-    const those = [
-        ...personalities.filter((one) => one.model).map((one) => ({
-            kind: "personality", name: one.name, model: one.model, about: one.description ?? "", greets: one.intro_dialogue })),
-        ...models.filter((one) => !one.embedding && one.id !== one.file).map((one) => ({        // a file alone is no profile
-            kind: "profile", name: one.id, model: one.file, about: "" })),
-    ];
-    return { those, embeds: models.some((one) => one.embedding) };
-}
-
+/** The page of the key `who`, as /auth tells it. */
 async function start(who) {
-    const [{ those, embeds }, bases] = await Promise.all([choices(), get("/knowledge").then((found) => found.bases, () => [])]);
-    const conversation = new Conversation(those, embeds, bases, (id, anew) => sessions.used(id, anew),
-        (ask) => firstSteps(who, those, ask));
-    const sessions = new Sessions(who, (id) => conversation.open(id), () => conversation.begin(),
-        (id) => conversation.forget(id));
-    const leave = () => {
-        conversation.stop();
-        forgetKey();
-        signIn();
-    };
+    signedIn = new AbortController();
+    const { signal } = signedIn;
+    onRefused(leave);
+    const choices = new Choices(who);
+    await look(() => choices.learn());
+    if (signal.aborted) return;
+    const conversation = new Conversation(choices, (id, anew) => sessions.used(id, anew),
+        firstSteps(who, choices.those, (choice, prompt) => conversation.propose(choice, prompt)));
+    const sessions = new Sessions(who, (id) => conversation.open(id), () => conversation.begin(), (id) => conversation.forget(id));
+    const talks = who.scopes.includes("answer");
     const menu = button("☰", () => app.classList.toggle("listing"), { className: "menu", "aria-label": "Conversations" });
-    skip.hidden = false;
+    skip.hidden = !talks;
     app.replaceChildren(
-        el("header", {}, menu, el("h1", {}, "Parley"), conversation.chooser,
-            el("span", { className: "who", title: who.id ?? "" }, who.name ?? ""), button("Sign out", leave)),
-        el("div", { className: "columns" }, sessions.node, conversation.node), said);
+        el("header", {}, talks ? menu : null, el("h1", {}, "Parley"), talks ? choices.node : null,
+            el("span", { className: "who", title: who.id ?? "" }, who.name ?? ""), button("Sign out", () => leave())),
+        el("div", { className: "columns" }, ...talks ? [sessions.node, conversation.node] : [el("main", {}, el("p", { className: "log hint" },
+            "This key lacks the scope answer: it cannot talk. What it can do stands above."))]), said);
     operate(app, who);
-    onRefused((why) => {
-        conversation.stop();
-        signIn(why);
-    });
-    document.addEventListener("keydown", (event) => {
-        if (event.key === "Escape") conversation.stop();
-        if (event.ctrlKey && event.shiftKey && event.key.toLowerCase() === "o") {
-            event.preventDefault();
-            conversation.begin();
-        }
-    });
+    if (!talks) return;
+    choices.changed = () => conversation.greet();
+    signal.addEventListener("abort", () => conversation.stop());
+    listen(conversation, sessions, signal);
     conversation.begin();
-    await sessions.load().catch((error) => say(error.message, "error"));
+    await look(() => sessions.load());
 }
 
+/** Keys, and the moments at which the chat is seen again. */
+function listen(conversation, sessions, signal) {
+    document.addEventListener("keydown", (event) => {
+        if (event.key === "Escape" && (event.target === document.body || conversation.node.contains(event.target))) conversation.stop();
+        if (event.ctrlKey && event.shiftKey && event.key.toLowerCase() === "o" && conversation.node.offsetParent) {
+            event.preventDefault();
+            sessions.choose(null);
+        }
+    }, { signal });
+    const again = () => {
+        if (!document.hidden && conversation.node.offsetParent) look(() => Promise.all([conversation.refresh(), sessions.load()]));
+    };
+    document.addEventListener("visibilitychange", again, { signal });
+    addEventListener("hashchange", again, { signal });
+}
+
+const look = (act) => act().catch((error) => say(error.message, "error"));
+
+addEventListener("pageshow", (event) => {       // brought back by the browser after who was here has left
+    if (event.persisted && !key()) leave();
+});
 if (key()) get("/auth").then(start, (error) => signIn(error.message));
 else signIn();

@@ -1,6 +1,7 @@
 // Markdown to elements. What a model or a person wrote is parsed, then cleaned by DOMPurify, and only then shown.
 /* global DOMPurify, trustedTypes */
 import { Marked } from "./marked.js";
+import { copied } from "./dom.js";
 import hljs from "./highlight.js";
 
 // Of two grammars of which one holds the other only that one is here: TypeScript's for JavaScript, C++'s for C.
@@ -51,8 +52,7 @@ export async function colour(node) {
             copy.textContent = text;
             copy.removeAttribute("aria-label");
         };
-        copy.addEventListener("click", () => navigator.clipboard.writeText(code.textContent)
-            .then(() => told("Copied"), () => told("Not copied")));
+        copy.addEventListener("click", async () => told(await copied(code.textContent) ? "Copied" : "Not copied"));
         code.parentNode.append(copy);
         if (!KNOWN.has(language)) continue;
         if (!hljs.getLanguage(language)) {

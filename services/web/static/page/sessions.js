@@ -1,5 +1,5 @@
 // The list of conversations: searched, and shown a page at a time, so that thousands are as quick as ten.
-import { call, get, post } from "./api.js";
+import { call, get, getPairs, post } from "./api.js";
 import { askFor, button, confirmed, download, el, say } from "./dom.js";
 
 const PAGE = 60;
@@ -32,8 +32,8 @@ export class Sessions {
 
     async load() {
         // The master key sees everybody's, as <key>/<session>: here only its own.
-        const names = Object.entries(await get("/answer")).map(([id, name]) => [id.replace(this.own, ""), name]);
-        this.names = new Map(names.filter(([id]) => !id.includes("/")).reverse());
+        const names = (await getPairs("/answer?order=used")).map(([id, name]) => [id.replace(this.own, ""), name]);
+        this.names = new Map(names.filter(([id]) => !id.includes("/")));
         this.draw();
     }
 
@@ -56,8 +56,10 @@ export class Sessions {
     draw() {
         this.stale = this.list.querySelector(".pop") !== null;      // an open menu is not pulled away
         if (this.stale) return;
-        const found = this.found();
+        const found = this.found(), focused = this.list.contains(document.activeElement) && document.activeElement;
+        const [id, kind] = focused ? [focused.closest("li").firstChild.title, focused.className] : [];
         this.list.replaceChildren(...found.slice(0, this.shown).map(([id, name]) => this.entry(id, name)));
+        if (focused) this.focusOn(id, kind);
         this.end.textContent = found.length ? "" : this.names.size ? "Nothing found" : "No conversations yet";
     }
 
@@ -123,10 +125,10 @@ export class Sessions {
         }, { once: true }));
     }
 
-    /** The list was drawn anew: to where the focus was, or what is left. */
-    focusOn(id) {
-        const entry = [...this.list.querySelectorAll(".name")].find((one) => one.title === id);
-        (entry?.nextElementSibling ?? this.search).focus();
+    /** The list was drawn anew: to the button of `kind` where the focus was, or what is left. */
+    focusOn(id, kind = "more") {
+        const entry = [...this.list.children].find((one) => one.firstChild.title === id);
+        (entry?.querySelector(`.${kind}`) ?? this.search).focus();
     }
 
     keys(event, pop, close) {

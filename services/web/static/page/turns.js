@@ -1,5 +1,5 @@
 // A turn of a conversation as it is shown, and what its answer cost.
-import { button, el, say } from "./dom.js";
+import { button, copier, el } from "./dom.js";
 import { colour, show } from "./render.js";
 
 const LONG = 4000;          // characters of a question that are shown at first
@@ -9,7 +9,7 @@ export function turnNode(turn, at, { edit, again }, live = false) {
     const asked = turn.role === "user";
     const name = `${asked ? "question" : "answer"} ${(at >> 1) + 1}`;
     const text = el("div", { className: "text" });
-    const tools = el("div", { className: "tools" }, button("Copy", () => copy(turn.content), { "aria-label": `Copy ${name}` }),
+    const tools = el("div", { className: "tools" }, copier(() => turn.content, { "aria-label": `Copy ${name}` }),
         asked ? button("Edit", edit, { "aria-label": `Edit ${name}` }) : button("Again", again, { "aria-label": `Again: ${name}` }));
     const node = el("article", { className: turn.role, "aria-label": name[0].toUpperCase() + name.slice(1) },
         asked ? null : beside(turn), text, tools);
@@ -22,9 +22,6 @@ export function turnNode(turn, at, { edit, again }, live = false) {
     if (turn.citations?.length) node.append(cited(turn.citations));
     return node;
 }
-
-const copy = (text) => navigator.clipboard.writeText(text)
-    .then(() => say("Copied"), () => say("The browser does not let this page copy", "error"));
 
 function question(node, content, name) {
     if (content.length <= LONG) {
