@@ -45,28 +45,11 @@ export function say(text, kind = "note") {
     setTimeout(() => line.remove(), kind === "error" ? 12000 : 4000);
 }
 
-/** A dialog with one field; the text, or null. */
-export function askFor(title, value = "", ok = "OK") {
+/** A dialog with `content`; whether the button `go` was pressed. */
+function agreed(label, content, go) {
     return new Promise((resolve) => {
-        const input = el("input", { type: "text", value, "aria-label": title, maxLength: 200 });
-        const form = el("form", { method: "dialog" }, el("h2", {}, title), input,
-            el("menu", {}, button("Cancel", () => dialog.close("")), el("button", { value: "ok" }, ok)));
-        const dialog = el("dialog", { "aria-label": title }, form);
-        dialog.addEventListener("close", () => {
-            dialog.remove();
-            resolve(dialog.returnValue === "ok" && input.value.trim() ? input.value.trim() : null);
-        });
-        document.body.append(dialog);
-        dialog.showModal();
-        input.select();
-    });
-}
-
-/** Whether the user says so. */
-export function confirmed(question, ok) {
-    return new Promise((resolve) => {
-        const dialog = el("dialog", { "aria-label": question }, el("form", { method: "dialog" }, el("p", {}, question),
-            el("menu", {}, button("Cancel", () => dialog.close("")), el("button", { value: "ok", className: "danger" }, ok))));
+        const dialog = el("dialog", { "aria-label": label }, el("form", { method: "dialog" }, ...content,
+            el("menu", {}, button("Cancel", () => dialog.close("")), go)));
         dialog.addEventListener("close", () => {
             dialog.remove();
             resolve(dialog.returnValue === "ok");
@@ -75,6 +58,18 @@ export function confirmed(question, ok) {
         dialog.showModal();
     });
 }
+
+/** A dialog with one field; the text, or null. */
+export async function askFor(title, value, ok) {
+    const input = el("input", { type: "text", value, "aria-label": title, maxLength: 200 });
+    const asked = agreed(title, [el("h2", {}, title), input], el("button", { value: "ok" }, ok));
+    input.select();
+    return await asked && input.value.trim() || null;
+}
+
+/** Whether the user says so. */
+export const confirmed = (question, ok) => agreed(question, [el("p", {}, question)],
+    el("button", { value: "ok", className: "danger" }, ok));
 
 export function download(name, type, text) {
     const url = URL.createObjectURL(new Blob([text], { type }));
