@@ -157,6 +157,16 @@ def test_one_is_tried_beside_what_serves(server):
     assert 'profile="(trial)"' in server.call("GET", "/metrics").text
 
 
+def test_what_serves_is_not_unloaded_for_a_try(start, home):
+    server = start(MAX_LOADED="1").ready()
+    refused = tried(server, {"model": "other.gguf"})
+    assert error(refused)[:2] == (409, "no_room") and "raise it" in refused.json()["message"]
+    assert tried(server, {"model": "tiny.gguf", "n_ctx": 512, "system": "Be brief."}).status_code == 200, "it shares"
+    loaded = server.call("GET", "/models").json()["loaded"]
+    assert [(one["model"], one["state"], one["selected"], one["restarts"]) for one in loaded
+            if one["state"] == "ready"] == [("tiny.gguf", "ready", True, 0)]
+
+
 def test_a_retry_of_a_try_gets_the_same_answer(server):
     bodies = [server.call("POST", "/models/try", json={"prompt": "hello", "profile": CONFIG["one"]},
                           headers={"Idempotency-Key": "a-try"}) for _ in range(2)]

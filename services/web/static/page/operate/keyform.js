@@ -4,7 +4,7 @@ import { el } from "./dom.js";
 import { chosen, field, form, number, options } from "./parts.js";
 
 const MEANING = { answer: "ask, and keep conversations, bases and jobs", "models:read": "see the models",
-    "models:switch": "serve another model", keys: "make, edit and revoke keys", admin: "see the load, get models" };
+    "models:switch": "serve another model", keys: "make, edit and revoke keys", admin: "see the load, get models, edit profiles" };
 const NUMBERS = ["requests_per_minute", "max_parallel", "tokens_per_minute", "weight"];
 
 /** `made(key)` gets the new key with its secret. Scopes that `who` lacks cannot be given. */
