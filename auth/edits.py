@@ -67,9 +67,10 @@ def edit(found: Records, key_id: str, changes: dict[str, Any], by: Key | None, n
         raise Conflict("the master key may do everything without limits: it cannot be edited")
     if now >= record.not_after():
         raise Conflict(f"key {key_id} is revoked or expired, for good; make a new one")
-    if key_id == LOCAL_ID and "scopes" in changes:
-        raise Conflict("requests without a key may answer and nothing else: scopes cannot be edited here, limits can",
-                       param="scopes")
+    for field in ("scopes", "expires_in") if key_id == LOCAL_ID else ():
+        if field in changes:
+            raise Conflict("requests without a key may answer, and for as long as BYPASS_AUTHORIZATION is on: "
+                           f"{field} cannot be edited here, limits can", param=field)
     terms = _terms(Wish(**changes), now)
     wanted = {"expires_at" if field == "expires_in" else field for field in changes}
     changed = msgspec.structs.replace(record, **{field: terms[field] for field in wanted})

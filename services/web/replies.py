@@ -199,10 +199,14 @@ class KeyRecord(BaseModel):
 
     id: str
     name: str
+    prefix: str = Field(description="of the secret, to know it by; empty for a short one")
+    master: bool
     scopes: list[str]
     profiles: list[str] | None
     created: str
     expires_at: str | None
+    revoked_at: str | None
+    old_secret_until: str | None = Field(description="the last end of secrets of before that still work")
     requests_per_minute: int | None
     max_parallel: int | None
     tokens_per_minute: int | None
@@ -232,12 +236,8 @@ class KeyUsage(BaseModel):
     completion_tokens: int
 
 
-class Whoami(BaseModel):
+class Whoami(KeyRecord):
     auth: Literal[True]
-    id: str
-    name: str
-    scopes: list[str]
-    expires_at: str | None
     limits: Limits
     usage: KeyUsage
 

@@ -104,6 +104,8 @@ def test_limits_of_requests_without_a_key(open_keys: Open) -> None:
     secret = keys.local_secret or ""
     with pytest.raises(Conflict, match="scopes cannot be edited"):
         keys.edit(LOCAL_ID, scopes=["answer", "keys"], max_parallel=1)
+    with pytest.raises(Conflict, match="expires_in cannot be edited here"):
+        keys.edit(LOCAL_ID, expires_in=60)
     keys.edit(LOCAL_ID, **{field: value for field, value in LIMITS.items() if field != "expires_in"})
     key = who(keys, secret)
     assert key is not None and key.scopes == ("answer",) and key.profiles == ("a", "b") and key.max_parallel == 2
