@@ -15,6 +15,7 @@ from tests.conftest import Server, make_home
 PATIENCE = 30_000           # milliseconds: it means "did not happen"
 expect.set_options(timeout=PATIENCE)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+ELSEWHERE = "parley"        # a name of the server for which browsers take plain HTTP as not secure, as on a phone
 CONFIG = {"SelectedModel": "one", "one": {"model": "tiny.gguf", "n_ctx": 4096, "max_tokens": 2000, "k": 3},
           "two": {"model": "other.gguf"}}
 
@@ -32,7 +33,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def browser() -> Iterator[Browser]:
     """Ended with each file of tests: as long as it runs, no event loop but Playwright's can run in this thread."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[
+            "--no-sandbox", f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1"])
         yield browser
         browser.close()
 
