@@ -24,7 +24,7 @@ log = logging.getLogger("parley.web")
 access = logging.getLogger("parley.access")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_HEADERS = {
+HEADERS = {                 # of every response
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -75,7 +75,7 @@ def _begin() -> None:
 
 def _finish(response: Response) -> Response:
     trace: Trace = g.trace
-    for name, value in _HEADERS.items():
+    for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
     response.headers["X-Request-Id"] = response.headers["Request-Id"] = trace.id      # OpenAI's name, Anthropic's
     trace.status = response.status_code

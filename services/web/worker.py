@@ -28,6 +28,7 @@ from gunicorn.http import errors as http_errors
 from gunicorn.workers import gthread
 
 from services.errors import BadRequest, ParleyError
+from services.web.frame import HEADERS
 from services.web.sockets.switchboard import Switchboard
 
 log = logging.getLogger("parley.web")
@@ -222,6 +223,6 @@ def raw_response(error: ParleyError) -> bytes:
     """A whole response: nothing of the request is echoed."""
     body = json.dumps(error.envelope(), separators=(",", ":")).encode()
     head = (f"HTTP/1.1 {error.status} Refused\r\nConnection: close\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\nX-Request-Id: {uuid.uuid4().hex}\r\nCache-Control: no-store\r\n"
-            f"X-Content-Type-Options: nosniff\r\n\r\n")
-    return head.encode("ascii") + body
+            f"Content-Length: {len(body)}\r\nX-Request-Id: {uuid.uuid4().hex}\r\n"
+            + "".join(f"{name}: {value}\r\n" for name, value in HEADERS.items()))
+    return head.encode("ascii") + b"\r\n" + body

@@ -104,6 +104,12 @@ def test_a_page_elsewhere_reads_nothing_sends_nothing_and_frames_nothing(browser
             "method": "POST", "headers": {**key, "Content-Type": "application/json"}, "body": '{"prompt": "x"}'})):
         assert page.evaluate(fetched, [server.url + path, options]) == "TypeError"
     assert page.evaluate(fetched, [f"{server.url}/answer", {"method": "POST", "mode": "no-cors"}]) == "opaque"
+    assert page.evaluate("""(url) => new Promise((told) => { const socket = new WebSocket(url);
+        socket.onopen = () => told('open'); socket.onerror = () => told('refused'); })""",
+        f"{server.url.replace('http', 'ws')}/gpt-socket/assistant") == "refused"
+    assert page.evaluate("""(url) => new Promise((told) => { const image = new Image();
+        image.onload = () => told('there'); image.onerror = () => told('refused'); image.src = url; })""",
+        f"{server.url}/answer/x/fork") == "refused"
     page.set_content(f"<iframe src='{server.url}/chat'></iframe>")
     page.wait_for_timeout(300)
     assert not [frame for frame in page.frames[1:] if frame.url.startswith(server.url)]

@@ -46,8 +46,14 @@ def test_a_server_refuses_before_it_looks_at_the_key(start):
         response = server.call("GET", path, headers={"Host": "evil.com"})
         assert (response.status_code, response.json()["error"]["code"]) == (421, "misdirected"), path
     for lines, status in (("Host: evil.com", b"421"), ("Host: localhost", b"200"), (f"Host: 10.1.2.3:{port}", b"200"),
-                          ("X: y", b"421"), ("Host: localhost\r\nHost: evil.com", b"421"), ("Host: ", b"421")):
+                          ("X: y", b"421"), ("Host: localhost\r\nHost: evil.com", b"421"), ("Host: ", b"421"),
+                          (f"Host: evil.com:{port}", b"421"), (f"Host: localhost:{port + 1}", b"200"),
+                          ("Host: localhost\r\nno header", b"421")):
         with socket.create_connection(("127.0.0.1", port), 30) as raw:
             raw.sendall(f"GET /auth HTTP/1.1\r\n{lines}\r\nAuthorization: {MASTER}\r\n"
                         "Connection: close\r\n\r\n".encode())
-            assert raw.recv(100).split()[1] in (status, b"400" if status == b"421" else status), lines
+            head = raw.makefile("rb").read().partition(b"\r\n\r\n")[0]
+            assert head.split()[1] in (status, b"400" if status == b"421" else status), lines
+            for line in (b"Cache-Control: no-store", b"X-Content-Type-Options: nosniff", b"X-Frame-Options: DENY",
+                         b"Referrer-Policy: no-referrer", b"frame-ancestors 'none'"):
+                assert line in head, lines

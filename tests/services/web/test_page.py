@@ -41,6 +41,39 @@ def test_no_image_and_no_form_changes_anything(world, method, path):
     assert world.call(method, path, key=None).status_code == 401
 
 
+def is_guarded(headers):
+    """The headers of every response; files of /docs may be kept by a browser, which asks again."""
+    assert headers["Cache-Control"] in ("no-store", "no-cache")
+    assert (headers["Referrer-Policy"], headers["X-Content-Type-Options"]) == ("no-referrer", "nosniff")
+    assert headers["X-Frame-Options"] == "DENY" and "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+
+
+def test_every_response_is_guarded(world):
+    """Of every path and method, with a key and without; of streams, and of what goes wrong on the way to them."""
+    for rule in world.app.url_map.iter_rules():
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
+            path = rule.build(dict.fromkeys(rule.arguments, "1"), append_unknown=False)[1]
+            for key in ({}, {"key": None}):
+                is_guarded(world.call(method, path, json={}, **key).headers)
+    for body in ({"prompt": "x"}, {"prompt": "x", "stream": True}, {"prompt": ""}, []):
+        response = world.call("POST", "/answer", json=body)
+        is_guarded(response.headers)
+        assert response.headers["Cache-Control"] == "no-store"
+    is_guarded(world.call("GET", "/nothing").headers)
+    is_guarded(world.call("POST", "/answer", data=b"{", content_type="application/json").headers)
+
+
+@pytest.mark.parametrize("origin", [None, *ORIGINS])
+def test_a_refused_socket_is_guarded(world, origin):
+    """W3, W7: a page elsewhere opens none."""
+    shakes = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13",
+              "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", **({"Origin": origin} if origin else {})}
+    for headers, status in ((shakes, 403 if origin not in (None, "http://localhost") else 422), ({}, 426)):
+        response = world.call("GET", "/gpt-socket/assistant", headers=headers)
+        assert response.status_code == status
+        is_guarded(response.headers)
+
+
 @pytest.mark.parametrize("path", [*FILES, "/auth", "/answer"])
 def test_no_cookie_no_cache_no_frame(world, path):
     for cookie in ({}, {"Cookie": f"key={MASTER}; Authorization={MASTER}; api_key={MASTER}"}):
