@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import pytest
 from playwright.sync_api import expect
 
 from services.web.page import FOLDER
@@ -157,13 +158,59 @@ def test_all_is_done_by_keyboard(tab):
     expect(tab.page.locator("nav .more")).to_be_focused()
 
 
-def test_a_narrow_screen_has_the_list_behind_a_button(tab):
-    tab.page.set_viewport_size({"width": 390, "height": 800})
+def test_rewind_makes_an_answer_the_last_one(tab):
     tab.sign_in()
-    expect(tab.page.get_by_role("navigation", name="Conversations")).to_be_hidden()
-    tab.page.get_by_role("button", name="Conversations").click()
-    expect(tab.page.get_by_role("navigation", name="Conversations")).to_be_visible()
-    assert tab.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    for prompt in ("one", "two", "three"):
+        tab.ask(prompt)
+    assert not tab.page.get_by_role("button", name="Rewind to answer 3").is_visible()
+    tab.page.get_by_role("button", name="Rewind to answer 1").click()
+    tab.page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    expect(tab.page.locator("article")).to_have_count(6)
+    tab.page.get_by_role("button", name="Rewind to answer 1").click()
+    tab.page.get_by_role("dialog").get_by_role("button", name="Rewind").click()
+    expect(tab.page.locator("article")).to_have_count(2)
+    expect(tab.page.locator("#prompt")).to_be_focused()
+    tab.ask("four")
+    [session] = tab.call("GET", "/answer")
+    assert [turn["content"] for turn in tab.call("GET", f"/answer/{session}")["turns"]][::2] == ["one", "four"]
+    assert not tab.wrong
+
+
+@pytest.mark.parametrize("width", [390, 320])
+def test_a_narrow_screen_has_the_list_behind_a_button(tab, width):
+    """And nothing makes it scroll sideways, however wide what is shown."""
+    word = "Donaudampfschifffahrtsgesellschaftskapitän" * 3
+    wide = f"{word}\n\n```python\n{word} = 1\n```\n\n| {word} | b |\n|---|---|\n| 1 | {word} |"
+    tab.page.set_viewport_size({"width": width, "height": 700})
+    tab.shows("wide", [turn("user", word), {**turn("assistant", wide), "citations": [
+        {"n": 1, "title": word, "url": "https://example.org", "cited": True}]}], word)
+    tab.page.route("**/knowledge", lambda route: route.fulfill(json={"bases": [{"name": word}]}))
+    tab.page.route("**/v1/models", lambda route: route.fulfill(json={"data": [
+        {"id": word, "file": f"{word}.gguf", "embedding": False}]}))
+    tab.sign_in()
+    opener, conversations = (tab.page.get_by_role(role, name="Conversations") for role in ("button", "navigation"))
+    expect(conversations).to_be_hidden()
+    opener.press("Enter")
+    expect(conversations).to_be_visible()
+    expect(opener).to_have_attribute("aria-expanded", "true")
+    assert too_wide(tab) == []
+    tab.page.get_by_role("button", name=word, exact=True).click()
+    expect(conversations).to_be_hidden()
+    expect(tab.page.locator("article")).to_have_count(2)
+    tab.page.locator("input[type=file]").set_input_files([{"name": f"{word}.txt", "mimeType": "", "buffer": b"a"}])
+    expect(tab.page.locator(".chips li")).to_have_count(1)
+    expect(tab.page.locator(".model")).to_be_visible()
+    for name in ("Send", "Sign out", "Add files", "Copy answer 1"):
+        box = tab.page.get_by_role("button", name=name).bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= width, name
+    assert too_wide(tab) == []
+
+
+def too_wide(tab):
+    """What scrolls sideways, but for what stands in a frame that does: code, tables, the views' names."""
+    return tab.page.evaluate("""[...document.querySelectorAll("html, header, nav, main, .log, form, fieldset")]
+        .filter((node) => node.scrollWidth > node.clientWidth && !node.matches(".places"))
+        .map((node) => node.outerHTML)""")
 
 
 def test_a_thousand_conversations_and_five_hundred_turns_stay_small(tab):

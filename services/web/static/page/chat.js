@@ -1,7 +1,7 @@
 // One conversation: its turns, the answer that is being written, and the prompt. What the server keeps is the truth.
 import { Aloud } from "./aloud.js";
 import { ApiError, call, get, post, stream } from "./api.js";
-import { el, say, token } from "./dom.js";
+import { confirmed, el, say, token } from "./dom.js";
 import { baseOf, Files } from "./files.js";
 import { Log } from "./log.js";
 import { Prompt } from "./prompt.js";
@@ -17,7 +17,7 @@ export class Conversation {
         this.choices = choices;
         this.used = used;
         this.running = null;            // the AbortController of the answer that is being written
-        this.log = new Log((at) => this.edit(at), (at) => this.again(at), first);
+        this.log = new Log({ edit: (at) => this.edit(at), again: (at) => this.again(at), rewind: (at) => this.end(at) }, first);
         this.build();
     }
 
@@ -122,6 +122,13 @@ export class Conversation {
         if (asked < 0 || this.running) return;
         this.back = asked;
         await this.ask(this.turns[asked].content);
+    }
+
+    /** Answer `at` is to be the last. */
+    async end(at) {
+        if (this.running || !await confirmed("Drop all that follows this answer?", "Rewind")) return;
+        await this.rewind(at + 1).catch((error) => say(error.message, "error"));
+        this.prompt.focus();
     }
 
     /** Drops the turns from `at` on, which is a question's; not where they are others than those on the page. */

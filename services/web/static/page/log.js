@@ -7,9 +7,9 @@ const LATEST = 60;                      // turns that are shown at first
 const NEAR = 80;                        // pixels from the end where a reader still follows it
 
 export class Log {
-    /** `edit(at)` and `again(at)`: what turn `at` offers. `first`: what stands where no turns are. */
-    constructor(edit, again, first) {
-        this.acts = { edit, again };
+    /** `acts`: what a turn offers, by its number. `first`: what stands where no turns are. */
+    constructor(acts, first) {
+        this.acts = acts;
         this.greeting = el("p", { className: "greeting" });
         this.first = first;
         // Tokens are not read out one by one: aloud.js tells sentences.
@@ -17,7 +17,7 @@ export class Log {
     }
 
     turn(turn, at, live = false) {
-        return turnNode(turn, at, { edit: () => this.acts.edit(at), again: () => this.acts.again(at) }, live);
+        return turnNode(turn, at, this.acts, live);
     }
 
     show(turns) {

@@ -58,10 +58,9 @@ async function start(who) {
         firstSteps(who, choices.those, (choice, prompt) => conversation.propose(choice, prompt)));
     const sessions = new Sessions(who, (id) => conversation.open(id), () => conversation.begin(), (id) => conversation.forget(id));
     const talks = who.scopes.includes("answer");
-    const menu = button("☰", () => app.classList.toggle("listing"), { className: "menu", "aria-label": "Conversations" });
     skip.hidden = !talks;
     app.replaceChildren(
-        el("header", {}, talks ? menu : null, el("h1", {}, "Parley"), talks ? choices.node : null,
+        el("header", {}, talks ? sessions.opener : null, el("h1", {}, "Parley"), talks ? choices.node : null,
             el("span", { className: "who", title: who.id ?? "" }, who.name ?? ""), button("Sign out", () => leave())),
         el("div", { className: "columns" }, ...talks ? [sessions.node, conversation.node] : [el("main", {}, el("p", { className: "log hint" },
             "This key lacks the scope answer: it cannot talk. What it can do stands above."))]), said);

@@ -15,6 +15,8 @@ export class Sessions {
         this.names = new Map();
         this.shown = PAGE;
         this.current = null;
+        this.opener = button("☰", () => this.unfold(this.opener.ariaExpanded !== "true"),
+            { className: "menu", "aria-label": "Conversations", "aria-expanded": "false" });
         this.search = el("input", { type: "search", placeholder: "Search", "aria-label": "Search conversations",
             oninput: () => { this.shown = PAGE; this.draw(); } });
         this.list = el("ul", { "aria-label": "Conversations" });
@@ -71,10 +73,16 @@ export class Sessions {
         return el("li", {}, open, more);
     }
 
+    /** Where the screen is narrow the list is shown on demand. */
+    unfold(yes) {
+        this.opener.ariaExpanded = String(yes);
+        this.node.classList.toggle("unfolded", yes);
+    }
+
     async choose(id) {
         this.current = id;
         this.draw();
-        document.getElementById("app").classList.remove("listing");
+        this.unfold(false);
         await (id === null ? this.begin() : this.open(id));
     }
 

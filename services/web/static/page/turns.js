@@ -4,13 +4,16 @@ import { colour, show } from "./render.js";
 
 const LONG = 4000;          // characters of a question that are shown at first
 
-/** The article of `turn`, which is number `at`; `edit` and `again` act on it. `live`: it is still being written. */
-export function turnNode(turn, at, { edit, again }, live = false) {
+/** The article of `turn`, which is number `at`; `acts` of its number: edit, again, rewind. `live`: it is still being
+ *  written. */
+export function turnNode(turn, at, acts, live = false) {
     const asked = turn.role === "user";
     const name = `${asked ? "question" : "answer"} ${(at >> 1) + 1}`;
     const text = el("div", { className: "text" });
     const tools = el("div", { className: "tools" }, copier(() => turn.content, { "aria-label": `Copy ${name}` }),
-        asked ? button("Edit", edit, { "aria-label": `Edit ${name}` }) : button("Again", again, { "aria-label": `Again: ${name}` }));
+        asked ? button("Edit", () => acts.edit(at), { "aria-label": `Edit ${name}` })
+            : [button("Again", () => acts.again(at), { "aria-label": `Again: ${name}` }),
+                button("Rewind", () => acts.rewind(at), { "aria-label": `Rewind to ${name}`, className: "rewind" })]);
     const node = el("article", { className: turn.role, "aria-label": name[0].toUpperCase() + name.slice(1) },
         asked ? null : beside(turn), text, tools);
     if (asked) question(text, turn.content, name);
