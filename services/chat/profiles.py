@@ -14,7 +14,7 @@ import math
 import re
 import threading
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -296,23 +296,37 @@ class Profiles:
         """config.json as it is on the disk now, and what it means. Raises `Conflict` when it is not valid."""
         try:
             document = config.read(self.path)
-            return document, parse(document, self._settings, self._brought)
+            return document, parse(document, self._settings, self._others())
         except ConfigError as error:
             raise Conflict(f"{error.message}; mend it first", code="bad_config") from None
 
     def rewrite(self, change: Change) -> tuple[config.Document, Config]:
         """Have config.json hold the values that `change` makes of what is `stored`, durably; what that was. One change
-        at a time, in whichever process. Raises `Conflict` when the file is not valid, `TooLarge`, storage errors, and
-        what `change` raises."""
+        at a time, in whichever process. Raises `Conflict` when the file is not valid or would not be, `TooLarge`,
+        storage errors, and what `change` raises."""
         try:
             with disk.locked(self.path):
                 document, current = self.stored()
                 values = change(document, current)
                 if json.dumps(values) != json.dumps(document.values):       # True is equal to 1
+                    self._check(replace(document, values=values, lines={}))
                     disk.write_atomic(self.path, _written(values, document.text), document.mode)
         except TimeoutError:
             raise Unavailable(f"{config.shown(self.path)} is being changed by somebody else") from None
         return document, current
+
+    def _check(self, document: config.Document) -> None:
+        """`Conflict` for what could not be read again: the selected profile may stand for the one that changes."""
+        try:
+            parse(document, self._settings, self._others())
+        except ConfigError as error:
+            raise Conflict(f"nothing is changed: with that, {error.message}", code="bad_config") from None
+
+    def _others(self) -> Brought:
+        """What LocalAI's files bring now, which `current` may not have seen yet."""
+        with self._lock:
+            found = self._folder.current()
+            return self._brought if found is self._found else brought(found, self._settings)
 
     @staticmethod
     def spec(profile: Profile, models_dir: Path) -> RunnerSpec:

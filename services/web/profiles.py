@@ -108,7 +108,7 @@ def _check_conditions(tag: str | None) -> None:
     if "If-Match" in request.headers and (tag is None or not request.if_match.contains(tag)):
         raise PreconditionFailed("the profile was changed meanwhile, or deleted: get it again, and change what it is "
                                  "now", code="changed_meanwhile")
-    if tag is not None and request.if_none_match.contains(tag):
+    if tag is not None and request.if_none_match.contains_weak(tag):
         raise PreconditionFailed("there is a profile of this name already: take another name", code="profile_exists",
                                  param="name")
 

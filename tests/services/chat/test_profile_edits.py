@@ -177,3 +177,31 @@ def test_every_failing_call_leaves_the_old_file_or_the_new_one(profiles: Profile
             monkeypatch.setattr(disk, "watcher", None)
         profiles.path.write_text(CONFIG)
     assert nth > 4 and [*profiles.path.parent.glob(".*.tmp")] == []
+
+
+def test_what_the_selected_name_stands_for_stays(profiles: Profiles) -> None:
+    """An alias of LocalAI's may be selected: a file that could not be read again is not written."""
+    bring(profiles, "c", "alias: b")
+    profiles.select("c")
+    before = profiles.path.read_text()
+    for act in (lambda: profile_edits.delete(profiles, "b", anything),
+                lambda: put(profiles, "b", model="b.gguf", embedding=True)):
+        with pytest.raises(Conflict, match="nothing is changed: with that, ") as told:
+            act()
+        assert "SelectedModel is" in told.value.message
+    assert profiles.path.read_text() == before and put(profiles, "b", model="b.gguf", k=3)
+
+
+def test_files_that_have_just_come_count(profiles: Profiles) -> None:
+    bring(profiles, "c", "parameters: {model: b.gguf}")
+    assert profile_edits.stored(profiles, "c").source.endswith("c.yaml")
+    bring(profiles, "d", "parameters: {model: b.gguf}")
+    with pytest.raises(Conflict, match=r"comes from models/d\.yaml"):
+        put(profiles, "d", model="b.gguf")
+    assert {"c", "d"} <= {*profiles.current().profiles}
+
+
+def bring(profiles: Profiles, name: str, text: str) -> None:
+    """A file of LocalAI's, which is looked for at once and not in a second."""
+    (profiles.path.parent / "models" / f"{name}.yaml").write_text(f"{{name: {name}, {text}}}")
+    profiles._folder._next = -1.0

@@ -105,7 +105,9 @@ def test_nobodys_change_is_undone_unseen(server):
                      server.call("DELETE", "/models/profiles/two", headers={"If-Match": tag}),
                      put(server, "new", CONFIG["two"], **{"If-Match": "*"})):
         assert error(response) == (412, "changed_meanwhile", None)
-    assert error(put(server, "two", CONFIG["two"], **{"If-None-Match": "*"})) == (412, "profile_exists", "name")
+    now = server.call("GET", "/models/profiles/two").headers["ETag"]
+    for tags in ("*", f"W/{now}"):
+        assert error(put(server, "two", CONFIG["two"], **{"If-None-Match": tags})) == (412, "profile_exists", "name")
     assert told(server)["two"] == {"model": "tiny.gguf"} and "new" not in told(server)
 
 
