@@ -83,8 +83,7 @@ class Fetcher:
             polite: bool = True) -> Page:
         """What is at `url`, from the cache if it was there a moment ago unless `fresh`. `owner`: whose rate it counts
         on (a key's id). `polite`: only with the leave of robots.txt, which is not about interfaces for programs."""
-        if not self.on:
-            raise Forbidden("this server fetches no pages (FETCH=off)", code="fetch_off")
+        self._check_on()
         asked = urls.parse(url)
         if trip is not None:
             trip.step()
@@ -109,12 +108,15 @@ class Fetcher:
             return int(response.status)
 
     def target(self, url: str) -> Url:
-        """Where `post` would send something, as far as that can be told and refused beforehand."""
-        if not self.on:
-            raise Forbidden("this server sends nothing to other servers (FETCH=off)", code="fetch_off")
+        """What `get` would fetch, and `post` would send to, as far as that can be told and refused beforehand."""
+        self._check_on()
         asked = urls.parse(url)
         self._guard.check(asked)
         return asked
+
+    def _check_on(self) -> None:
+        if not self.on:
+            raise Forbidden("this server asks no other servers (FETCH=off)", code="fetch_off")
 
     def delay(self, url: str) -> float:
         """Seconds that the host of `url` wants between two requests by its robots.txt; 0 when it does not say."""

@@ -10,7 +10,6 @@ from services.chat import embed
 from services.errors import BadRequest
 from services.knowledge.read import kind_of
 from services.knowledge.search import Weights
-from services.knowledge.urls import parse
 from services.store.knowledge import no_document
 from services.web import upload, watch
 from services.web.frame import empty, json_response
@@ -84,14 +83,14 @@ class KnowledgeDocs(Endpoint):
             return json_response(self._add(name, body), 202)
 
     def _add(self, name: str, body: SourceBody) -> dict[str, Any]:
-        bases, owner = self.parts.grounding.bases, g.key.id
+        bases, owner, target = self.parts.grounding.bases, g.key.id, self.parts.grounding.fetcher.target
         if body.text is not None:
             return bases.add(owner, name, "text", body.title or "text", body.text.encode())
         if body.url is not None:
-            return bases.add(owner, name, "url", str(parse(body.url)))
+            return bases.add(owner, name, "url", str(target(body.url)))
         assert body.crawl is not None
         options = body.crawl.model_dump(exclude={"url"}, exclude_none=True)
-        return bases.add(owner, name, "crawl", str(parse(body.crawl.url)), **options)
+        return bases.add(owner, name, "crawl", str(target(body.crawl.url)), **options)
 
 
 class KnowledgeDoc(Endpoint):

@@ -275,8 +275,9 @@ def test_pages_come_by_their_address_and_by_a_crawl(server, own, site):
     assert {hit.url for hit in search(server, "page", own, "crawled")} == {site, site + "two"}
     again = server.call("POST", "/knowledge/crawled/refresh", own).json()["sources"][0]
     assert done(server, own, again["id"], "crawled").documents == 2
-    blocked = add(server, own, url="http://10.0.0.1/")
-    assert blocked.state == "error" and blocked.documents == 0
+    for body in ({"url": "http://10.0.0.1/"}, {"crawl": {"url": "http://10.0.0.1/"}}):
+        blocked = server.call("POST", "/knowledge/facts/documents", own, json=body)
+        assert (blocked.status_code, blocked.json()["error"]["code"]) == (400, "url_blocked")
 
 
 def test_what_is_wrong_is_told(server, own):
@@ -308,8 +309,9 @@ def test_what_is_wrong_is_told(server, own):
 
 def test_with_a_data_key_nothing_of_a_base_is_on_disk_in_the_clear_and_it_has_limits(start):
     server = start(DATA_KEY="0123456789abcdef0123456789abcdef-data-key", KNOWLEDGE_MAX_DOCUMENTS="2",
-                   KNOWLEDGE_MAX_BYTES="1024")
+                   KNOWLEDGE_MAX_BYTES="1024", FETCH="off")
     make(server)
+    assert refused(server, "POST", "/knowledge/facts/documents", MASTER, url="http://a.test/") == (403, "fetch_off")
     assert "KNOWLEDGE_MAX_BYTES" in add(server, text="x" * 2000).error
     add(server, text="an unmistakable sentence", title="unmistakable title")
     sent = server.call("POST", "/knowledge/facts/files?name=unmistakable.txt", data=b"another unmistakable text",
