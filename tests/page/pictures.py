@@ -1,9 +1,13 @@
-"""Pictures of the page and a talk with the starter model: `python -m tests.page.pictures` writes examples/images."""
+"""Pictures of the page and a talk with the starter model: `python -m tests.page.pictures` writes examples/images.
+
+The test that takes them all leaves them in tests/page/shots.
+"""
 
 from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from playwright.sync_api import Browser, Page, expect, sync_playwright
@@ -12,6 +16,9 @@ from tests.conftest import MASTER, ROOT, Server, make_home
 from tests.page.conftest import CHROMIUM
 
 FOLDER = ROOT / "examples" / "images"
+SHOTS = ROOT / "tests" / "page" / "shots"
+VIEWS = {"Keys": "a colleague", "Models": "starter.gguf", "Jobs": "done", "Knowledge": "Make it",
+         "Load": "Time to first token"}      # of the operator, with what is to be read there
 LARGEST = 120_000       # bytes: they are looked at in a README
 ASKED = ("Hello!", "My name is Ada.", "What is the capital of France?", "What is my name?")
 
@@ -41,17 +48,24 @@ def ask(page: Page, prompt: str) -> str:
     return page.locator("article.assistant .text").last.inner_text()
 
 
-def take(browser: Browser, server: Server, folder: Path) -> dict[str, list[str]]:
-    """Writes first.png, talk.png, models.png and phone.png; what was answered, by picture."""
+def furnish(server: Server) -> None:
+    """A key and a job, so that the operator's views have something to show."""
+    server.make_key(name="a colleague", requests_per_minute=60)
+    server.call("POST", "/answer", MASTER, json={"prompt": "Hello!", "async": True})
+
+
+def take(browser: Browser, server: Server, folder: Path, views: Sequence[str]) -> dict[str, list[str]]:
+    """Writes first.png, talk.png, phone.png and one of each of the `views`; what was answered, by picture."""
     page = browser.new_page(viewport={"width": 1100, "height": 700})
     sign_in(page, server.url, MASTER)
     expect(page.locator(".first")).to_have_attribute("open", "")
     page.screenshot(path=folder / "first.png")
     said = [ask(page, prompt) for prompt in ASKED]
     page.screenshot(path=folder / "talk.png")
-    page.get_by_role("link", name="Models").click()
-    page.wait_for_selector("main.operate table")
-    page.screenshot(path=folder / "models.png")
+    for view in views:
+        page.get_by_role("link", name=view, exact=True).click()
+        expect(page.locator("main.operate")).to_contain_text(VIEWS[view])
+        page.screenshot(path=folder / f"{view.lower()}.png")
     page.close()
     phone = browser.new_page(viewport={"width": 390, "height": 700}, color_scheme="dark")
     sign_in(phone, server.url, MASTER)
@@ -66,7 +80,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         server = starter(Path(folder))
         try:
-            take(playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]), server, FOLDER)
+            take(playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]), server, FOLDER,
+                 ["Models"])
         finally:
             server.end()
     sizes = {path: path.stat().st_size for path in sorted(FOLDER.glob("*.png"))}

@@ -104,6 +104,21 @@ def test_a_document_goes_into_a_base_of_the_conversation_and_ends_with_it(tab):
     assert tab.call("GET", "/knowledge")["bases"] == [] and not tab.wrong
 
 
+def test_a_base_that_is_ticked_is_answered_from(tab):
+    tab.call("POST", "/knowledge", json={"name": "ferries"})
+    tab.call("POST", "/knowledge/ferries/documents", json={"title": "Plan", "text": "The ferry leaves at nine."})
+    while tab.call("GET", "/knowledge/ferries")["documents"] == 0:
+        tab.page.wait_for_timeout(50)
+    tab.sign_in()
+    tab.ask("When does the ferry leave?")
+    expect(tab.page.locator(".citations li")).to_have_count(0)
+    tab.page.get_by_label("ferries").check()
+    tab.ask("When does the ferry leave?")
+    expect(tab.page.locator(".citations li")).to_contain_text("Plan")
+    tab.server.call("DELETE", "/knowledge/ferries", tab.key)
+    assert not tab.wrong
+
+
 def test_without_an_embedding_profile_a_document_is_refused_with_what_to_do(tab):
     tab.page.route("**/v1/models", lambda route: route.fulfill(json={"data": [
         {"id": "one", "file": "tiny.gguf", "embedding": False}]}))
