@@ -20,7 +20,7 @@ from pathlib import Path
 
 import click
 
-from services.cli.doctor_data import Finding, config, data_folder, keys, redis, sessions
+from services.cli.doctor_data import Finding, config, data_folder, keys, personalities, redis, sessions
 from services.errors import ConfigError, ParleyError
 from services.settings import ROOT, Settings
 
@@ -55,8 +55,8 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
 def examine(settings: Settings) -> Iterator[Finding]:
     """All findings. A check that fails in a way that it does not know is a finding itself."""
     checks: list[Callable[[Settings], Iterator[Finding]]] = [
-        python, packages, llama, machine, data_folder, config, keys, sessions, redis, running, models_folder,
-        selected_model]
+        python, packages, llama, machine, data_folder, config, personalities, keys, sessions, redis, running,
+        models_folder, selected_model]
     for check in checks:
         try:
             yield from check(settings)

@@ -56,6 +56,32 @@ def config(settings: Settings) -> Iterator[Finding]:
         yield Finding("LocalAI's files", "note", profiles.problem, f"mend or remove them in {settings.models_dir}")
 
 
+def personalities(settings: Settings) -> Iterator[Finding]:
+    """Whether there is somebody to answer as each of them."""
+    path = settings.data_dir / "config.json"
+    if not path.exists():
+        return
+    from services.chat import asking
+    from services.chat.events import Ask
+    from services.chat.personas import FOLDER, Personas
+    from services.chat.profiles import Profiles
+    folder = settings.data_dir / FOLDER
+    try:
+        found, profiles = Personas(folder, settings.rag_length, settings.rag_helper), Profiles(path, settings)
+    except ParleyError:
+        return                      # `config` tells of it
+    wrong = [found.problem] if found.problem else []
+    for name, persona in found.current().items():
+        try:
+            asking.profile_of(Ask("", **persona.fields(settings.models_dir)), profiles)
+        except ParleyError as error:
+            wrong.append(f"{name}: {error.message}")
+    if wrong:
+        yield Finding("personalities", "note", "; ".join(wrong), f"edit the files in {folder}")
+    elif found.current():
+        yield Finding("personalities", "ok", ", ".join(found.current()))
+
+
 def keys(settings: Settings) -> Iterator[Finding]:
     """The files that hold keys: who can read them, and whether the server can."""
     for name in ("api_keys.json", "data_keys.json", "master_key.txt"):

@@ -92,6 +92,18 @@ def test_a_wrong_file_of_localais_is_told(settings):
     assert finding.state == "note" and finding.told.startswith("models/bad.yaml, line ")
 
 
+def test_a_personality_that_nobody_can_answer_as_is_told(settings):
+    (settings.data_dir / "config.json").write_text('{"SelectedModel": "a", "a": {"model": "starter.gguf"}}')
+    folder = settings.data_dir / "personalities.d"
+    folder.mkdir()
+    (folder / "mine.json").write_text('{"guide": {"profile": "a"}}')
+    assert found(settings, "personalities") == Finding("personalities", "ok", "guide")
+    (folder / "mine.json").write_text('{"guide": {"profile": "b"}, "sage": {"local_file": "sage.gguf"}, "x": {}}')
+    finding = found(settings, "personalities")
+    assert finding.state == "note" and finding.told.startswith("guide: no profile 'b'; there are: a; sage: this "
+                                                               "personality needs the model file 'sage.gguf'")
+
+
 def test_a_data_key_that_a_start_would_refuse_is_told(settings):
     sealed = replace(settings, data_key="k" * 32)
     assert found(sealed, "sessions").told == "in the clear; the next start encrypts them with DATA_KEY"
