@@ -20,7 +20,7 @@ from limits.storage import MemoryStorage
 class Hit(NamedTuple):
     allowed: bool
     remaining: int
-    reset: float        # seconds until the oldest hit leaves the window
+    reset: float        # seconds until the oldest hit of those that the limit allows leaves the window
 
 
 class Windows:
@@ -40,6 +40,8 @@ class Windows:
             allowed = cost == 0 or self._storage.acquire_entry(name, limit, self._seconds, cost)
             self._storage.trim(name, self._seconds)
             begun, hits = self._storage.get_moving_window(name, limit, self._seconds)
+            if hits > limit:        # which was higher
+                begun = self._storage.events[name][limit - 1].atime
         reset = min(max(begun + self._seconds - time.time(), 0.0), float(self._seconds))
         return Hit(allowed and (cost > 0 or hits < limit), max(limit - hits, 0), reset)
 

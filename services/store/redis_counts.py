@@ -117,6 +117,9 @@ if rpm then
   end
   local count = redis.call('LLEN', hits)
   reset = oldest and math.min(oldest + window - now, window) or 0
+  if count > rpm then                               -- which was higher
+    reset = math.min(redis.call('LINDEX', hits, count - rpm) + window - now, window)
+  end
   if count + math.max(cost, 1) > rpm then
     return {'request', whole(reset)}
   end

@@ -120,6 +120,16 @@ def test_a_window_moves(limiter: SharedLimiter, server: RedisServer) -> None:
     assert isinstance(limiter.admit(wire.Admit(key="k9", requests_per_minute=1, cost=0)), wire.Failed)
 
 
+def test_a_rate_that_was_lowered_says_when_there_is_room(limiter: SharedLimiter, server: RedisServer) -> None:
+    """As in test_windows."""
+    assert admitted([admit(limiter, "k1", 9) for _ in range(3)]) == 3
+    age(server, "k1", 50)
+    assert admitted([admit(limiter, "k1", 9)]) == 1
+    for rate, wait in ((4, 10), (2, 10), (1, 60)):
+        refused = admit(limiter, "k1", rate)
+        assert isinstance(refused, wire.Failed) and refused.retry_after == pytest.approx(wait, abs=5), rate
+
+
 def age(server: RedisServer, key: str, seconds: int) -> None:
     """As if what a key did had been so much earlier."""
     client = redis_client.connect(Settings(redis_url=server.url))

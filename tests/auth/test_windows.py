@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
@@ -38,6 +39,17 @@ def test_a_limit_that_changes_counts_what_was() -> None:
     assert not any(windows.hit("a", limit, cost).allowed for limit in (3, 2, 1) for cost in (0, 1))
     assert windows.hit("a", 1).remaining == 0
     assert [windows.hit("a", 5).allowed for _ in range(3)] == [True, True, False]
+
+
+def test_a_limit_that_was_lowered_says_when_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    windows, now = Windows(60), 1_800_000_000.0
+    monkeypatch.setattr(time, "time", lambda: now)
+    assert all(windows.hit("a", 9).allowed for _ in range(3))
+    now += 50
+    assert windows.hit("a", 9).reset == 10
+    assert [windows.hit("a", limit).reset for limit in (4, 2, 1)] == [10, 10, 60]
+    now += 11
+    assert [windows.hit("a", limit).allowed for limit in (1, 2)] == [False, True]
 
 
 def test_cost_zero_only_asks() -> None:
