@@ -145,7 +145,8 @@ def edit(key_id: str, scopes: tuple[str, ...], profiles: tuple[str, ...], **give
 
     What is not given stays as it is; none takes a limit away.
     """
-    changes = {field: None if value == NONE else value for field, value in given.items() if value is not None}
+    changes = {field: None if value == NONE and field != "name" else value
+               for field, value in given.items() if value is not None}
     if scopes:
         changes["scopes"] = scopes
     if profiles:

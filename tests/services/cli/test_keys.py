@@ -111,6 +111,7 @@ def test_edit_changes_what_is_given_and_says_what(run: Run, settings: Settings) 
     assert [bare[field] for field in ("requests_per_minute", "tokens_per_minute", "token_budget", "max_parallel",
                                       "weight", "expires_at", "profiles")] == [None] * 4 + [1.0, None, None]
     assert bare["name"] == "new" and run("edit", key_id, "--name", "new").stdout == f"key {key_id} is as it was\n"
+    assert run("edit", key_id, "--name", "none").stdout == f"key {key_id}: name is none, was new\n"
     assert who(settings, secret) == key_id
 
 
