@@ -80,4 +80,4 @@ class Callbacks:
     def _note(self, about: Job, state: str, error: str | None = None) -> None:
         assert about.callback is not None
         noted = {"url": about.callback["url"], "state": state, **({"error": error} if error else {})}
-        self._store.tell_callback(about.owner, about.id, noted)
+        self._store.tell_callback(about, noted)

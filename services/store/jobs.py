@@ -192,8 +192,9 @@ class JobStore(ABC):
         owner would come, for others to have a turn. `JobLost`."""
 
     @abstractmethod
-    def tell_callback(self, owner: str, id: str, callback: dict[str, Any]) -> None:
-        """Note how the delivery of a job's callback goes; nothing when the job is gone."""
+    def tell_callback(self, job: Job, callback: dict[str, Any]) -> None:
+        """Note how the delivery of the callback of this end of a job goes; nothing when the job is gone, or was tried
+        again."""
 
     @abstractmethod
     def sweep(self, now: float | None = None) -> int:

@@ -232,8 +232,9 @@ return 1
 """
 
 CALLBACK = _COMMON + """
-local member, callback = unpack(ARGV)
-if redis.call('EXISTS', at(member)) == 1 then redis.call('HSET', at(member), 'callback', callback) end
+local member, fence, state, callback = unpack(ARGV)
+local known = fields(member, 'fence', 'state')
+if known[1] == fence and known[2] == state then redis.call('HSET', at(member), 'callback', callback) end
 return 1
 """
 

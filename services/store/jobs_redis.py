@@ -190,8 +190,9 @@ class RedisJobs(JobStore):
 
     # ------------------------------------------------------------ besides
 
-    def tell_callback(self, owner: str, id: str, callback: dict[str, Any]) -> None:
-        self._run("CALLBACK", f"{owner}/{id}", self.codec.pack(owner, id, callback))
+    def tell_callback(self, job: Job, callback: dict[str, Any]) -> None:
+        self._run("CALLBACK", f"{job.owner}/{job.id}", job.fence, job.state,
+                  self.codec.pack(job.owner, job.id, callback))
 
     def sweep(self, now: float | None = None) -> int:
         return int(self._run("SWEEP", "" if now is None else now))

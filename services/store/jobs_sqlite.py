@@ -292,10 +292,10 @@ class SqliteJobs(JobStore):
 
     # ------------------------------------------------------------ besides
 
-    def tell_callback(self, owner: str, id: str, callback: dict[str, Any]) -> None:
+    def tell_callback(self, job: Job, callback: dict[str, Any]) -> None:
         with self._transaction() as db:
-            db.execute("UPDATE jobs SET callback = ? WHERE owner = ? AND id = ?",
-                       (self.codec.pack(owner, id, callback), owner, id))
+            db.execute("UPDATE jobs SET callback = ? WHERE owner = ? AND id = ? AND fence = ? AND state = ?",
+                       (self.codec.pack(job.owner, job.id, callback), job.owner, job.id, job.fence, job.state))
 
     def sweep(self, now: float | None = None) -> int:
         with self._transaction() as db:

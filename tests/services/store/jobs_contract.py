@@ -158,10 +158,11 @@ class JobsContract:
         where = {"url": "https://hook.example/"}
         store.put(job("a", priority=HIGH, callback=where))
         failed = store.finish(take(store), ERROR, "why", "bad_text")
-        store.tell_callback("k1", "a", {**where, "state": "failed", "error": "HTTP 500"})
+        store.tell_callback(failed, {**where, "state": "failed", "error": "HTTP 500"})
         store.put(job("b", priority=HIGH))
         store.put(job("c", "k2", priority=HIGH))
         again = another().retry("k1", "a")
+        store.tell_callback(failed, {**where, "state": "delivered"})        # it was on its way, of the old end
         assert again == store.get("k1", "a") and again.payload == {"text": "a"} and again.priority == HIGH
         assert (again.state, again.fence, again.attempts) == (PENDING, 1, 0)
         assert again.callback == {**where, "state": PENDING}
@@ -367,8 +368,8 @@ class JobsContract:
         assert store.sizes() == Sizes(dead=1) and store.busy()
         told = [take(store, types=(CALLBACK,)) for _ in range(3)]
         assert [one and one.payload for one in told] == [{"job": "good", "fence": 1}, {"job": "bad", "fence": 1}, None]
-        store.tell_callback("k1", "good", {**where, "state": "delivered"})
-        store.tell_callback("k1", "none", {})
+        store.tell_callback(store.get("k1", "good"), {**where, "state": "delivered"})
+        store.tell_callback(job("none"), {})
         assert another().get("k1", "good").callback == {**where, "state": "delivered"}
 
     def test_a_job_given_up_tells_its_callback(self, store):

@@ -62,8 +62,8 @@ def test_the_file_is_the_owners_alone(tmp_path):
 def test_nothing_of_a_sealed_job_is_in_the_clear(tmp_path):
     store = SqliteJobs(tmp_path, Cipher.open(tmp_path, DATA_KEY))
     store.put(job("a", payload={"text": "secrettext"}, callback={"url": "https://secrethost/"}))
-    store.finish(take(store), SUCCESS, "secretresult")
-    store.tell_callback("k1", "a", {"url": "https://secrethost/", "state": "delivered"})
+    done = store.finish(take(store), SUCCESS, "secretresult")
+    store.tell_callback(done, {"url": "https://secrethost/", "state": "delivered"})
     assert b"secret" not in everything(tmp_path)
 
 

@@ -63,8 +63,8 @@ class TestSealed(Redis):
 
     def test_nothing_is_in_the_clear(self, store, server):
         store.put(job("a", payload={"text": "secrettext"}, callback={"url": "https://secrethost/"}))
-        store.finish(take(store), SUCCESS, "secretresult")
-        store.tell_callback("k1", "a", {"url": "https://secrethost/", "state": "delivered"})
+        done = store.finish(take(store), SUCCESS, "secretresult")
+        store.tell_callback(done, {"url": "https://secrethost/", "state": "delivered"})
         take(store, types=(CALLBACK,))
         client = client_of(server)
         values = [value for key in client.scan_iter(_type="hash") for value in client.hvals(key)]
