@@ -131,7 +131,16 @@ class Jobs:
         if not self._abandoned(id):
             return replace(job, message="cancelling") if self._stop(id).exists() else job
         job = self._read(id) or job         # its last word may have come in between
-        return job if job.processed else self._write(replace(job, processed=True, message=f"error: {DIED}", error=DIED))
+        return job if job.processed else self._died(job)
+
+    def _died(self, job: Job) -> Job:
+        """Who only looks is told also where the record cannot be written."""
+        job = replace(job, processed=True, message=f"error: {DIED}", error=DIED)
+        try:
+            return self._write(job)
+        except ParleyError as error:
+            log.warning("the end of model job %s cannot be noted: %s", job.uuid, error.message)
+            return job
 
     # ------------------------------------------------------------ the work
 

@@ -457,6 +457,20 @@ def test_a_record_that_cannot_be_read_hides_no_other(galleries, tmp_path, monkey
     assert [job.uuid for job in jobs.all()] == ids[:1]
 
 
+def test_a_job_whose_process_died_is_told_on_a_full_disk_too(galleries, tmp_path, monkeypatch):
+    jobs = Jobs(tmp_path, galleries)
+    id = jobs.apply(Apply(id="test@none")).uuid
+    path = jobs.folder / f"{id}.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "processed": False}))
+
+    def full(op):
+        if op.kind == "write":
+            raise OSError(28, "No space left on device")
+    monkeypatch.setattr(disk, "watcher", full)
+    assert [job.error for job in (*jobs.all(), jobs.get(id), jobs.cancel(id))] == [model_jobs.DIED] * 3
+    assert not json.loads(path.read_text())["processed"]
+
+
 def test_a_job_is_cancelled_by_another_process_while_it_waits_and_while_it_works(galleries, tmp_path, monkeypatch):
     jobs, others, gate = Jobs(tmp_path, galleries), Jobs(tmp_path, galleries), threading.Event()
     steps = []
