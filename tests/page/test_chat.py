@@ -42,7 +42,7 @@ def test_a_wrong_key_is_told_and_a_right_one_stays_in_its_tab(tab):
 def test_an_answer_streams_and_tells_who_gave_it(tab):
     tab.sign_in()
     expect(tab.page.locator(".model")).to_have_text("answered by tiny.gguf")
-    tab.page.fill("#prompt", "!sleep 0.05 !tokens 40")
+    tab.page.fill("#prompt", "!sleep 0.03 !tokens 40")
     tab.page.keyboard.press("Enter")
     expect(tab.page.locator("article.assistant")).to_contain_text("w3")
     assert "w40" not in tab.page.locator("article.assistant").inner_text()

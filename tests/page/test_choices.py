@@ -109,11 +109,11 @@ def test_escape_stops_an_answer_only_where_it_is_meant(tab):
 
 def test_a_question_that_was_stopped_before_its_answer_takes_its_own_place(tab):
     tab.sign_in()
-    tab.page.fill("#prompt", "!wait 5 !tokens 3")
+    tab.page.fill("#prompt", "!wait 3 !tokens 3")
     tab.page.keyboard.press("Enter")
     tab.page.get_by_role("button", name="Stop").click()
     tab.done()
-    expect(tab.page.locator("#prompt")).to_have_value("!wait 5 !tokens 3")
+    expect(tab.page.locator("#prompt")).to_have_value("!wait 3 !tokens 3")
     assert tab.ask("shorter") == "You said: shorter"
     expect(tab.page.locator("article.user .text")).to_have_text(["shorter"])
     [session] = tab.call("GET", "/answer")

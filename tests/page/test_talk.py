@@ -146,7 +146,7 @@ def test_thoughts_are_folded_steps_are_told_and_the_window_is_shown(tab):
 def test_the_place_in_the_queue_is_told(tab):
     tab.sign_in()
     tab.page.select_option("#who", "profile:narrow")
-    others = threading.Thread(target=lambda: list(tab.server.stream("!sleep 0.05 !tokens 50", profile="narrow")))
+    others = threading.Thread(target=lambda: list(tab.server.stream("!sleep 0.05 !tokens 30", profile="narrow")))
     others.start()
     tab.page.wait_for_timeout(300)
     tab.page.fill("#prompt", "hello")
@@ -211,7 +211,7 @@ def test_two_tabs_in_one_conversation(tab):
     tab.sign_in()
     tab.ask("hello")
     [session] = tab.call("GET", "/answer")
-    other = tab.server.stream("!sleep 0.05 !tokens 30", session, tab.key)
+    other = tab.server.stream("!sleep 0.05 !tokens 20", session, tab.key)
     next(other)
     tab.page.fill("#prompt", "and I?")
     tab.page.keyboard.press("Enter")
