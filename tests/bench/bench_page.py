@@ -7,6 +7,7 @@ is, and until a typed letter is on the screen.
 
 from __future__ import annotations
 
+import gzip
 import statistics
 import sys
 import tempfile
@@ -57,7 +58,8 @@ def main() -> None:
     files = [path for path in FOLDER.rglob("*") if path.is_file()]
     loaded = [path for path in files if not path.name.endswith(".LICENSE.txt")]
     print(f"{sum(path.stat().st_size for path in loaded) / 1000:8.1f} KB  {len(loaded)} files of the page, "
-          f"{sum(path.stat().st_size for path in files) / 1000:.1f} KB with licences")
+          f"{sum(path.stat().st_size for path in files) / 1000:.1f} KB with licences, "
+          f"{sum(len(gzip.compress(path.read_bytes())) for path in loaded) / 1000:.1f} KB as they are sent")
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         server = Server(make_home(Path(folder) / "home")).start().ready()
         try:
