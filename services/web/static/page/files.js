@@ -78,6 +78,8 @@ export class Files {
         const { sources } = await call("POST", `/knowledge/${name}/files`, form, signal);
         this.held = this.held.filter((one) => !one.file);       // they are there: a second try need not send them again
         this.draw();
+        this.choices.bases.add(name);       // also where one of them cannot be read: the others are answered from
+        this.choices.enter(id);
         for (const { id: source, name: title } of sources) {
             await indexed(`/knowledge/${name}/sources/${encodeURIComponent(source)}`, title, signal, tell);
         }

@@ -26,7 +26,8 @@ function signIn(why = "") {
     skip.hidden = true;
     said.replaceChildren();
     onRefused(() => {});
-    const field = el("input", { type: "password", id: "key", autocomplete: "off", required: true, spellcheck: false });
+    const field = el("input", { type: "password", id: "key", autocomplete: "off", required: true, spellcheck: false,
+        pattern: "\\s*[!-~]+\\s*", title: "A key has no spaces, and no letters but those of English" });
     const problem = el("p", { className: "error", role: "alert" }, why);
     const enter = async (event) => {
         event.preventDefault();
@@ -42,7 +43,7 @@ function signIn(why = "") {
         el("form", { onsubmit: enter }, el("label", { htmlFor: "key" }, "API key"), field,
             el("button", {}, "Sign in"), problem),
         el("p", { className: "hint" }, "The key stays in this tab and goes when it is closed. An operator makes one with ",
-            el("code", {}, "./setup.sh keys create"), ".")), said);
+            el("code", {}, ".venv/bin/python main.py keys create"), ".")), said);
     field.focus();
 }
 
