@@ -95,6 +95,26 @@ def test_again_and_edit_replace_what_followed(tab):
     assert [turn["content"] for turn in tab.call("GET", f"/answer/{session}")["turns"]] == ["three", "You said: three"]
 
 
+def test_what_was_typed_before_an_edit_or_another_try_is_not_lost(tab):
+    tab.sign_in()
+    tab.ask("one")
+    prompt = tab.page.locator("#prompt")
+    prompt.fill("a draft")
+    tab.page.get_by_role("button", name="Edit").click()
+    expect(prompt).to_have_value("one")
+    tab.page.keyboard.press("Escape")
+    expect(prompt).to_have_value("a draft")
+    tab.page.get_by_role("button", name="Again").click()
+    tab.done()
+    expect(prompt).to_have_value("a draft")
+    tab.page.get_by_role("button", name="Edit").click()
+    prompt.fill("two")
+    tab.page.keyboard.press("Enter")
+    tab.done()
+    expect(prompt).to_have_value("a draft")
+    expect(tab.page.locator("article.user .text")).to_have_text(["two"])
+
+
 def test_conversations_are_renamed_forked_exported_and_deleted(tab):
     tab.sign_in()
     tab.ask("hello")

@@ -17,6 +17,7 @@ export class Conversation {
         this.choices = choices;
         this.used = used;
         this.running = null;            // the AbortController of the answer that is being written
+        this.draft = "";                // what was typed before a question was to be edited
         this.log = new Log({ edit: (at) => this.edit(at), again: (at) => this.again(at), rewind: (at) => this.end(at) }, first);
         this.build();
     }
@@ -104,6 +105,7 @@ export class Conversation {
 
     /** Puts question `at` into the prompt again; what came from there on goes when it is sent. */
     edit(at) {
+        if (this.back === undefined) this.draft = this.prompt.text;
         this.prompt.text = this.turns[at].content;
         this.back = at;
         this.prompt.say("Sending this replaces what follows it. Escape leaves it as it is.");
@@ -113,8 +115,13 @@ export class Conversation {
     leave() {
         if (this.back === undefined || this.running) return;
         this.back = undefined;
-        this.prompt.text = "";
+        this.restore();
         this.prompt.say("");
+    }
+
+    restore() {
+        this.prompt.text = this.draft;
+        this.draft = "";
     }
 
     async again(at) {
@@ -166,7 +173,7 @@ export class Conversation {
                 this.choices.bases.add(own);
                 this.choices.enter(this.id);
             }
-            this.prompt.text = "";
+            if (this.prompt.text === prompt) this.restore();
             await this.answer(prompt, control.signal);
         } catch (error) {
             if (this.node.isConnected) await this.failed(error, prompt);
@@ -186,10 +193,11 @@ export class Conversation {
             this.prompt.say(busy ? `Another tab or program is being answered in this conversation. ${error.message}` : error.message);
         }
         if (!this.said && !this.prompt.text) this.prompt.text = prompt;
+        if (this.prompt.text !== prompt) this.back = undefined;         // what stands there is another question
         if (id === null || (stopped && (this.said || id !== this.asking))) return;
         if (!await this.look(stopped || error instanceof ApiError ? 1 : TRIES) || this.id !== id) return;
         const last = this.turns.at(-1);
-        if (!this.said && !busy && last?.role === "user" && last.content === this.asked) this.back = this.turns.length - 1;
+        if (!this.said && !busy && this.prompt.text === prompt && last?.role === "user" && last.content === this.asked) this.back = this.turns.length - 1;
     }
 
     busy(yes) {
