@@ -13,6 +13,17 @@ from tests.tiny_wheel import write_bert
 NOTES = rb"{\rtf1\ansi Whales sing in the sea.}"
 
 
+DROPPED = """area => {
+    const dataTransfer = new DataTransfer();
+    dataTransfer.items.add(new File(["x"], "x.txt"));
+    return ["dragover", "drop"].map(kind => {
+        const event = new DragEvent(kind, { dataTransfer, bubbles: true, cancelable: true });
+        area.dispatchEvent(event);
+        return event.defaultPrevented;
+    });
+}"""
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     home = make_home(tmp_path_factory.mktemp("files") / "home", {**CONFIG, "words": PLACES["words"]})
@@ -36,3 +47,15 @@ def test_beside_a_file_that_cannot_be_read_the_others_are_answered_from(tab):
     assert asked.value.post_data_json["knowledge"][0].startswith("files-web-")
     tab.done()
     expect(own).to_be_checked()
+
+
+def test_a_file_dropped_anywhere_does_not_take_the_place_of_the_page(tab):
+    tab.sign_in()
+    for beside in ("header", "nav[aria-label=Conversations]", "body"):
+        assert tab.page.locator(beside).first.evaluate(DROPPED) == [True, True]
+    expect(tab.page.locator(".chips li")).to_have_count(0)
+    assert tab.page.locator("#prompt").evaluate(DROPPED) == [True, True]
+    expect(tab.page.locator(".chips li")).to_have_text("x.txt✕")
+    picker = tab.page.locator("input[type=file]")
+    picker.evaluate("field => document.body.append(field)")     # where the chat does not take it, as in Knowledge
+    assert picker.evaluate(DROPPED) == [False, False]

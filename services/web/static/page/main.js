@@ -92,6 +92,12 @@ function listen(conversation, sessions, signal) {
 
 const look = (act) => act().catch((error) => say(error.message, "error"));
 
+for (const kind of ["dragover", "drop"]) addEventListener(kind, (event) => {
+    if (event.defaultPrevented || !event.dataTransfer?.types.includes("Files") || event.target.type === "file") return;
+    event.preventDefault();                 // else the browser leaves the page, and what was typed, for the file
+    event.dataTransfer.dropEffect = "none";
+});
+
 addEventListener("pageshow", (event) => {       // brought back by the browser after who was here has left
     if (event.persisted && !key()) leave();
 });
