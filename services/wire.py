@@ -360,6 +360,13 @@ class Ensure(Message, frozen=True, kw_only=True):
     affinity: str = ""
 
 
+class Keep(Message, frozen=True, kw_only=True):
+    """Change for how long what is loaded of `spec` stays, since nobody may ask for it any more. No answer."""
+
+    spec: RunnerSpec
+    keep: float
+
+
 class RunnerAt(Message, frozen=True, kw_only=True):
     address: str
     authkey: bytes
@@ -512,7 +519,7 @@ class Usage(Message, frozen=True, kw_only=True):
 
 ANY = (Generate | Prepare | Forget | Embed | Rank | Count | Tokenize | Detokenize | GetStats
        | Ready | Queued | Piece | Done | Vectors | Ranked | Failed | Counted | Tokens | Stats
-       | Ensure | RunnerAt | Fate | Status | StatusOf | Admit | Admitted | Charge | GetUsage | Usage
+       | Ensure | Keep | RunnerAt | Fate | Status | StatusOf | Admit | Admitted | Charge | GetUsage | Usage
        | Report | GetMetrics | Metrics)
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(ANY)

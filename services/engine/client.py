@@ -54,6 +54,12 @@ class Engine:
         with supervisor(self._address, self._authkey) as channel:
             channel.send(wire.Forget(owner=owner, session=session))
 
+    def keep(self, spec: wire.RunnerSpec, keep: float) -> None:
+        """What is loaded of `spec` stays for so long, as in `wire.Ensure`; nothing is loaded. Raises `Unavailable` when
+        the supervisor is gone."""
+        with supervisor(self._address, self._authkey) as channel:
+            channel.send(wire.Keep(spec=spec, keep=keep))
+
     def status(self) -> wire.StatusOf:
         with supervisor(self._address, self._authkey) as channel:
             answer = asked(channel, wire.Status())

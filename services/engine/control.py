@@ -31,6 +31,8 @@ class Lender(Protocol):
 
     def forget(self, message: wire.Forget) -> None: ...
 
+    def keep(self, spec: wire.RunnerSpec, keep: float) -> None: ...
+
 
 class Admission(Protocol):
     """Who may start a request now. A place that `admit` gave is given back by one `release`."""
@@ -116,6 +118,9 @@ class ControlServer:
             return self.lender.fate(message.address)
         if isinstance(message, wire.Forget):
             self.lender.forget(message)
+            return None
+        if isinstance(message, wire.Keep):
+            self.lender.keep(message.spec, message.keep)
             return None
         if isinstance(message, wire.GetMetrics):
             return wire.Metrics(text=self.figures.text(self.lender.status().runners, message.queue))

@@ -69,6 +69,12 @@ class Fleets:
         """Whether it stays, however long nobody uses it, and comes back by itself."""
         return fleet.keep == math.inf or (fleet.spec == self.selected and not self._load_on_fly)
 
+    def keep(self, spec: RunnerSpec, keep: float) -> None:
+        """Have what there is of `spec` stay for so many seconds without use; see `Fleet.keep`."""
+        if fleet := self._all.get(spec):
+            fleet.keep = keep
+            self.end_if_done(fleet)
+
     def wanted(self, fleet: Fleet, runner: Runner) -> bool:
         """Whether `runner` should be loaded: all replicas are, as long as one serves."""
         return self.pinned(fleet) or fleet.waiters > 0 or fleet.helped(runner)

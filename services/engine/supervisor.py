@@ -115,6 +115,11 @@ class Supervisor:
             if process:
                 process.tell(message)
 
+    def keep(self, spec: RunnerSpec, keep: float) -> None:
+        """See `wire.Keep`."""
+        with self._changed:
+            self._fleets.keep(spec, keep)
+
     @property
     def draining(self) -> bool:
         return self._fleets.draining

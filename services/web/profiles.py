@@ -6,6 +6,7 @@ fields and ask that.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from flask import Response, g, request
@@ -16,7 +17,7 @@ from services.chat import profile_edits
 from services.chat.events import Ask
 from services.chat.profile import Profile
 from services.chat.profile_edits import Stored
-from services.errors import Forbidden, PreconditionFailed
+from services.errors import Forbidden, ParleyError, PreconditionFailed
 from services.store.config import shown
 from services.web import replies
 from services.web.answer import payloads
@@ -24,6 +25,8 @@ from services.web.answering import Answering
 from services.web.bodies import MAX_TOKENS, Body
 from services.web.frame import empty, json_response
 from services.web.routes import Endpoint, Route, op
+
+log = logging.getLogger("parley.web")
 
 
 class ProfileBody(Body):
@@ -71,15 +74,30 @@ class OneProfile(Endpoint):
         scope="admin", body=ProfileBody, reply=replies.StoredProfile, tagged=True, errors=(409, 412, 422, 507))
     def put(self, name: str, body: ProfileBody) -> Response:
         _check_may(name)
+        before = self.parts.profiles.current().profiles.get(name)
         now, is_new = profile_edits.put(self.parts.profiles, name, body.fields, self.room.settings.models_dir,
                                         _check_conditions)
+        self._let_go(before)
         return _told(now, 201 if is_new else 200)
 
     @op("Strike a profile out", scope="admin", status=204, tagged=True, errors=(409, 412, 507))
     def delete(self, name: str) -> Response:
         _check_may(name)
+        before = self.parts.profiles.current().profiles.get(name)
         profile_edits.delete(self.parts.profiles, name, _check_conditions)
+        self._let_go(before)
         return empty()
+
+    def _let_go(self, before: Profile | None) -> None:
+        """What a profile as it was kept loaded, stays for those that are left: nobody else would ever say so."""
+        profiles = self.parts.profiles
+        if before is None or not before.keep_loaded:
+            return
+        keep = profiles.current().keep(before.overridden(keep_loaded=False))
+        try:
+            self.parts.engine.keep(profiles.spec(before, self.room.settings.models_dir), keep)
+        except ParleyError as error:        # the change itself is done
+            log.warning("%s may stay loaded: %s", before.model, error.message)
 
 
 class TryProfile(Answering):

@@ -151,6 +151,15 @@ class TestSwitch:
         assert house.say(new, select=True)
         assert house.pid(old) == pid and house.say(old, keep=math.inf)
 
+    def test_one_that_is_kept_no_longer_goes(self, house: House):
+        old, new = house.spec("old.gguf"), house.spec("new.gguf")
+        assert house.say(old, select=True, keep=math.inf) and house.say(new, select=True)
+        pid = house.pid(old)
+        house.engine.keep(house.spec("absent.gguf"), math.inf)
+        house.engine.keep(old, 0.01)
+        eventually(lambda: gone(pid), "the end of what nobody keeps")
+        assert {state.spec for state in house.supervisor.status().runners} == {new}
+
     def test_back_to_one_that_is_retiring(self, house: House):
         old, new = house.spec("old.gguf"), house.spec("new.gguf")
         assert house.say(old, select=True)

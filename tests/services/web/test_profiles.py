@@ -4,6 +4,7 @@ saved."""
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -198,3 +199,25 @@ def test_a_real_model_answers_as_the_profile_that_is_tried_says(start):
     assert short["usage"]["completion_tokens"] == 2 and short["finish_reason"] == "length"
     assert len({first["result"], short["result"], other["result"]}) == 3
     assert (server.data / "config.json").read_text() == before
+
+
+def test_what_a_profile_kept_loaded_is_let_go_with_it(server):
+    """It would stay for ever: nobody asks for it any more."""
+    def stays(n_ctx):
+        return [one["unload_seconds"] for one in server.call("GET", "/models").json()["loaded"]
+                if (one["model"], one["n_ctx"]) == ("other.gguf", n_ctx)] == [None]
+    for n_ctx in (320, 336):
+        put(server, "kept", {"model": "other.gguf", "n_ctx": n_ctx, "keep_loaded": True})
+        assert server.answer("hi", profile="kept").status_code == 200 and until(lambda at=n_ctx: stays(at))
+    assert until(lambda: not stays(320)) and stays(336)
+    put(server, "other", {"model": "other.gguf", "n_ctx": 336, "keep_loaded": True})
+    assert server.call("DELETE", "/models/profiles/kept").status_code == 204 and stays(336), "for the other one"
+    assert server.call("DELETE", "/models/profiles/other").status_code == 204 and until(lambda: not stays(336))
+
+
+def until(true):
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return True
