@@ -178,6 +178,10 @@ class FakeEngine:
             raise self.down
         self.forgotten.append((owner, session))
 
+    def keep(self, spec: wire.RunnerSpec, keep: float) -> None:
+        if self.down:
+            raise self.down
+
     def status(self) -> wire.StatusOf:
         if self.down:
             raise self.down
