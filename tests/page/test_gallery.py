@@ -72,3 +72,16 @@ def test_who_may_only_look_sees_them_and_cancels_none(tab, server):
     expect(row(tab, "damaged").locator(".error")).to_be_visible()
     expect(place.get_by_role("button", name="Cancel damaged")).to_have_count(0)
     assert not tab.wrong
+
+
+def test_two_clicks_get_one_model(tab, server):
+    tab.key = MASTER
+    tab.sign_in()
+    sent = []
+    tab.page.route("**/models/apply", lambda route: (sent.append(route.request.post_data_json), route.fulfill(
+        json={"uuid": "x", "status": ""})))
+    place = go(tab, "Models")
+    place.get_by_text("Get a model", exact=True).click()
+    tab.page.get_by_role("button", name="Get slow").dblclick()
+    go(tab, "Jobs")
+    assert sent == [{"id": "slow"}] and not tab.wrong

@@ -45,3 +45,45 @@ def test_a_failed_job_of_somebody_is_tried_again(tab, server):
     expect(row(tab, failed)).to_contain_text("done")
     expect(page.get_by_role("button", name=f"Try answer {failed} again")).to_have_count(0)
     assert not tab.wrong
+
+
+JOB = {"type": "summary", "status": "running", "duration": 0, "code": None, "created": "2026-01-01T00:00:00Z",
+       "ended": None, "started": None, "priority": "normal", "chunks_done": 1, "chunks_total": 9, "usage": None,
+       "profile": None, "owner": "0", "warnings": [], "model": None, "callback": None, "result": None}
+
+
+def test_a_list_that_is_drawn_again_leaves_what_one_does_in_it(tab, server):
+    """The selected text, what is opened, where the focus is; and it is not begun again where the server is away."""
+    ended = {**JOB, "id": "ended", "status": "success", "ended": "x", "result": "a long result", "usage": {
+        "prompt_tokens": 1, "completion_tokens": 1}}
+    told = {"jobs": [{**JOB, "id": "going"}, ended], "next": None}
+    tab.key = MASTER
+    tab.sign_in()
+    page = tab.page
+    page.route("**/jobs?*", lambda route: route.abort())
+    page.get_by_role("link", name="Jobs").click()
+    expect(page.get_by_role("alert")).to_contain_text("the server cannot be reached just now")
+    expect(page.get_by_label("Show", exact=True)).to_have_count(0)
+    page.unroute_all()
+    page.route("**/jobs?*", lambda route: route.fulfill(json=told))
+    page.get_by_role("button", name="Try again").click()
+    expect(page.get_by_role("heading", level=2, name="Jobs")).to_be_focused()
+    page.get_by_label("Result of summary ended").click()
+    page.get_by_role("button", name="Cancel summary going").focus()
+    page.evaluate("getSelection().selectAllChildren(document.querySelector('main.operate tbody th'))")
+    told["jobs"] = [{**JOB, "id": "going", "chunks_done": 2}, {**ended, "result": "a late result"}]
+    expect(row(tab, "going")).to_contain_text("2 of 9")
+    expect(row(tab, "ended").locator("pre")).to_have_text("a late result")
+    expect(row(tab, "ended").locator("pre")).to_be_visible()
+    expect(page.get_by_role("button", name="Cancel summary going")).to_be_focused()
+    assert page.evaluate("getSelection().toString()").split() == ["summary", "going"]
+    told["jobs"] = [ended]
+    expect(row(tab, "going")).to_have_count(0)
+    expect(page.get_by_role("region", name="The newest first")).to_be_focused()
+    told["jobs"] = [{**ended, "id": str(number)} for number in range(1000)]
+    told["next"] = "more"
+    for _ in range(19):
+        page.get_by_role("button", name="Show more").press("Enter")
+    expect(page.get_by_role("button", name="Show more")).to_be_hidden()
+    expect(page.get_by_role("region", name="The newest first")).to_be_focused()
+    tab.wrong.clear()           # the browser tells what did not load

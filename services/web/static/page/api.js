@@ -24,6 +24,8 @@ async function send(method, path, body, signal, more) {
     const response = await fetch(path, {
         method, headers, signal, cache: "no-store",
         body: body === undefined || body instanceof FormData ? body : JSON.stringify(body),
+    }).catch((error) => {
+        throw error instanceof TypeError ? new TypeError("the server cannot be reached just now", { cause: error }) : error;
     });
     if (response.ok) return response;
     let error = { message: `the server answers with HTTP ${response.status}`, code: "http" };

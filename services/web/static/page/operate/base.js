@@ -2,7 +2,7 @@
 import { call, get, post } from "./api.js";
 import { addForm } from "./baseadd.js";
 import { button, confirmed, el, say } from "./dom.js";
-import { chosen, field, form, many, moment, number, options, table, tried, watch } from "./parts.js";
+import { chosen, field, form, many, moment, number, once, options, table, tried, watch } from "./parts.js";
 
 const STATES = { queued: "waits", running: "is being read", done: "done", error: "failed" };
 export const sharing = (shared) => shared === true ? "with every key"
@@ -56,8 +56,8 @@ export async function showBase(place, who, name) {
     if (own) {
         acts.append(button("Share", () => share(base, path, changed)),
             button("Read again…", () => refreshing(base, path, changed)),
-            button("Make vectors anew", () => changed(() => post(`${path}/reindex`)
-                .then(() => say("The vectors are being made anew")))),
+            button("Make vectors anew", once(() => changed(() => post(`${path}/reindex`)
+                .then(() => say("The vectors are being made anew"))))),
             button("Delete", remove));
     }
     place.append(el("p", {}, el("a", { href: "#knowledge" }, "All knowledge bases")), el("h3", {}, base.name),

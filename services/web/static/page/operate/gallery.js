@@ -1,7 +1,7 @@
 // Getting models: those of the galleries, and a file by its address, with how far each is, whoever began it.
 import { call, get, post } from "./api.js";
 import { button, confirmed, el } from "./dom.js";
-import { field, form, moment, table, tried, watch } from "./parts.js";
+import { field, form, moment, once, table, tried, watch } from "./parts.js";
 
 const MOST = 50;            // entries that are shown at once
 const LAST = 10;            // jobs that are done
@@ -92,7 +92,7 @@ async function offer(place, apply) {
     }
     const rows = table("Galleries", ["Model", "What it is", "Licence", "Here"], (one) => one.name, (one) => [one.name,
         one.description ?? "", one.license ?? "", one.installed ? "is here" : button("Get",
-            () => tried(() => apply({ id: one.name })), { "aria-label": `Get ${one.name}` })], "Nothing found");
+            once(() => tried(() => apply({ id: one.name }))), { "aria-label": `Get ${one.name}` })], "Nothing found");
     const more = el("p", { className: "hint", role: "status" });
     const search = el("input", { type: "search", oninput: () => draw() });
     const draw = () => {

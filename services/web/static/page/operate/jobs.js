@@ -13,8 +13,10 @@ export async function show(place, who) {
     const onchange = () => { shown = PAGE; tried(look); };
     const status = el("select", { onchange }, ...options(...STATES));
     const whose = el("select", { onchange }, ...options(["", "everybody's"], ...keys));
-    const more = button("Show more", () => { shown += PAGE; tried(look); }, { hidden: true });
-    const open = new Set();         // jobs whose details are open
+    const more = button("Show more", async () => {
+        shown += PAGE;
+        if (await tried(look) && more.hidden) jobs.node.focus({ preventScroll: true });
+    }, { hidden: true });
     let shown = PAGE;
     const jobs = table("The newest first", ["Job", ...(who.master ? ["Key"] : []), "State", "Progress", "Asked for",
         "Took", "Result", "Actions"], (one) => `${one.owner} ${one.id}`, row,
@@ -42,36 +44,23 @@ export async function show(place, who) {
             progress(one), moment(one.created), over ? `${one.duration.toFixed(1)} s` : "–", over ? result(one) : "–", act];
     }
 
-    /** What came of a job; open ones stay open when the table is drawn again. */
-    function result(one) {
-        const toggled = () => node.open ? open.add(one.id) : open.delete(one.id);
-        const node = el("details", { open: open.has(one.id), ontoggle: toggled },
-            el("summary", { "aria-label": `Result of ${one.type} ${one.id}` }, one.status === "error" ? "Why" : "Result"),
-            el("pre", { tabIndex: 0 }, one.result ?? "(nothing)"),
-            el("p", { className: "hint" }, about(one)));
-        return node;
-    }
+    const result = (one) => el("details", {},
+        el("summary", { "aria-label": `Result of ${one.type} ${one.id}` }, one.status === "error" ? "Why" : "Result"),
+        el("pre", { tabIndex: 0 }, one.result ?? "(nothing)"), el("p", { className: "hint" }, about(one)));
 
-    async function cancel(one) {
-        if (!await confirmed(`Cancel ${one.type} ${one.id}?`, "Cancel the job")) return;
-        await done(one, "DELETE");
-    }
-
+    const cancel = async (one) => await confirmed(`Cancel ${one.type} ${one.id}?`, "Cancel the job") && done(one, "DELETE");
     const retry = async (one) => await done(one, "POST", "/retry") && say("It waits in the queue once more");
 
-    /** What is done to a job; the focus does not go with the button. */
-    async function done(one, method, act = "") {
+    function done(one, method, act = "") {
         const owner = one.owner ? `?owner=${encodeURIComponent(one.owner)}` : "";
-        const well = await tried(async () => {
+        return tried(async () => {
             await call(method, `/jobs/${encodeURIComponent(one.id)}${act}${owner}`);
             await look();
         });
-        if (document.activeElement === document.body) jobs.node.focus();
-        return well;
     }
 
     place.append(field("Show", status), ...(who.master ? [field("Key", whose)] : []), jobs.node, more, el("p", { className: "hint" },
-        who.master ? "The master key sees everybody's jobs." : "These are the jobs of this key."));
+        who.master ? "The master key sees everybody's jobs." : "These are the jobs of this key.", " At most 1,000 are shown."));
     await watch(place, 1, look);
 }
 

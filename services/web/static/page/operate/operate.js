@@ -1,5 +1,5 @@
 // The operator's part: a navigation in the header, and the views that the key's scopes open. Each has an address.
-import { el } from "./dom.js";
+import { button, el } from "./dom.js";
 
 const VIEWS = [
     { id: "keys", title: "Keys", file: "keys.js", scope: "keys" },
@@ -74,6 +74,8 @@ async function open(view, place, who, rest, moved) {
         await show(place, who, rest);
         wait.remove();
     } catch (error) {
-        wait.replaceWith(el("p", { className: "error", role: "alert" }, error.message));
+        while (head.nextSibling) head.nextSibling.remove();
+        place.append(el("p", { className: "error", role: "alert" }, error.message),
+            button("Try again", () => open(view, place, who, rest, true)));
     }
 }

@@ -25,12 +25,15 @@ export function table(caption, heads, id, row, empty) {
         const [first, ...others] = row(item);
         const made = el("tr", {}, el("th", { scope: "row" }, first),
             ...others.map((cell, at) => el("td", { "data-head": heads[at + 1] }, cell)));
-        const focused = before ? focusable(before).indexOf(document.activeElement) : -1;
-        before?.replaceWith(made);
-        if (focused >= 0) focusable(made)[focused]?.focus();
-        return made;
+        if (!before) return made;
+        const focused = focusable(before).indexOf(document.activeElement);
+        const cells = [...made.cells];
+        [...before.cells].forEach((old, at) => renew(old, cells[at]));
+        if (focused >= 0 && !before.contains(document.activeElement)) focusable(before)[focused]?.focus();
+        return before;
     };
     const fill = (items) => {
+        const focused = body.contains(document.activeElement);
         const wanted = new Set(items.map(id));
         for (const [name, { made }] of rows) if (!wanted.has(name)) made.remove(), rows.delete(name);
         items.forEach((item, at) => {
@@ -41,8 +44,17 @@ export function table(caption, heads, id, row, empty) {
         });
         none.hidden = items.length > 0;
         node.firstChild.hidden = !items.length;
+        if (focused && !body.contains(document.activeElement)) node.focus({ preventScroll: true });
     };
     return { node, fill };
+}
+
+/** Puts `cell` where `old` is, unless it looks the same and has no button, which acts on what it was made of. What is
+ *  opened stays so. */
+function renew(old, cell) {
+    const opened = [...old.querySelectorAll("details")].map((one) => one.open);
+    cell.querySelectorAll("details").forEach((one, at) => { one.open = opened[at] ?? one.open; });
+    if (cell.querySelector("button") || !cell.isEqualNode(old)) old.replaceWith(cell);
 }
 
 const focusable = (row) => [...row.querySelectorAll("button, a, summary, input, select")];
@@ -102,6 +114,9 @@ export function form(label, fields, ok, act) {
     sends(node, go, problem, act);
     return node;
 }
+
+/** `act`, which does not begin again before it has ended. */
+export const once = (act, running) => () => running ??= act().finally(() => { running = null; });
 
 /** Runs `act`; what goes wrong is said. Whether it went well. */
 export async function tried(act) {
