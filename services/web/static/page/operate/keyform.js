@@ -60,7 +60,8 @@ function fieldsOf(who, one, expires) {
     };
     const per = el("select", { name: "per", disabled: !who.master && who.token_budget },
         ...options(["day", "a day"], ["month", "a month"], ["total", "ever"]));
-    per.value = (per.disabled ? who : one)?.token_budget?.per ?? "day";
+    const period = (per.disabled ? who : one)?.token_budget?.per ?? "day";
+    [...per.options].find((option) => option.value === period).defaultSelected = true;     // also after a reset
     return [
         field("Name", el("input", { name: "name", maxLength: 80, autocomplete: "off", defaultValue: one?.name ?? "",
             required: one?.name })),

@@ -8,11 +8,15 @@ import { chosen, field, many, moment, number, options, table, tried } from "./pa
 const PAGE = 100;
 
 export async function show(place, who) {
-    const secret = el("section", { className: "secret", "aria-live": "polite" });
+    const secret = el("section", { "aria-live": "polite" });
     const keys = table("All keys", ["Name", "May", "Profiles", "Limits", "Used", "Expires", "Actions"], (one) => one.id, row,
         "There are no such keys.");
     const find = el("input", { type: "search", autocomplete: "off", oninput: () => { shown = PAGE; draw(); } });
-    const more = button("Show more", () => { shown += PAGE; draw(); });
+    const more = button("Show more", () => {
+        shown += PAGE;
+        draw();
+        if (more.hidden) keys.node.focus({ preventScroll: true });
+    });
     let all = [];
     let shown = PAGE;
     const draw = () => {
@@ -23,16 +27,17 @@ export async function show(place, who) {
     };
     const load = async () => {
         const [found, used] = await Promise.all([get("/auth/keys"), usage(who)]);
-        all = found.keys.reverse().map((one) => ({ ...one, used: used(one.id) }));
+        all = found.keys.reverse().map((one) => ({ ...one, used: used(one.id), called: !one.name ? one.id :
+            one.name + (found.keys.some((other) => other.name === one.name && other.id !== one.id) ? ` ${one.id}` : "") }));
         draw();
-        if (document.activeElement === document.body && secret.isConnected) keys.node.focus();    // its button has gone
     };
 
     function row(one) {
         const over = one.revoked_at || (one.expires_at && new Date(one.expires_at) < new Date());
-        const named = (text, act) => button(text, () => act(one), { "aria-label": `${text} ${one.name || one.id}` });
+        const named = (text, act) => button(text, () => act(one), { "aria-label": `${text} ${one.called}` });
         const acts = over ? [el("span", { className: "hint" }, one.revoked_at ? "revoked" : "expired")] :
-            one.master ? [] : [named("Edit", edit), named("Rotate", rotate), named("Revoke", revoke)];
+            one.master ? [] : [...(beyond(one, who) ? [] : [named("Edit", edit), named("Rotate", rotate)]),
+                ...(one.scopes.includes("admin") && !who.scopes.includes("admin") ? [] : [named("Revoke", revoke)])];
         return [[one.name || "(no name)", el("small", {}, `${one.id}${one.id === who.id ? " · signed in with it" : ""}`)],
             one.scopes.join(", "), one.profiles?.join(", ") ?? "all", limits(one), one.used,
             one.expires_at ? moment(one.expires_at) : "never", el("div", { className: "acts" }, ...acts)];
@@ -47,7 +52,7 @@ export async function show(place, who) {
     }
 
     async function rotate(one) {
-        const asked = await chosen(`A new secret for “${one.name || one.id}”`, [field("The old one goes on to work for",
+        const asked = await chosen(`A new secret for “${one.called}”`, [field("The old one goes on to work for",
             el("select", { name: "grace" }, ...options(["0", "no time"], ["3600", "an hour"], ["86400", "a day"],
                 ["604800", "a week"])))], "Rotate");
         if (!asked) return;
@@ -55,13 +60,14 @@ export async function show(place, who) {
             const made = await post(`/auth/keys/${encodeURIComponent(one.id)}/rotate`,
                 { grace_seconds: Number(asked.grace.value) });
             if (one.id === who.id) keepKey(made.key);
-            reveal(secret, made);
+            reveal(secret, made, keys.node);
             await load();
         });
     }
 
     async function revoke(one) {
-        if (!await confirmed(`Revoke “${one.name || one.id}”? It stops working at once, for good.`, "Revoke")) return;
+        if (!await confirmed(`Revoke “${one.called}”? It stops working at once, for good.${
+            one.id === who.id ? " You are signed in with it." : ""}`, "Revoke")) return;
         if (await tried(() => call("DELETE", `/auth/keys/${encodeURIComponent(one.id)}`))) {
             say("Revoked");
             await tried(load);
@@ -70,21 +76,29 @@ export async function show(place, who) {
 
     await load();
     place.append(secret, field("Find", find, "by name or id; the newest are first"), keys.node, more, keyForm(who, async (made) => {
-        reveal(secret, made);
-        await load();
+        reveal(secret, made, keys.node);
+        await tried(load);
     }));
     if (!who.scopes.includes("admin")) {
         place.append(el("p", { className: "hint" }, "What other keys have used is told to keys with the scope admin."));
     }
 }
 
-/** The secret, until it is put away: no later answer of the server has it. */
-function reveal(place, made) {
+/** Whether a key may do what `who` may not, who then can neither edit it nor have its secret. */
+const beyond = (one, who) => one.scopes.some((scope) => !who.scopes.includes(scope)) ||
+    who.profiles && !one.profiles?.every((name) => who.profiles.includes(name));
+
+/** The secret, until it is put away, which leads to `next`: no later answer of the server has it. */
+function reveal(place, made, next) {
     const text = el("code", { tabIndex: 0, "aria-label": "Secret" }, made.key);
     const copy = copier(() => made.key, { className: "primary" });
-    place.replaceChildren(el("p", {}, `The secret of “${made.name || made.id}”. It is shown this once: copy it now.`),
-        text, copy, button("Done", () => place.replaceChildren()));
-    place.scrollIntoView({ block: "nearest" });
+    const shown = el("div", { className: "secret" }, el("p", {}, `The secret of “${made.name || made.id}”. It is shown this once: copy it now.`),
+        text, copy, button("Done", () => {
+            shown.remove();
+            next.focus();
+        }));
+    place.prepend(shown);
+    shown.scrollIntoView({ block: "nearest" });
     copy.focus();
 }
 
