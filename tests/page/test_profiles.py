@@ -161,3 +161,44 @@ def test_localais_are_edited_where_they_come_from(master, server):  # noqa: F811
     place = master.page.locator("main.operate")
     expect(place).to_contain_text("It comes from models/theirs.yaml, and is edited there.")
     assert not master.wrong
+
+
+def test_what_is_typed_outlives_the_view_until_it_is_discarded(master, server):  # noqa: F811
+    form, page = edited(master, "a/b"), master.page
+    form.get_by_label("system", exact=True).fill("Typed for long.")
+    edited(master, "a/b")
+    expect(form.get_by_label("system", exact=True)).to_have_value("Typed for long.")
+    expect(page.get_by_text("What you had typed stands here")).to_be_visible()
+    asked = []
+    page.once("dialog", lambda dialog: (asked.append(dialog.type), dialog.dismiss()))
+    page.evaluate("location.reload()")
+    expect(form.get_by_label("system", exact=True)).to_have_value("Typed for long.")
+    page.get_by_role("button", name="Discard it").click()
+    expect(form.get_by_label("system", exact=True)).to_have_value("")
+    expect(form.get_by_label("model", exact=True)).to_be_focused()
+    form.get_by_label("top_k").fill("7.0")
+    save(form)
+    expect(form.get_by_label("top_k")).to_have_value("7")
+    page.reload()
+    expect(form.get_by_label("top_k")).to_have_value("7")
+    expect(page.get_by_text("What you had typed stands here")).to_be_hidden()
+    assert asked == ["beforeunload"] and stored(server)["a/b"]["top_k"] == 7 and not master.wrong
+
+
+def test_what_is_typed_outlives_a_new_secret_of_the_key(tab, server):
+    tab.key = server.make_key(scopes=["answer", "models:read", "admin"])
+    tab.sign_in()
+    form, page = edited(tab, "a/b"), tab.page
+    form.get_by_label("system", exact=True).fill("Typed for long.")
+    me = server.call("GET", "/auth", tab.key).json()["id"]
+    tab.key = server.call("POST", f"/auth/keys/{me}/rotate", json={}).json()["key"]
+    save(form)
+    page.get_by_label("API key").fill(tab.key)
+    page.keyboard.press("Enter")
+    edited(tab, "a/b")
+    expect(form.get_by_label("system", exact=True)).to_have_value("Typed for long.")
+    page.get_by_role("button", name="Sign out").click()
+    page.get_by_label("API key").fill(server.make_key(scopes=["answer", "models:read", "admin"]))
+    page.keyboard.press("Enter")
+    edited(tab, "a/b")
+    expect(form.get_by_label("system", exact=True)).to_have_value("")       # it is somebody else's

@@ -3,12 +3,12 @@ import { call, get, post } from "./api.js";
 import { button, confirmed, el, say } from "./dom.js";
 import { gallery } from "./gallery.js";
 import { field, form, number, options, size, table, tried, watch } from "./parts.js";
-import { pathOf, showProfile } from "./profiles.js";
+import { addressOf, drafts, pathOf, showProfile } from "./profiles.js";
 
 /** At #models all of them; at #models/edit/<profile>, #models/new and #models/new/<profile> that profile's editor. */
 export async function show(place, who, [what, name]) {
     const admin = who.scopes.includes("admin");
-    if (admin && (what === "new" || (what === "edit" && name))) return showProfile(place, what === "new", name);
+    if (admin && (what === "new" || (what === "edit" && name))) return showProfile(place, who, what === "new", name);
     const loaded = table("Loaded", ["Model", "State", "Profiles", "Memory", "Slots", "Users", "Tokens/s", "Unloads"],
         (one) => JSON.stringify([one.model, one.n_ctx, one.parallel, one.profiles]), loadedRow,
         "Nothing is loaded: the first question loads the selected model.");
@@ -61,12 +61,12 @@ function profileRow(one) {
 }
 
 function profileActs({ name, selected }, changed) {
-    const to = (text, what) => el("a", { href: `#models/${what}/${encodeURIComponent(name)}`, "aria-label": `${text} ${name}` },
-        text);
+    const to = (text, what) => el("a", { href: addressOf(name, what), "aria-label": `${text} ${name}` }, text);
     const drop = async () => {
         if (!await confirmed(`Delete the profile “${name}”?`, "Delete")) return;
         await tried(async () => {
             await call("DELETE", pathOf(name));
+            drafts.delete(addressOf(name));
             say("Deleted");
             await changed();
         });

@@ -13,8 +13,8 @@ const GROUPS = {
 };
 const LONG = ["system", "template", "stop"];
 
-/** `about`: as /models/profiles tells it; `files`: those of MODELS_DIR. `load(fields, keeps)` shows a profile, and what
- *  was typed since the last one if it `keeps` that; `read()` is the profile as it is typed now. */
+/** `about`: as /models/profiles tells it; `files`: those of MODELS_DIR. `load(fields, more)` shows a profile, with
+ *  `more` typed into it; `typed()` is what was typed since; `read()` is the profile as it is typed now. */
 export function profileFields(about, files) {
     const inputs = {}, rules = {};
     let stored = {}, were = {};
@@ -28,8 +28,8 @@ export function profileFields(about, files) {
     const nodes = Object.entries(GROUPS).map(([title, names]) => el("fieldset", { className: "fields" },
         el("legend", {}, title), ...names.map(one)));
     const touched = () => Object.entries(inputs).filter(([name, input]) => input.value !== were[name]);
-    const load = (fields, keeps = false) => {
-        const typed = keeps ? touched().map(([name, input]) => [name, input.value]) : [];
+    const typed = () => touched().map(([name, input]) => [name, input.value]);
+    const load = (fields, more = []) => {
         stored = fields;
         for (const [name, input] of Object.entries(inputs)) {
             const value = shown(fields[name]);
@@ -37,7 +37,7 @@ export function profileFields(about, files) {
             if (input.value !== value && input.options) input.append(el("option", { value, selected: true }, value));
             were[name] = input.value;
         }
-        for (const [name, value] of typed) inputs[name].value = value;
+        for (const [name, value] of more) inputs[name].value = value;
     };
     const read = () => {
         const fields = { ...stored };
@@ -47,7 +47,7 @@ export function profileFields(about, files) {
         }
         return fields;
     };
-    return { nodes, load, read };
+    return { nodes, load, read, typed };
 }
 
 /** A field's JSON Schema, with its kinds and bounds in one. */
@@ -78,7 +78,7 @@ const shown = (value) => Array.isArray(value) ? value.map((one) => JSON.stringif
 function given({ kinds }, text) {
     if (kinds.includes("array")) return text.split("\n").filter(Boolean).map(unescaped);
     if (kinds.includes("boolean") && /^(true|false)$/.test(text)) return text === "true";
-    return /integer|number/.test(kinds) && text.trim() && !isNaN(text) ? Number(text) : text;
+    return /integer|number/.test(kinds) && text.trim() && isFinite(text) ? Number(text) : text;
 }
 
 function unescaped(line) {
