@@ -23,6 +23,7 @@ from services.web import replies, watch
 from services.web.bodies import SwitchBody
 from services.web.frame import json_response
 from services.web.openai import listing
+from services.web.profiles import let_go
 from services.web.routes import Endpoint, op, taken
 from services.web.watch import Watch
 
@@ -88,6 +89,7 @@ class Switch(Endpoint):
             profiles.select(name, model)
             with _undone_on_error(lambda: self._restore(before, name)), engine.lease(spec, select=True, keep=keep):
                 pass
+        let_go(self, before.profiles[name])
 
     def _restore(self, before: Config, name: str) -> None:
         self.parts.profiles.select(name, before.profiles[name].model)

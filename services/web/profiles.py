@@ -77,7 +77,7 @@ class OneProfile(Endpoint):
         before = self.parts.profiles.current().profiles.get(name)
         now, is_new = profile_edits.put(self.parts.profiles, name, body.fields, self.room.settings.models_dir,
                                         _check_conditions)
-        self._let_go(before)
+        let_go(self, before)
         return _told(now, 201 if is_new else 200)
 
     @op("Strike a profile out", scope="admin", status=204, tagged=True, errors=(409, 412, 507))
@@ -85,19 +85,8 @@ class OneProfile(Endpoint):
         _check_may(name)
         before = self.parts.profiles.current().profiles.get(name)
         profile_edits.delete(self.parts.profiles, name, _check_conditions)
-        self._let_go(before)
+        let_go(self, before)
         return empty()
-
-    def _let_go(self, before: Profile | None) -> None:
-        """What a profile as it was kept loaded, stays for those that are left: nobody else would ever say so."""
-        profiles = self.parts.profiles
-        if before is None or not before.keep_loaded:
-            return
-        keep = profiles.current().keep(before.overridden(keep_loaded=False))
-        try:
-            self.parts.engine.keep(profiles.spec(before, self.room.settings.models_dir), keep)
-        except ParleyError as error:        # the change itself is done
-            log.warning("%s may stay loaded: %s", before.model, error.message)
 
 
 class TryProfile(Answering):
@@ -109,6 +98,18 @@ class TryProfile(Answering):
         ask = Ask(owner=g.key.id, prompt=body.prompt, trial=trial, max_tokens=body.max_tokens,
                   stream=bool(body.stream), weight=g.key.weight, request_id=g.trace.id)
         return self.respond(lambda _: [ask], payloads, bool(body.stream))
+
+
+def let_go(endpoint: Endpoint, before: Profile | None) -> None:
+    """What a profile as it was kept loaded, stays for those that are left: nobody else would ever say so."""
+    profiles = endpoint.parts.profiles
+    if before is None or not before.keep_loaded:
+        return
+    keep = profiles.current().keep(before.overridden(keep_loaded=False))
+    try:
+        endpoint.parts.engine.keep(profiles.spec(before, endpoint.room.settings.models_dir), keep)
+    except ParleyError as error:        # the change itself is done
+        log.warning("%s may stay loaded: %s", before.model, error.message)
 
 
 def _may_change(name: str) -> bool:

@@ -213,6 +213,10 @@ def test_what_a_profile_kept_loaded_is_let_go_with_it(server):
     put(server, "other", {"model": "other.gguf", "n_ctx": 336, "keep_loaded": True})
     assert server.call("DELETE", "/models/profiles/kept").status_code == 204 and stays(336), "for the other one"
     assert server.call("DELETE", "/models/profiles/other").status_code == 204 and until(lambda: not stays(336))
+    put(server, "kept", {"model": "other.gguf", "n_ctx": 320, "keep_loaded": True})
+    assert server.answer("hi", profile="kept").status_code == 200 and until(lambda: stays(320))
+    switched = server.call("POST", "/models/model", json={"model": "tiny.gguf", "model_config": "kept"})
+    assert switched.status_code == 200 and until(lambda: not stays(320))
 
 
 def until(true):
