@@ -60,9 +60,14 @@ def test_a_list_that_is_drawn_again_leaves_what_one_does_in_it(tab, server):
     tab.key = MASTER
     tab.sign_in()
     page = tab.page
-    page.route("**/jobs?*", lambda route: route.abort())
+    page.route("**/page/jobs.js", lambda route: route.abort())
     page.get_by_role("link", name="Jobs").click()
-    expect(page.get_by_role("alert")).to_contain_text("the server cannot be reached just now")
+    expect(page.get_by_role("alert")).to_have_text("the server cannot be reached just now")
+    page.unroute_all()
+    page.route("**/jobs?*", lambda route: route.abort())
+    page.get_by_role("button", name="Try again").click()
+    expect(page.get_by_role("heading", level=2, name="Jobs")).to_be_focused()
+    expect(page.get_by_role("alert")).to_have_text("the server cannot be reached just now")
     expect(page.get_by_label("Show", exact=True)).to_have_count(0)
     page.unroute_all()
     page.route("**/jobs?*", lambda route: route.fulfill(json=told))

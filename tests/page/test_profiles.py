@@ -84,6 +84,7 @@ def test_what_is_typed_in_is_tried_beside_what_is_saved(master, server):  # noqa
     typed, saved = (page.get_by_role("region", name=name) for name in ("As typed in", "As saved"))
     expect(typed.get_by_role("status")).to_contain_text(re.compile(r"tiny\.gguf · \d+ \+ 7 tokens · .*ended by length"))
     expect(saved.get_by_role("status")).to_contain_text(re.compile(r"tiny\.gguf · \d+ \+ 30 tokens · .*ended by stop"))
+    expect(page.get_by_role("button", name="Try", exact=True)).to_be_focused()
     assert len(saved.locator("pre").inner_text()) > len(typed.locator("pre").inner_text()) > 0
     assert stored(server) == CONFIG and not serious(master)
     left, right = (node.bounding_box() for node in (saved, typed))

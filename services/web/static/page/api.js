@@ -1,6 +1,7 @@
 // The server, as its key may use it. The key is kept for this tab alone.
 
 const KEPT = "parley-key";
+export const AWAY = "the server cannot be reached just now";
 let gone = () => {};
 
 export const key = () => sessionStorage.getItem(KEPT);
@@ -25,7 +26,7 @@ async function send(method, path, body, signal, more) {
         method, headers, signal, cache: "no-store",
         body: body === undefined || body instanceof FormData ? body : JSON.stringify(body),
     }).catch((error) => {
-        throw error instanceof TypeError ? new TypeError("the server cannot be reached just now", { cause: error }) : error;
+        throw error instanceof TypeError ? new TypeError(AWAY, { cause: error }) : error;
     });
     if (response.ok) return response;
     let error = { message: `the server answers with HTTP ${response.status}`, code: "http" };

@@ -1,4 +1,5 @@
 // The operator's part: a navigation in the header, and the views that the key's scopes open. Each has an address.
+import { AWAY } from "./api.js";
 import { button, el } from "./dom.js";
 
 const VIEWS = [
@@ -70,7 +71,7 @@ async function open(view, place, who, rest, moved) {
         return;
     }
     try {
-        const { show } = await import(`./${view.file}`);
+        const { show } = await import(`./${view.file}`).catch((error) => { throw new Error(AWAY, { cause: error }); });
         await show(place, who, rest);
         wait.remove();
     } catch (error) {

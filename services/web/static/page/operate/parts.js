@@ -97,8 +97,8 @@ function sends(node, go, problem, act) {
         } catch (error) {
             wrong = blame(node, go, problem, error) || go;
         } finally {
-            go.disabled = false;
-            wrong?.focus();
+            go.disabled = false;        // as it was, it had lost the focus
+            if (wrong || document.activeElement === document.body) (wrong ?? go).focus({ preventScroll: !wrong });
         }
     });
 }
