@@ -169,3 +169,21 @@ def test_what_a_key_may_not_do_to_others_is_not_offered(tab, server):
     offered = {name: row(tab, id).get_by_role("button").all_inner_texts() for name, id in ids.items()}
     assert offered == {"an equal": ["Edit", "Rotate", "Revoke"], "of all profiles": ["Revoke"], "an operator": []}
     assert not tab.wrong
+
+
+def test_what_is_being_saved_is_not_cancelled(master, server):  # noqa: F811
+    server.make_key(name="in a hurry", scopes=["answer"])
+    held = []
+    master.page.route("**/auth/keys/*", lambda route: held.append(route))
+    go(master, "Keys")
+    dialog = edit(master, "in a hurry")
+    dialog.get_by_label("Requests a minute").fill("7")
+    with master.page.expect_request("**/auth/keys/*"):
+        agree(master, "Save")
+    agree(master, "Cancel")
+    master.page.keyboard.press("Escape")
+    expect(dialog).to_be_visible()
+    held[0].continue_()
+    expect(dialog).to_be_hidden()
+    expect(row(master, "in a hurry")).to_contain_text("7 requests/min")
+    assert not master.wrong

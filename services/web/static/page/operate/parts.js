@@ -136,8 +136,9 @@ export function chosen(title, fields, ok, act) {
         const problem = toldIn();
         const go = el("button", { value: "ok", className: "primary" }, ok);
         const inner = el("form", { method: "dialog" }, el("h2", {}, title), ...fields,
-            el("menu", {}, button("Cancel", () => dialog.close("")), go), problem);
-        const dialog = el("dialog", { "aria-label": title }, inner);
+            el("menu", {}, button("Cancel", () => go.disabled || dialog.close("")), go), problem);
+        // while `act` goes on it is too late to cancel
+        const dialog = el("dialog", { "aria-label": title, oncancel: (event) => go.disabled && event.preventDefault() }, inner);
         if (act) {
             sends(inner, go, problem, async (elements) => {
                 await act(elements);
