@@ -12,7 +12,7 @@ export const onRefused = (act) => { gone = act; };
 
 export class ApiError extends Error {
     constructor(status, error) {
-        super(error.message);
+        super([error.message, error.hint].filter(Boolean).join(": "));
         this.status = status;
         this.code = error.code;
         this.param = error.param;
@@ -35,7 +35,7 @@ async function send(method, path, body, signal, more) {
     } catch { /* not JSON: what the status says is all there is */ }
     if (response.status === 401 && mine && mine === key()) {        // not that of somebody who has left meanwhile
         forgetKey();
-        gone(error.message);
+        gone(new ApiError(401, error).message);
     }
     throw new ApiError(response.status, error);
 }

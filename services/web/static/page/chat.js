@@ -11,12 +11,14 @@ const LOST = "The connection was lost before the answer ended.";
 const TRIES = 60;                       // to find the server again, one a second
 
 export class Conversation {
-    /** `choices`: who may answer, from what. `used(id, anew)` hears of each new turn and name. `first`: what a new
+    /** `choices`: who may answer, from what. `used(id, name)` hears of each new turn, and of a new one's name. `first`: what a new
      *  conversation shows beside the greeting. */
     constructor(choices, used, first) {
         this.choices = choices;
         this.used = used;
-        this.running = null;            // the AbortController of the answer that is being written
+        this.running = null;            // the AbortController of the answer that is being written here
+        this.going = new Map();         // conversation -> that of its answer, which goes on where another one is shown
+        this.placed = () => {};         // hears which conversation is shown, null: a new one
         this.draft = "";                // what was typed before a question was to be edited
         this.log = new Log({ edit: (at) => this.edit(at), again: (at) => this.again(at), rewind: (at) => this.end(at) }, first);
         this.build();
@@ -45,23 +47,29 @@ export class Conversation {
     // ------------------------------------------------------------ which conversation
 
     begin() {
+        this.wanted = null;
         this.enter(null, []);
     }
 
     async open(id) {
-        this.stop();
+        this.wanted = id;
         try {
-            this.enter(id, (await get(path(id))).turns);
+            const { turns } = await get(path(id));
+            if (this.wanted === id) this.enter(id, turns);
         } catch (error) {
             say(error.message, "error");
         }
     }
 
     enter(id, turns) {
-        this.stop();
+        if (!this.going.has(this.id)) this.stop();          // what is not being answered yet does not begin
         this.id = id;
         this.back = undefined;
+        this.running = this.going.get(id) ?? null;
+        this.busy(this.running !== null);
+        this.placed(id);
         this.prompt.tell(turns.at(-1) ?? {});
+        if (this.running) this.prompt.say("The answer is being written; it is shown when it is whole.");
         this.choices.enter(id);
         this.greet();
         this.take(turns);
@@ -127,6 +135,7 @@ export class Conversation {
     async again(at) {
         const asked = this.turns.slice(0, at).findLastIndex((turn) => turn.role === "user");
         if (asked < 0 || this.running) return;
+        if (at + 1 < this.turns.length && !await confirmed("Ask again? All that follows this answer goes.", "Ask again")) return;
         this.back = asked;
         await this.ask(this.turns[asked].content);
     }
@@ -159,25 +168,29 @@ export class Conversation {
         this.running?.abort();
     }
 
+    /** Nothing goes on. */
+    close() {
+        this.stop();
+        for (const control of this.going.values()) control.abort();
+    }
+
     async ask(prompt) {
         const control = this.running = new AbortController();
-        this.said = false;
-        this.asked = null;
+        const one = { prompt, signal: control.signal, said: false };       // `asked`: what was sent, `live`: its turns on the page
         this.busy(true);
         try {
             if (this.back !== undefined && this.id !== null) await this.rewind(this.back);
             this.back = undefined;
-            this.id ??= `web-${Date.now().toString(36)}-${token()}`;        // lists by id are in order of making
-            const own = await this.files.index(this.id, control.signal, (text) => this.prompt.say(text));
-            if (own) {
-                this.choices.bases.add(own);
-                this.choices.enter(this.id);
-            }
+            if (this.id === null) this.placed(this.id = `web-${Date.now().toString(36)}-${token()}`);    // in order of making
+            one.id = this.id;
+            await this.files.index(this.id, control.signal, (text) => this.prompt.say(text));
             if (this.prompt.text === prompt) this.restore();
-            await this.answer(prompt, control.signal);
+            this.going.set(one.id, control);
+            await this.answer(one);
         } catch (error) {
-            if (this.node.isConnected) await this.failed(error, prompt);
+            if (this.node.isConnected) await this.failed(error, one);
         } finally {
+            this.going.delete(one.id);
             if (this.running === control) {
                 this.running = null;
                 this.busy(false);
@@ -187,17 +200,23 @@ export class Conversation {
 
     /** Says so, looks what the server kept, and leaves the prompt where nothing was said to it: sent once more it takes
      *  its own place. */
-    async failed(error, prompt) {
-        const id = this.id, busy = error.code === "session_busy", stopped = error.name === "AbortError";
+    async failed(error, { id, prompt, said, asked, live }) {
+        const busy = error.code === "session_busy", stopped = error.name === "AbortError", lost = !(stopped || error instanceof ApiError);
+        if (live && this.id !== id) return stopped ? null : say(error.message, "error");
         if (!stopped) {
             this.prompt.say(busy ? `Another tab or program is being answered in this conversation. ${error.message}` : error.message);
         }
-        if (!this.said && !this.prompt.text) this.prompt.text = prompt;
+        if (!said && !this.prompt.text) this.prompt.text = prompt;
         if (this.prompt.text !== prompt) this.back = undefined;         // what stands there is another question
-        if (id === null || (stopped && (this.said || id !== this.asking))) return;
-        if (!await this.look(stopped || error instanceof ApiError ? 1 : TRIES) || this.id !== id) return;
+        if (!id || this.id !== id || (stopped && (said || !live))) return;
+        if (lost) this.prompt.say(`${error.message} Looking for the server…`);
+        const found = await this.look(lost ? TRIES : 1);
+        if (this.id !== id) return;
+        if (lost) this.prompt.say(found ? error.message : `${error.message} The server is away.`);
         const last = this.turns.at(-1);
-        if (!this.said && !busy && this.prompt.text === prompt && last?.role === "user" && last.content === this.asked) this.back = this.turns.length - 1;
+        if (found && !said && !busy && this.prompt.text === prompt && last?.role === "user" && last.content === asked) {
+            this.back = this.turns.length - 1;
+        }
     }
 
     busy(yes) {
@@ -205,40 +224,52 @@ export class Conversation {
         this.log.node.setAttribute("aria-busy", String(yes));
     }
 
-    async answer(prompt, signal) {
-        const id = this.id, at = this.turns.length, who = this.choices.chosen();
-        this.asking = id;
-        this.asked = this.files.quoted(prompt);
-        const turns = [{ role: "user", content: this.asked }, { role: "assistant", content: "", interrupted: true, steps: [] }];
-        const reply = turns[1], live = this.log.grow(...turns, at);
+    /** Asks `one` and shows the answer as it grows. Where another conversation is shown meanwhile the answer goes on. */
+    async answer(one) {
+        const { id } = one, at = this.turns.length, who = this.choices.chosen();
+        one.asked = this.files.quoted(one.prompt);
+        const turns = [{ role: "user", content: one.asked }, { role: "assistant", content: "", interrupted: true, steps: [] }];
+        const reply = turns[1], live = one.live = this.log.grow(...turns, at);
+        let listed = at > 0;
         this.aloud.begin();
         try {
-            const asked = { prompt: this.asked, session_id: id, ...this.choices.fields(id) };
-            for await (const event of stream("/answer", asked, signal)) this.hear(event, reply, live, who);
+            const asked = { prompt: one.asked, session_id: id, ...this.choices.fields(id) };
+            for await (const event of stream("/answer", asked, one.signal)) {
+                if (!listed) this.used(id, called(one.prompt));
+                listed = true;
+                this.hear(event, reply, live, who);
+            }
             if (reply.interrupted) throw new Error(LOST);
         } catch (error) {
             throw error instanceof TypeError ? new Error(LOST, { cause: error }) : error;
         } finally {
-            if (this.id === id) this.ended(turns, live);
-            if (this.node.isConnected) await this.used(id).catch((error) => say(error.message, "error"));
+            one.said = Boolean(reply.content) || !reply.interrupted;
+            if (live.node.isConnected) this.ended(turns, live, one.said);
+            else if (this.id === id && !reply.interrupted) await this.look().then(() => this.prompt.tell(this.turns.at(-1) ?? {}));
+            if (this.node.isConnected) await this.kept(id, !at && listed ? called(one.prompt) : null).catch((error) => say(error.message, "error"));
         }
-        if (!at) this.name(id, prompt);
+    }
+
+    async kept(id, name) {
+        await this.used(id);
+        if (name) await call("PATCH", path(id), { name });
     }
 
     /** What was said stays, whole or cut; a question that nothing was said to goes back into the prompt. */
-    ended(turns, live) {
+    ended(turns, live, said) {
         const reply = turns[1];
-        this.said = Boolean(reply.content) || !reply.interrupted;
-        live.end(this.said);
-        if (!this.said) return;
+        live.end(said);
+        if (!said) return;
         this.turns.push(...turns);
         this.files.clear();
         this.aloud.hear(reply.content, true);
     }
 
     hear(event, reply, live, who) {
+        if (event.done) Object.assign(reply, { content: event.result, interrupted: false, citations: event.citations });
+        if (event.delta) reply.content += event.delta;
+        if (!live.node.isConnected) return;
         if (event.delta) {
-            reply.content += event.delta;
             this.aloud.hear(reply.content);
             live.soon();
         } else if (event.reasoning && !event.done) {
@@ -251,22 +282,16 @@ export class Conversation {
             addStep(live.node, event.step);
             this.prompt.say(event.step);
         } else if (event.done) {
-            Object.assign(reply, { content: event.result, interrupted: false, citations: event.citations });
             this.prompt.tell(event);
             this.choices.answered(who, event.model).catch((error) => say(error.message, "error"));
         }
     }
+}
 
-    /** A new conversation is called by its first words. */
-    async name(id, prompt) {
-        const words = prompt.trim().replace(/\s+/g, " ");
-        try {
-            await call("PATCH", path(id), { name: words.length > 60 ? `${words.slice(0, 59)}…` : words });
-            await this.used(id, true);
-        } catch (error) {
-            say(error.message, "error");
-        }
-    }
+/** A new conversation is called by its first words. */
+function called(prompt) {
+    const words = prompt.trim().replace(/\s+/g, " ");
+    return words.length > 60 ? `${words.slice(0, 59)}…` : words;
 }
 
 const path = (id) => `/answer/${encodeURIComponent(id)}`;

@@ -24,7 +24,7 @@ export class Choices {
         this.list = el("span", {});
         this.sources = el("fieldset", { className: "sources" }, el("legend", {}, "Answer from"),
             el("label", { hidden: true }, this.files, "the files of this conversation"), this.list,
-            el("label", { title: "The model decides whether to look something up, and where" }, this.search, "search"));
+            el("label", { title: "The model decides whether to look something up, and where; feeds and wikis are asked with words of the question" }, this.search, "search"));
     }
 
     /** Asks the server. What was chosen and ticked stays so, as long as it is there. */

@@ -67,10 +67,10 @@ export class Files {
         return [prompt, ...texts].join("\n\n");
     }
 
-    /** Has the server index what needs it, in the base of conversation `id`: its name, or null where nothing does. */
+    /** Has the server index what needs it, in the base of conversation `id`, which is answered from then. */
     async index(id, signal, tell) {
         const waiting = this.held.filter((one) => one.file);
-        if (!waiting.length) return null;
+        if (!waiting.length) return;
         const name = baseOf(id);
         await post("/knowledge", { name }).catch((error) => { if (error.status !== 409) throw error; });
         const form = new FormData();
@@ -83,7 +83,6 @@ export class Files {
         for (const { id: source, name: title } of sources) {
             await indexed(`/knowledge/${name}/sources/${encodeURIComponent(source)}`, title, signal, tell);
         }
-        return name;
     }
 }
 

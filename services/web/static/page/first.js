@@ -16,7 +16,7 @@ export function firstSteps(who, choices, ask) {
             + "remembers names and knows capitals, and is there to see that all works."),
         button("Ask it for a capital", () => ask(starter, "What is the capital of France?"))) : null,
         makesKeys ? el("li", {}, el("h3", {}, "Get a real model"), el("p", {}, "On the server, in its folder; then give it a "
-            + "profile in data/config.json:"), copied("pull command", PULL)) : null,
+            + "profile, by hand in data/config.json or under Models:"), copied("pull command", PULL)) : null,
         el("li", {}, el("h3", {}, "Ask from a program"), el("p", {}, "With a key in the place of YOUR-KEY. OpenAI's clients take ",
             el("code", {}, `${location.origin}/v1`), " as their base URL; ",
             el("a", { href: "/docs", target: "_blank", rel: "noopener" }, "all that there is"), "."), copied("curl command", curl())));
@@ -37,12 +37,14 @@ async function openIfAlone(node) {
 }
 
 function makeKey(who) {
-    const name = el("input", { type: "text", maxLength: 80, "aria-label": "Name of the key", placeholder: "for whom" });
+    const name = el("input", { type: "text", maxLength: 80, "aria-label": "Name of the key", placeholder: "for whom", required: true,
+        pattern: ".*\\S.*" });
     const made = el("div", { role: "status" });
     const make = async (event) => {
         event.preventDefault();
         try {
-            const { key } = await post("/auth/key", name.value.trim() ? { name: name.value.trim() } : {});
+            const { key } = await post("/auth/key", { name: name.value.trim(),
+                scopes: ["answer", "models:read"].filter((scope) => who.scopes.includes(scope)) });
             made.replaceChildren(el("p", {}, "This is shown once: keep it."), copied("new key", key));
         } catch (error) {
             say(error.message, "error");

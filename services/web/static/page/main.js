@@ -9,6 +9,7 @@ import { Sessions } from "./sessions.js";
 
 const app = document.getElementById("app");
 const said = el("div", { id: "said", role: "status", "aria-live": "polite" });
+const DRAFT = "parley-draft";                   // kept for this tab
 const skip = document.querySelector(".skip");
 let signedIn = new AbortController();           // until then what was begun for a key goes on
 
@@ -36,6 +37,7 @@ function signIn(why = "") {
             await start(await get("/auth"));
         } catch (error) {
             forgetKey();
+            field.select();
             problem.textContent = error.message;
         }
     };
@@ -55,7 +57,7 @@ async function start(who) {
     const choices = new Choices(who);
     await look(() => choices.learn());
     if (signal.aborted) return;
-    const conversation = new Conversation(choices, (id, anew) => sessions.used(id, anew),
+    const conversation = new Conversation(choices, (id, name) => sessions.used(id, conversation.id, name),
         firstSteps(who, choices.those, (choice, prompt) => conversation.propose(choice, prompt)));
     const sessions = new Sessions(who, (id) => conversation.open(id), () => conversation.begin(), (id) => conversation.forget(id));
     const talks = who.scopes.includes("answer");
@@ -68,15 +70,21 @@ async function start(who) {
     operate(app, who);
     if (!talks) return;
     choices.changed = () => conversation.greet();
-    signal.addEventListener("abort", () => conversation.stop());
+    signal.addEventListener("abort", () => conversation.close());
     listen(conversation, sessions, signal);
     conversation.begin();
+    conversation.prompt.text = sessionStorage.getItem(DRAFT) ?? "";
+    if (named()) await sessions.choose(named());
+    conversation.placed = (id) => {
+        if (conversation.node.offsetParent && named() !== id) history.pushState(null, "", address(id));
+    };
     await look(() => sessions.load());
 }
 
 /** Keys, and the moments at which the chat is seen again. */
 function listen(conversation, sessions, signal) {
     document.addEventListener("keydown", (event) => {
+        if (event.key === "Escape") sessions.unfold(false);
         if (event.key === "Escape" && (event.target === document.body || conversation.node.contains(event.target))) conversation.stop();
         if (event.ctrlKey && event.shiftKey && event.key.toLowerCase() === "o" && conversation.node.offsetParent) {
             event.preventDefault();
@@ -87,9 +95,26 @@ function listen(conversation, sessions, signal) {
         if (!document.hidden && conversation.node.offsetParent) look(() => Promise.all([conversation.refresh(), sessions.load()]));
     };
     document.addEventListener("visibilitychange", again, { signal });
-    addEventListener("hashchange", again, { signal });
+    addEventListener("hashchange", () => {
+        if (conversation.node.offsetParent && named() !== conversation.id) {
+            if (named()) sessions.choose(named());
+            else history.replaceState(null, "", address(conversation.id));       // the link to the chat leads to what is open
+        }
+        again();
+    }, { signal });
+    addEventListener("pagehide", () => sessionStorage.setItem(DRAFT, conversation.prompt.text), { signal });
 }
 
+/** The conversation that the address names, or null. */
+function named() {
+    try {
+        return decodeURIComponent(location.hash.match(/^#chat\/(.+)/)?.[1] ?? "") || null;
+    } catch {
+        return null;
+    }
+}
+
+const address = (id) => id === null ? "#chat" : `#chat/${encodeURIComponent(id)}`;
 const look = (act) => act().catch((error) => say(error.message, "error"));
 
 for (const kind of ["dragover", "drop"]) addEventListener(kind, (event) => {
@@ -101,5 +126,10 @@ for (const kind of ["dragover", "drop"]) addEventListener(kind, (event) => {
 addEventListener("pageshow", (event) => {       // brought back by the browser after who was here has left
     if (event.persisted && !key()) leave();
 });
-if (key()) get("/auth").then(start, (error) => signIn(error.message));
+function enter() {
+    get("/auth").then(start, (error) => error.status === 401 ? signIn(error.message) : app.replaceChildren(el("main", {
+        className: "sign-in" }, el("h1", {}, "Parley"), el("p", { role: "alert" }, error.message), button("Try again", enter))));
+}
+
+if (key()) enter();
 else signIn();

@@ -2,6 +2,8 @@
 import { button, el } from "./dom.js";
 import { told } from "./turns.js";
 
+const TWICE = 400;                      // ms within which a second click on Send is not one on Stop
+
 export class Prompt {
     /** `send()` and `stop()` a question; `leave()` what was going to be edited. `files`: a list of those that go along;
      *  `beside`: what stands below. */
@@ -12,7 +14,7 @@ export class Prompt {
         this.field = el("textarea", { id: "prompt", rows: 2, placeholder: "Ask something", "aria-label": "Prompt",
             onkeydown: (event) => this.key(event), oninput: () => this.grow() });
         this.go = el("button", { className: "primary" }, "Send");
-        this.halt = button("Stop", stop, { hidden: true, title: "Escape" });
+        this.halt = button("Stop", () => this.halt.ariaDisabled !== "true" && stop(), { hidden: true, title: "Escape" });
         const submit = (event) => {
             event.preventDefault();
             send();
@@ -61,6 +63,8 @@ export class Prompt {
 
     busy(yes) {
         const focused = document.activeElement;
+        this.halt.ariaDisabled = String(yes);
+        if (yes) setTimeout(() => { this.halt.ariaDisabled = "false"; }, TWICE);
         this.go.hidden = yes;
         this.halt.hidden = !yes;
         if (yes && focused === this.go) this.halt.focus();

@@ -17,7 +17,7 @@ export class Sessions {
         this.current = null;
         this.opener = button("☰", () => this.unfold(this.opener.ariaExpanded !== "true"),
             { className: "menu", "aria-label": "Conversations", "aria-expanded": "false" });
-        this.search = el("input", { type: "search", placeholder: "Search", "aria-label": "Search conversations",
+        this.search = el("input", { type: "search", placeholder: "Search names", "aria-label": "Search conversations",
             oninput: () => { this.shown = PAGE; this.draw(); } });
         this.list = el("ul", { "aria-label": "Conversations" });
         this.end = el("div", { className: "end" });
@@ -39,11 +39,11 @@ export class Sessions {
         this.draw();
     }
 
-    /** A conversation has a new turn: it comes first. `anew`: under another name. */
-    async used(id, anew = false) {
-        this.current = id;
-        if (anew || !this.names.has(id)) await this.load();
-        const name = this.names.get(id);
+    /** A conversation has a new turn: it comes first. `current`: the one that is shown. `name`: that of a new one. */
+    async used(id, current, name = this.names.get(id)) {
+        this.current = current;
+        if (name === undefined) await this.load();
+        name ??= this.names.get(id);
         if (name === undefined) return;
         this.names.delete(id);
         this.names = new Map([[id, name], ...this.names]);
@@ -101,20 +101,21 @@ export class Sessions {
             }
             if (document.activeElement === document.body) this.focusOn(id);
         }, { role: "menuitem" }));
-        const path = `/answer/${encodeURIComponent(id)}`;
+        const path = `/answer/${encodeURIComponent(id)}`, file = (name || id).replace(/[^\p{L}\p{N} ._-]/gu, "_").slice(0, 80);
         const pop = el("ul", { className: "pop", role: "menu", onkeydown: (event) => this.keys(event, pop, close) },
             item("Rename", async () => {
                 const wanted = await askFor("New name", name, "Rename");
                 if (wanted) await call("PATCH", path, { name: wanted }).then(() => this.load());
             }),
             item("Fork", async () => {
-                const made = await post(`${path}/fork`);
+                const made = String((await post(`${path}/fork`)).session_id);
+                await call("PATCH", `/answer/${encodeURIComponent(made)}`, { name: `${(name || id).slice(0, 190)} (copy)` });
                 await this.load();
-                await this.choose(String(made.session_id));
+                await this.choose(made);
             }),
-            item("Export as JSON", async () => download(`${id}.json`, "application/json",
+            item("Export as JSON", async () => download(`${file}.json`, "application/json",
                 JSON.stringify(await get(path), null, 2))),
-            item("Export as Markdown", async () => download(`${id}.md`, "text/markdown", written(await get(path)))),
+            item("Export as Markdown", async () => download(`${file}.md`, "text/markdown", written(await get(path)))),
             item("Delete", async () => {
                 if (!await confirmed(`Delete “${name || id}” for good?`, "Delete")) return;
                 await call("DELETE", path);
