@@ -132,3 +132,21 @@ def test_the_buttons_of_turns_have_names_of_their_own(tab):
     tab.page.wait_for_selector("article")
     names = tab.page.locator("article button").evaluate_all("(all) => all.map((one) => one.getAttribute('aria-label'))")
     assert len(names) == len({*names}) == 15 and "Copy answer 2" in names
+
+
+def test_each_paragraph_has_the_direction_of_its_words_and_a_print_has_all_turns(tab):
+    right, left = "\u05e9\u05dc\u05d5\u05dd!", "hello!"
+    tab.shows("both", [turn("user", right), turn("assistant", f"{right}\n\n{left}"),
+                       *[turn(role, "word\n\n" * 20) for role in ("user", "assistant") * 5]])
+    tab.sign_in()
+    tab.page.locator("nav .name").click()
+    where = """(node) => { const range = document.createRange(); range.selectNodeContents(node);
+        const words = range.getBoundingClientRect(), whole = node.getBoundingClientRect();
+        return words.left - whole.left < whole.right - words.right ? 'left' : 'right'; }"""
+    for place, side in (("article.user .text", "right"), ("article.assistant p", "right"),
+                        ("article.assistant p >> nth=1", "left")):
+        assert tab.page.locator(place).first.evaluate(where) == side, place
+    tab.page.emulate_media(media="print")
+    assert tab.page.locator(".log").evaluate("(log) => log.scrollHeight <= log.clientHeight + 1")
+    for name in ("Send", "New conversation", "Copy question 1"):
+        expect(tab.page.get_by_role("button", name=name)).to_have_count(0)

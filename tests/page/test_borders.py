@@ -51,7 +51,8 @@ def test_payloads_that_come_token_by_token_do_not_fire(tab):
     tab.page.route("**/answer", lambda route: route.fulfill(body=body, content_type="text/event-stream")
                    if route.request.method == "POST" else route.fallback())
     tab.sign_in()
-    tab.page.evaluate("() => { window.requestAnimationFrame = (draw) => { draw(); return 0; }; }")
+    tab.page.evaluate("() => { window.requestAnimationFrame = (draw) => draw(); "
+                      "window.setTimeout = (act, _, ...given) => act(...given); }")
     tab.page.fill("#prompt", "x")
     tab.page.keyboard.press("Enter")
     expect(tab.page.locator(".state")).to_contain_text("The connection was lost", timeout=20_000)

@@ -37,7 +37,8 @@ async function send(method, path, body, signal, more) {
         forgetKey();
         gone(new ApiError(401, error).message);
     }
-    throw new ApiError(response.status, error);
+    const wait = response.headers.get("Retry-After");
+    throw new ApiError(response.status, wait ? { ...error, message: `${error.message} (try again in ${wait} s)` } : error);
 }
 
 export async function call(method, path, body, signal, headers) {

@@ -51,14 +51,17 @@ export class Conversation {
         this.enter(null, []);
     }
 
+    /** Shows conversation `id`, if it can be; the id of the one that is shown then. */
     async open(id) {
         this.wanted = id;
         try {
             const { turns } = await get(path(id));
             if (this.wanted === id) this.enter(id, turns);
         } catch (error) {
+            if (this.wanted === id) this.wanted = this.id;
             say(error.message, "error");
         }
+        return this.id;
     }
 
     enter(id, turns) {
@@ -89,22 +92,23 @@ export class Conversation {
     /** It is seen again: what is new meanwhile? */
     async refresh() {
         await this.choices.learn();
-        if (this.id !== null && !this.running) await this.look();
+        if (this.id !== null && !this.running && this.node.isConnected) await this.look();
     }
 
     /** The turns as the server has them. Another tab may have changed them, or the server been away. */
     async look(tries = 1) {
-        const id = this.id;
+        const { id, turns: before, running } = this;
         for (let left = tries; left > 0; left--) {
             try {
                 const { turns } = await get(path(id));
-                if (this.id === id && !same(turns, this.turns)) this.take(turns);
+                const late = this.turns !== before || this.running !== running;       // they are older than what is shown
+                if (this.id === id && !late && !same(turns, before)) this.take(turns);
                 return true;
             } catch (error) {
                 if (error instanceof ApiError && error.status < 500) return error.status === 404 && !this.turns.length;
             }
             if (left > 1) await new Promise((resolve) => setTimeout(resolve, 1000));
-            if (this.id !== id || !this.node.isConnected) break;
+            if (this.id !== id || running?.signal.aborted || !this.node.isConnected) break;
         }
         return false;
     }
@@ -161,7 +165,7 @@ export class Conversation {
 
     send() {
         const prompt = this.prompt.text;
-        if (prompt.trim() && !this.running) this.ask(prompt);
+        if (prompt.trim() && !this.running && this.wanted === this.id) this.ask(prompt);
     }
 
     stop() {
@@ -180,8 +184,9 @@ export class Conversation {
         this.busy(true);
         try {
             if (this.back !== undefined && this.id !== null) await this.rewind(this.back);
+            control.signal.throwIfAborted();            // another conversation is shown
             this.back = undefined;
-            if (this.id === null) this.placed(this.id = `web-${Date.now().toString(36)}-${token()}`);    // in order of making
+            if (this.id === null) this.placed(this.id = this.wanted = `web-${Date.now().toString(36)}-${token()}`);    // in order of making
             one.id = this.id;
             await this.files.index(this.id, control.signal, (text) => this.prompt.say(text));
             if (this.prompt.text === prompt) this.restore();
@@ -206,7 +211,7 @@ export class Conversation {
         if (!stopped) {
             this.prompt.say(busy ? `Another tab or program is being answered in this conversation. ${error.message}` : error.message);
         }
-        if (!said && !this.prompt.text) this.prompt.text = prompt;
+        if (!said && this.prompt.text !== prompt) this.prompt.text = [prompt, this.prompt.text].filter(Boolean).join("\n\n");
         if (this.prompt.text !== prompt) this.back = undefined;         // what stands there is another question
         if (!id || this.id !== id || (stopped && (said || !live))) return;
         if (lost) this.prompt.say(`${error.message} Looking for the server…`);
@@ -228,6 +233,7 @@ export class Conversation {
     async answer(one) {
         const { id } = one, at = this.turns.length, who = this.choices.chosen();
         one.asked = this.files.quoted(one.prompt);
+        const along = this.files.clear();
         const turns = [{ role: "user", content: one.asked }, { role: "assistant", content: "", interrupted: true, steps: [] }];
         const reply = turns[1], live = one.live = this.log.grow(...turns, at);
         let listed = at > 0;
@@ -244,6 +250,7 @@ export class Conversation {
             throw error instanceof TypeError ? new Error(LOST, { cause: error }) : error;
         } finally {
             one.said = Boolean(reply.content) || !reply.interrupted;
+            if (!one.said) this.files.back(along);
             if (live.node.isConnected) this.ended(turns, live, one.said);
             else if (this.id === id && !reply.interrupted) await this.look().then(() => this.prompt.tell(this.turns.at(-1) ?? {}));
             if (this.node.isConnected) await this.kept(id, !at && listed ? called(one.prompt) : null).catch((error) => say(error.message, "error"));
@@ -252,7 +259,7 @@ export class Conversation {
 
     async kept(id, name) {
         await this.used(id);
-        if (name) await call("PATCH", path(id), { name });
+        if (name && this.node.isConnected) await call("PATCH", path(id), { name });
     }
 
     /** What was said stays, whole or cut; a question that nothing was said to goes back into the prompt. */
@@ -260,8 +267,7 @@ export class Conversation {
         const reply = turns[1];
         live.end(said);
         if (!said) return;
-        this.turns.push(...turns);
-        this.files.clear();
+        this.turns = [...this.turns, ...turns];
         this.aloud.hear(reply.content, true);
     }
 

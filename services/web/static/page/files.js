@@ -53,8 +53,16 @@ export class Files {
         (this.list.querySelector("button") ?? document.getElementById("prompt")).focus();
     }
 
+    /** None is there any more; those that were. */
     clear() {
+        const held = this.held;
         this.held = [];
+        this.draw();
+        return held;
+    }
+
+    back(held) {
+        this.held.unshift(...held);
         this.draw();
     }
 
@@ -76,7 +84,7 @@ export class Files {
         const form = new FormData();
         for (const one of waiting) form.append("files", one.file, one.name);
         const { sources } = await call("POST", `/knowledge/${name}/files`, form, signal);
-        this.held = this.held.filter((one) => !one.file);       // they are there: a second try need not send them again
+        this.held = this.held.filter((one) => !waiting.includes(one));       // they are there: a second try need not send them again
         this.draw();
         this.choices.bases.add(name);       // also where one of them cannot be read: the others are answered from
         this.choices.enter(id);

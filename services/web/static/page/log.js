@@ -30,31 +30,40 @@ export class Log {
         this.node.scrollTop = turns.length ? this.node.scrollHeight : 0;
     }
 
+    /** Draws; who was at the end stays there, who reads further up is left alone. */
+    follow(draw) {
+        const follows = this.node.scrollHeight - this.node.scrollTop - this.node.clientHeight < NEAR;
+        draw();
+        if (follows) this.toEnd();
+    }
+
     toEnd() {
         this.node.scrollTop = this.node.scrollHeight;
     }
 
     /** Adds a question, which is turn `at`, and the answer to it. `reply` may change then: `soon()` draws it, at most
-     *  once a frame, and `end(kept)` leaves both of them as they are, or takes them away. */
+     *  once a frame and a quarter of the time, and `end(kept)` leaves both of them as they are, or takes them away. */
     grow(question, reply, at) {
         if (!at) this.node.replaceChildren();
         const asked = this.turn(question, at), node = this.turn(reply, at + 1, true), text = node.querySelector(".text");
         this.node.append(asked, node);
         this.toEnd();
-        let waits = 0;
+        let waits = false, rest = 0;
         const draw = () => {
-            waits = 0;
-            if (!node.isConnected) return;          // another conversation is shown
-            const follows = this.node.scrollHeight - this.node.scrollTop - this.node.clientHeight < NEAR;
-            show(text, reply.content);
-            if (follows) this.toEnd();
+            const begun = performance.now();
+            waits = false;
+            if (!node.isConnected) return;          // it has ended, or another conversation is shown
+            this.follow(() => show(text, reply.content));
+            rest = 3 * (performance.now() - begun);
         };
-        return { node, soon: () => { waits ||= requestAnimationFrame(draw); }, end: (kept) => {
-            cancelAnimationFrame(waits);
+        const soon = () => {
+            if (!waits) setTimeout(requestAnimationFrame, rest, draw);
+            waits = true;
+        };
+        return { node, soon, end: (kept) => this.follow(() => {
             if (kept) node.replaceWith(this.turn(reply, at + 1));
             else if (at) [asked, node].forEach((one) => one.remove());
             else this.show([]);
-            this.toEnd();
-        } };
+        }) };
     }
 }

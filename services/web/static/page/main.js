@@ -30,8 +30,11 @@ function signIn(why = "") {
     const field = el("input", { type: "password", id: "key", autocomplete: "off", required: true, spellcheck: false,
         pattern: "\\s*[!-~]+\\s*", title: "A key has no spaces, and no letters but those of English" });
     const problem = el("p", { className: "error", role: "alert" }, why);
+    let enters = false;
     const enter = async (event) => {
         event.preventDefault();
+        if (enters) return;
+        enters = true;
         keepKey(field.value.trim());
         try {
             await start(await get("/auth"));
@@ -39,6 +42,8 @@ function signIn(why = "") {
             forgetKey();
             field.select();
             problem.textContent = error.message;
+        } finally {
+            enters = false;
         }
     };
     app.replaceChildren(el("main", { className: "sign-in" }, el("h1", {}, "Parley"),

@@ -35,7 +35,11 @@ DOMPurify.addHook("afterSanitizeAttributes", (node) => {
 
 /** Puts `text` into `node`, as markdown. */
 export function show(node, text) {
-    node.innerHTML = DOMPurify.sanitize(marked.parse(text), RULES);
+    try {
+        node.innerHTML = DOMPurify.sanitize(marked.parse(text), RULES);
+    } catch {
+        node.textContent = text;        // nested so deep that the parser's stack is full
+    }
 }
 
 /** Colours the code in `node`, and gives each block a button that copies it. What scrolls is reached by keyboard. */
@@ -58,7 +62,9 @@ export async function colour(node) {
         code.parentNode.append(copy);
         if (!KNOWN.has(language)) continue;
         if (!hljs.getLanguage(language)) {
-            hljs.registerLanguage(language, (await import(`./${language}.js`)).default);
+            const grammar = await import(`./${language}.js`).catch(() => null);      // without colours it reads as well
+            if (!grammar) continue;
+            hljs.registerLanguage(language, grammar.default);
         }
         const { value } = hljs.highlight(code.textContent, { language });
         code.innerHTML = DOMPurify.sanitize(value, RULES);

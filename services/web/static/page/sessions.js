@@ -83,7 +83,9 @@ export class Sessions {
         this.current = id;
         this.draw();
         this.unfold(false);
-        await (id === null ? this.begin() : this.open(id));
+        if (id === null) return this.begin();
+        this.current = await this.open(id);
+        this.draw();
     }
 
     menu(id, name, at) {
