@@ -15,6 +15,7 @@ import ipaddress
 import logging
 import threading
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -191,12 +192,13 @@ class Admissions:
         return Ticket(self, key, answer, channel if kept else None)
 
     def usage(self, key_id: str) -> wire.Usage:
-        """What a key has used since it was made."""
+        """What a key has used since it was made. `Unavailable` where that cannot be told now."""
+        return self.usages([key_id])[key_id]
+
+    def usages(self, key_ids: Iterable[str]) -> dict[str, wire.Usage]:
+        """The same of several keys, by their ids."""
         with self._connect() as channel:
-            answer = _answer(channel, wire.GetUsage(key=key_id))
-        if not isinstance(answer, wire.Usage):
-            raise _down(f"unexpected answer {type(answer).__name__}")
-        return answer
+            return {key_id: _usage(channel, key_id) for key_id in key_ids}
 
     def tell(self, message: wire.Message) -> None:
         """Sends a message that has no answer."""
@@ -215,6 +217,13 @@ class Admissions:
             return wire.connect(self._address, self._authkey, ANSWER_TIMEOUT)
         except wire.WireError as error:
             raise _down(str(error)) from None
+
+
+def _usage(channel: wire.Channel, key_id: str) -> wire.Usage:
+    answer = _answer(channel, wire.GetUsage(key=key_id))
+    if not isinstance(answer, wire.Usage):
+        raise _down(f"unexpected answer {type(answer).__name__}")
+    return answer
 
 
 def _answer(channel: wire.Channel, request: wire.Message) -> wire.Message:

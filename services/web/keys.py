@@ -8,23 +8,28 @@ from flask import Response, g
 
 from auth.gate import ANY_KEY
 from auth.records import budget_shape
+from services.errors import Unavailable
 from services.web import replies
 from services.web.bodies import KeyBody, KeyEdit, RotateBody
 from services.web.frame import json_response
 from services.web.routes import Endpoint, op
+from services.wire import Usage
 
 
 class Whoami(Endpoint):
     @op("The key that is asking: its rights, limits and use", scope=ANY_KEY, reply=replies.Whoami)
     def get(self) -> Response:
         key = g.key
-        usage = self.parts.admissions.usage(key.id)
         return json_response({
             "auth": True, **key.public(),
             "limits": {"requests_per_minute": key.requests_per_minute, "max_parallel": key.max_parallel,
                        "tokens_per_minute": key.tokens_per_minute, "token_budget": budget_shape(key.token_budget)},
-            "usage": {"requests": usage.requests, "prompt_tokens": usage.prompt_tokens,
-                      "completion_tokens": usage.completion_tokens}})
+            "usage": _shape(self.parts.admissions.usage(key.id))})
+
+
+def _shape(usage: Usage) -> dict[str, int]:
+    return {"requests": usage.requests, "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens}
 
 
 class NewKey(Endpoint):
@@ -37,9 +42,15 @@ class NewKey(Endpoint):
 
 
 class KeyList(Endpoint):
-    @op("All keys, without their secrets", scope="keys", reply=replies.KeyList)
+    @op("All keys, without their secrets, and what each has used", scope="keys", reply=replies.KeyList)
     def get(self) -> Response:
-        return json_response({"keys": [key.public() for key in self.parts.keys.list()]})
+        keys = self.parts.keys.list()
+        try:
+            used = self.parts.admissions.usages(key.id for key in keys)
+        except Unavailable:
+            used = {}                   # the keys are told all the same
+        return json_response({"keys": [{**key.public(), "usage": used.get(key.id) and _shape(used[key.id])}
+                                       for key in keys]})
 
 
 class OneKey(Endpoint):

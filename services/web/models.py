@@ -39,7 +39,8 @@ class Models(Endpoint):
         return json_response({
             "models": catalog.list_models(self.room.settings.models_dir),
             "profiles": {name: profile.public() for name, profile in mine.items()},
-            "selected": config.selected, "object": "list", "data": listing.entries(self),
+            "selected": config.selected, "problem": self.parts.profiles.problem,
+            "object": "list", "data": listing.entries(self),
             "loaded": [self._loaded(spec, [runner for runner in runners if runner.spec == spec], config)
                        for spec in dict.fromkeys(runner.spec for runner in runners)]})
 

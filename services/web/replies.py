@@ -155,6 +155,7 @@ class Models(BaseModel):
     models: list[str]
     profiles: dict[str, ProfileReply]
     selected: str | None
+    problem: str | None = Field(description="why config.json or LocalAI's files are not what is used; null: they are")
     loaded: list[LoadedModel]
     object: Literal["list"]
     data: list[dict[str, Any]] = Field(description="as at `/v1/models`, for clients that leave the version out")
@@ -219,10 +220,6 @@ class NewKey(KeyRecord):
     key: str = Field(description="the secret; shown this once")
 
 
-class KeyList(BaseModel):
-    keys: list[KeyRecord]
-
-
 class Limits(BaseModel):
     requests_per_minute: int | None
     max_parallel: int | None
@@ -231,9 +228,19 @@ class Limits(BaseModel):
 
 
 class KeyUsage(BaseModel):
+    """Since the key was made."""
+
     requests: int
     prompt_tokens: int
     completion_tokens: int
+
+
+class UsedKey(KeyRecord):
+    usage: KeyUsage | None = Field(description="null: not known now")
+
+
+class KeyList(BaseModel):
+    keys: list[UsedKey]
 
 
 class Whoami(KeyRecord):

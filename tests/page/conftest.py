@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.conftest import Server, make_home
+from tests.conftest import MASTER, Server, make_home
 
 PATIENCE = 30_000           # milliseconds: it means "did not happen"
 expect.set_options(timeout=PATIENCE)
@@ -109,6 +109,13 @@ def tab(browser: Browser, server: Server) -> Iterator[Tab]:
     yield tab
     context.close()
     assert not tab.foreign
+
+
+@pytest.fixture
+def master(tab: Tab) -> Tab:
+    """A tab whose key may do everything."""
+    tab.key = MASTER
+    return tab.sign_in()
 
 
 def turn(role: str, content: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -9,7 +10,7 @@ from playwright.sync_api import expect
 
 from tests.conftest import Server, make_home
 from tests.page.conftest import CONFIG
-from tests.page.test_operate import agree, go, master, row, serious  # noqa: F401
+from tests.page.test_operate import agree, go, row, serious
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def record(server, name):
     return next(key for key in server.call("GET", "/auth/keys").json()["keys"] if key["name"] == name)
 
 
-def test_limits_are_changed_and_taken_away(master, server):  # noqa: F811
+def test_limits_are_changed_and_taken_away(master, server):
     secret = server.make_key(name="a colleague", requests_per_minute=60, max_parallel=2, expires_in=86400,
                              token_budget={"tokens": 5000, "per": "month"}, weight=0.25, profiles=["one"])
     made = record(server, "a colleague")
@@ -72,6 +73,16 @@ def test_limits_are_changed_and_taken_away(master, server):  # noqa: F811
     assert sent[-1] == {"expires_in": None} and not master.wrong
 
 
+def test_a_key_for_a_profile_that_is_not_there_is_told(master):
+    place = go(master, "Keys")
+    place.locator("summary", has_text="Make a key").click()
+    place.get_by_label("Profiles", exact=True).fill("one, tow")
+    master.page.get_by_role("button", name="Make the key").click()
+    expect(place.get_by_role("alert")).to_contain_text("there is no profile “tow”; there are: one, two")
+    expect(place.get_by_label("Profiles", exact=True)).to_be_focused()
+    expect(row(master, "signed in with it")).to_contain_text(re.compile(r"\d+ requests, \d+ tokens"))
+
+
 def test_a_refusal_is_told_at_its_field_and_nothing_typed_is_lost(tab, server):
     tab.key = server.make_key(name="deputy", scopes=["answer", "keys"], profiles=["one", "two"], max_parallel=4)
     server.call("POST", "/auth/key", tab.key, json={"name": "mine", "scopes": ["answer"], "profiles": ["one"]})
@@ -105,7 +116,7 @@ def test_a_refusal_is_told_at_its_field_and_nothing_typed_is_lost(tab, server):
     assert not tab.wrong
 
 
-def test_a_thousand_keys_are_looked_through(master, server):  # noqa: F811
+def test_a_thousand_keys_are_looked_through(master, server):
     server.make_key(name="old friend")
     first = record(server, "old friend")
     many = [first, *({**first, "id": f"k{number}", "name": f"number {number}"} for number in range(1000))]
@@ -130,7 +141,7 @@ def test_a_thousand_keys_are_looked_through(master, server):  # noqa: F811
     assert record(server, "new friend") and not master.wrong
 
 
-def test_secrets_stay_until_they_are_put_away(master, server):  # noqa: F811
+def test_secrets_stay_until_they_are_put_away(master, server):
     page, place = master.page, go(master, "Keys")
     place.locator("summary", has_text="Make a key").click()
     page.route("**/auth/keys", lambda route: route.abort())
@@ -171,7 +182,7 @@ def test_what_a_key_may_not_do_to_others_is_not_offered(tab, server):
     assert not tab.wrong
 
 
-def test_what_is_being_saved_is_not_cancelled(master, server):  # noqa: F811
+def test_what_is_being_saved_is_not_cancelled(master, server):
     server.make_key(name="in a hurry", scopes=["answer"])
     held = []
     master.page.route("**/auth/keys/*", lambda route: held.append(route))

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.conftest import Server, make_home
-from tests.page.test_operate import FIRE, FOREIGN, PAYLOADS, agree, go, master, serious  # noqa: F401
+from tests.page.test_operate import FIRE, FOREIGN, PAYLOADS, agree, go, serious
 
 CONFIG = {"SelectedModel": "one", "one": {"model": "tiny.gguf", "n_ctx": 2048, "max_tokens": 200},
           "a/b": {"model": "tiny.gguf", "n_ctx": 2048, "temperature": 0, "top_p": 1.0, "verbose": True,
@@ -48,7 +48,7 @@ def save(form):
     form.get_by_role("button", name="Save").click()
 
 
-def test_a_wrong_value_is_told_at_its_field_and_a_right_one_saved(master, server):  # noqa: F811
+def test_a_wrong_value_is_told_at_its_field_and_a_right_one_saved(master, server):
     form = edited(master, "a/b")
     hot = form.get_by_label("temperature")
     expect(form.get_by_label("stop")).to_have_value("\\nUser:\nback\\\\slash")
@@ -75,7 +75,7 @@ def test_a_wrong_value_is_told_at_its_field_and_a_right_one_saved(master, server
     master.wrong.clear()        # the browser tells of each 400
 
 
-def test_what_is_typed_in_is_tried_beside_what_is_saved(master, server):  # noqa: F811
+def test_what_is_typed_in_is_tried_beside_what_is_saved(master, server):
     form, page = edited(master, "a/b"), master.page
     form.get_by_label("max_tokens").fill("7")
     prompt = page.get_by_role("textbox", name="Prompt")
@@ -109,7 +109,7 @@ def test_what_is_typed_in_is_tried_beside_what_is_saved(master, server):  # noqa
     expect(form.get_by_label("top_p")).to_be_focused()
 
 
-def test_what_was_changed_meanwhile_is_told_and_taken_in(master, server):  # noqa: F811
+def test_what_was_changed_meanwhile_is_told_and_taken_in(master, server):
     form, page = edited(master, "a/b"), master.page
     form.get_by_label("system", exact=True).fill("Mine.")
     theirs = {**CONFIG["a/b"], "k": 9, "system": "Theirs."}
@@ -125,7 +125,7 @@ def test_what_was_changed_meanwhile_is_told_and_taken_in(master, server):  # noq
     assert stored(server)["a/b"] == {**theirs, "system": "Mine."}
 
 
-def test_one_is_made_of_another_and_deleted(master, server):  # noqa: F811
+def test_one_is_made_of_another_and_deleted(master, server):
     page, place = master.page, go(master, "Models")
     place.get_by_role("link", name="Duplicate a/b").click()
     form = page.get_by_role("form", name="Make a profile")
@@ -157,14 +157,14 @@ def test_one_is_made_of_another_and_deleted(master, server):  # noqa: F811
     assert stored(server)["fresh"] == {"model": "other.gguf"}
 
 
-def test_localais_are_edited_where_they_come_from(master, server):  # noqa: F811
+def test_localais_are_edited_where_they_come_from(master, server):
     go(master, "Models").get_by_role("link", name="Edit theirs").click()
     place = master.page.locator("main.operate")
     expect(place).to_contain_text("It comes from models/theirs.yaml, and is edited there.")
     assert not master.wrong
 
 
-def test_what_is_typed_outlives_the_view_until_it_is_discarded(master, server):  # noqa: F811
+def test_what_is_typed_outlives_the_view_until_it_is_discarded(master, server):
     form, page = edited(master, "a/b"), master.page
     form.get_by_label("system", exact=True).fill("Typed for long.")
     edited(master, "a/b")
@@ -203,3 +203,12 @@ def test_what_is_typed_outlives_a_new_secret_of_the_key(tab, server):
     page.keyboard.press("Enter")
     edited(tab, "a/b")
     expect(form.get_by_label("system", exact=True)).to_have_value("")       # it is somebody else's
+
+
+def test_a_broken_file_is_told(master, server):
+    place, path = go(master, "Models"), server.home / "data" / "config.json"
+    before = path.read_text()
+    path.write_text("{")
+    expect(place).to_contain_text("The last good profiles stay in use: data/config.json, line 1")
+    path.write_text(before)
+    expect(place).not_to_contain_text("The last good profiles")

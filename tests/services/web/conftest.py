@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,9 @@ class FakeAdmissions:
 
     def usage(self, key_id: str) -> wire.Usage:
         return wire.Usage(requests=len(self.tickets))
+
+    def usages(self, key_ids: Iterable[str]) -> dict[str, wire.Usage]:
+        return {key_id: self.usage(key_id) for key_id in key_ids}
 
     def tell(self, charge: wire.Charge) -> None:
         self.charges.append(charge)

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from auth.records import LOCAL_ID
+from services.errors import Unavailable
 from services.web.bodies import KeyBody, KeyEdit
 from tests.conftest import ROOT
 
@@ -18,6 +19,16 @@ def test_whoami(world):
     me = world.call("GET", "/auth", key=key).json
     assert me["auth"] is True and me["name"] == "mine" and me["limits"]["requests_per_minute"] == 5
     assert set(me["usage"]) == {"requests", "prompt_tokens", "completion_tokens"} and key not in str(me)
+
+
+def test_a_list_of_keys_tells_what_each_has_used(world, monkeypatch):
+    listed = world.call("GET", "/auth/keys").json["keys"]
+    assert [one["usage"]["requests"] for one in listed] == [len(world.parts.admissions.tickets)] * len(listed)
+
+    def away(_):
+        raise Unavailable("the supervisor is gone")
+    monkeypatch.setattr(world.parts.admissions, "usages", away)
+    assert [one["usage"] for one in world.call("GET", "/auth/keys").json["keys"]] == [None] * len(listed)
 
 
 def test_a_key_without_a_body_may_what_the_seed_s_may(world):

@@ -8,7 +8,7 @@ const STATES = [["", "all"], ["pending", "waiting"], ["running", "running"], ["s
     ["failed", "failed"], ["cancelled", "cancelled"]];
 
 export async function show(place, who) {
-    const keys = who.master ? (await get("/auth/keys")).keys.map((one) => [one.id, one.name || one.id]) : [];
+    const keys = who.master ? (await get("/auth/keys")).keys.map((one) => [one.id, `${one.name} ${one.id}`.trim()]) : [];
     const names = new Map(keys);
     const onchange = () => { shown = PAGE; tried(look); };
     const status = el("select", { onchange }, ...options(...STATES));
@@ -20,7 +20,7 @@ export async function show(place, who) {
     let shown = PAGE;
     const jobs = table("The newest first", ["Job", ...(who.master ? ["Key"] : []), "State", "Progress", "Asked for",
         "Took", "Result", "Actions"], (one) => `${one.owner} ${one.id}`, row,
-        "There are no such jobs. One is made by POST /answer with “async”: true, or by POST /summaries.");
+        "There are no such jobs. One is made by POST /answer with “async”: true, or by POST /summaries/v1/summary.");
     const look = async () => {
         const wanted = new URLSearchParams({ limit: Math.min(shown, 1000) });
         for (const [name, list] of [["status", status], ["owner", whose]]) if (list.value) wanted.set(name, list.value);
@@ -32,15 +32,15 @@ export async function show(place, who) {
     };
 
     function row(one) {
-        const state = one.status === "error" ? el("span", { className: "error" }, one.code ?? "failed") :
-            STATES.find(([name]) => name === one.status)[1];
+        const name = one.status !== "error" ? one.status : one.code === "cancelled" ? one.code : "failed";
+        const state = [STATES.find(([id]) => id === name)[1], name === "failed" ? el("small", { className: "error" }, one.code) : ""];
         const over = one.ended !== null;
         const named = `${one.type} ${one.id}`;
         const act = !over ? button("Cancel", () => cancel(one), { "aria-label": `Cancel ${named}` })
             : one.status === "error" && one.code !== "cancelled" && one.type !== "batch"
                 ? button("Try again", () => retry(one), { "aria-label": `Try ${named} again` }) : "";
         return [[one.type, el("small", {}, one.id)], ...(who.master ? [names.get(one.owner) ?? one.owner] : []),
-            [state, one.priority === "high" ? el("small", {}, "high priority") : ""],
+            [...state, one.priority === "high" ? el("small", {}, "high priority") : ""],
             progress(one), moment(one.created), over ? `${one.duration.toFixed(1)} s` : "–", over ? result(one) : "–", act];
     }
 

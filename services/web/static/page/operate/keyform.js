@@ -1,5 +1,5 @@
 // What a key may do, as fields: of the form that makes a key, and of the dialog that edits one.
-import { call, post } from "./api.js";
+import { call, get, post } from "./api.js";
 import { el } from "./dom.js";
 import { chosen, field, form, number, options } from "./parts.js";
 
@@ -13,6 +13,7 @@ export function keyForm(who, made) {
         min: 0.001, max: 36500, step: "any" }), "empty: never"));
     const node = form("Make a key", fields, "Make the key", async (elements) => {
         const days = elements.expires_in.value;
+        await check(who, terms(elements).profiles);
         const key = await post("/auth/key", { ...terms(elements),
             expires_in: days ? Math.round(Number(days) * 86400) : null });
         node.reset();
@@ -34,11 +35,19 @@ export async function edited(who, one) {
         if (ends.value !== ends.defaultValue) {
             changes.push(["expires_in", ends.value ? Math.round((new Date(ends.value) - Date.now()) / 1000) : null]);
         }
+        await check(who, Object.fromEntries(changes).profiles);
         if (changes.length) key = await call("PATCH", `/auth/keys/${encodeURIComponent(one.id)}`, Object.fromEntries(changes));
     });
     before = terms(ends.form.elements);
     await asked;
     return key;
+}
+
+/** A key for profiles that are not there could ask nothing. */
+async function check(who, profiles) {
+    if (!profiles || !who.scopes.includes("models:read")) return;
+    const there = Object.keys((await get("/models")).profiles), other = profiles.find((name) => !there.includes(name));
+    if (other) throw Object.assign(new Error(`there is no profile “${other}”; there are: ${there.join(", ")}`), { param: "profiles" });
 }
 
 const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);

@@ -1,7 +1,6 @@
 // The keys: what each may do and has used; made, edited, given a new secret, revoked.
 import { call, get, keepKey, post } from "./api.js";
 import { button, confirmed, copier, el, say } from "./dom.js";
-import { counted, figures } from "./figures.js";
 import { edited, keyForm } from "./keyform.js";
 import { chosen, field, many, moment, number, options, table, tried } from "./parts.js";
 
@@ -26,8 +25,8 @@ export async function show(place, who) {
         more.hidden = fit.length <= shown;
     };
     const load = async () => {
-        const [found, used] = await Promise.all([get("/auth/keys"), usage(who)]);
-        all = found.keys.reverse().map((one) => ({ ...one, used: used(one.id), called: !one.name ? one.id :
+        const found = await get("/auth/keys");
+        all = found.keys.reverse().map((one) => ({ ...one, called: !one.name ? one.id :
             one.name + (found.keys.some((other) => other.name === one.name && other.id !== one.id) ? ` ${one.id}` : "") }));
         draw();
     };
@@ -39,7 +38,7 @@ export async function show(place, who) {
             one.master ? [] : [...(beyond(one, who) ? [] : [named("Edit", edit), named("Rotate", rotate)]),
                 ...(one.scopes.includes("admin") && !who.scopes.includes("admin") ? [] : [named("Revoke", revoke)])];
         return [[one.name || "(no name)", el("small", {}, `${one.id}${one.id === who.id ? " · signed in with it" : ""}`)],
-            one.scopes.join(", "), one.profiles?.join(", ") ?? "all", limits(one), one.used,
+            one.scopes.join(", "), one.profiles?.join(", ") ?? "all", limits(one), used(one.usage),
             one.expires_at ? moment(one.expires_at) : "never", el("div", { className: "acts" }, ...acts)];
     }
 
@@ -79,9 +78,6 @@ export async function show(place, who) {
         reveal(secret, made, keys.node);
         await tried(load);
     }));
-    if (!who.scopes.includes("admin")) {
-        place.append(el("p", { className: "hint" }, "What other keys have used is told to keys with the scope admin."));
-    }
 }
 
 /** Whether a key may do what `who` may not, who then can neither edit it nor have its secret. */
@@ -111,14 +107,5 @@ function limits(one) {
 
 const budget = (per) => per === "total" ? "tokens in all" : `tokens a ${per}`;
 
-/** What each key has used since the server's start, from /metrics; without the scope for it only the own key's. */
-async function usage(who) {
-    const text = (requests, tokens) => `${many(requests, "request")}, ${many(tokens, "token")}`;
-    if (!who.scopes.includes("admin")) {
-        const own = (await get("/auth")).usage;
-        return (id) => id === who.id ? text(own.requests, own.prompt_tokens + own.completion_tokens) : "–";
-    }
-    const found = await figures().catch(() => null);
-    return (id) => !found ? "not known now" : text(counted(found, "parley_key_requests_total", { key: id }),
-        counted(found, "parley_key_tokens_total", { key: id }));
-}
+const used = (usage) => !usage ? "not known now" :
+    `${many(usage.requests, "request")}, ${many(usage.prompt_tokens + usage.completion_tokens, "token")}`;

@@ -18,6 +18,7 @@ export async function show(place, who, [what, name]) {
         ...(admin ? ["Actions"] : [])], (one) => one.name,
         (one) => [...profileRow(one), ...(admin ? [profileActs(one, () => look())] : [])], "config.json has no profiles.");
     const now = el("p", { role: "status" });
+    const problem = el("p", { className: "error", "aria-live": "polite" });
     const change = who.scopes.includes("models:switch") ? switching(() => look())
         : el("p", { className: "hint" }, "Serving another model needs the scope models:switch.");
     const look = async () => {
@@ -30,9 +31,11 @@ export async function show(place, who, [what, name]) {
         const file = found.profiles[found.selected]?.model;
         const selected = `Selected: ${[found.selected ?? "none", file].filter(Boolean).join(", ")}`;
         if (now.textContent !== selected) now.textContent = selected;
+        const wrong = found.problem ? `The last good profiles stay in use: ${found.problem}` : "";
+        if (problem.textContent !== wrong) problem.textContent = wrong;
         change.offer?.(found);
     };
-    place.append(now, loaded.node, change, files.node, profiles.node,
+    place.append(problem, now, loaded.node, change, files.node, profiles.node,
         admin ? el("p", {}, el("a", { href: "#models/new" }, "New profile")) : "",
         el("p", { className: "hint" }, "Profiles stand in DATA_DIR/config.json, which may be edited by hand, too: the ",
             "server reads it again by itself; ", el("code", {}, "main.py doctor"), " checks it."),
@@ -83,6 +86,20 @@ function switching(served) {
     const bar = el("progress", { hidden: true, "aria-label": "Switching" });
     const told = el("p", { className: "hint", role: "status" });
     let offered = "";
+    let modelOf = {};       // profile -> its model
+    const warn = () => {
+        told.textContent = modelOf[profile.value] === model.value ? "" :
+            `This makes ${model.value} the model of the profile ${profile.value} in config.json.`;
+    };
+    model.addEventListener("change", () => {
+        const own = Object.keys(modelOf).find((name) => modelOf[name] === model.value);
+        if (own && modelOf[profile.value] !== model.value) profile.value = own;
+        warn();
+    });
+    profile.addEventListener("change", () => {
+        if ([...model.options].some((one) => one.value === modelOf[profile.value])) model.value = modelOf[profile.value];
+        warn();
+    });
     const node = form("Serve another model", [field("Model", model), field("Profile", profile)], "Switch", async () => {
         const began = Date.now();
         const tell = () => { told.textContent = `Loading ${model.value}; until it has answered, the model before goes on. ` +
@@ -105,6 +122,7 @@ function switching(served) {
     node.append(bar, told);
     node.offer = (found) => {
         const names = Object.keys(found.profiles).filter((name) => !found.profiles[name].embedding);
+        modelOf = Object.fromEntries(names.map((name) => [name, found.profiles[name].model]));
         const offer = JSON.stringify([found.models, names]);
         if (offer === offered) return;
         const kept = [model.value || found.profiles[found.selected]?.model, profile.value || found.selected];
@@ -115,6 +133,5 @@ function switching(served) {
             if ([...list.options].some((one) => one.value === kept[at])) list.value = kept[at];
         });
     };
-    profile.addEventListener("change", () => { told.textContent = ""; });
     return node;
 }
