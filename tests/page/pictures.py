@@ -54,8 +54,19 @@ def furnish(server: Server) -> None:
     server.call("POST", "/answer", MASTER, json={"prompt": "Hello!", "async": True})
 
 
+def try_out(page: Page, url: str) -> None:
+    """Shows a profile that was changed beside what it is."""
+    page.goto(f"{url}/#models/edit/starter")
+    page.get_by_label("max_tokens").fill("4")
+    page.get_by_role("textbox", name="Prompt").fill(ASKED[2])
+    page.get_by_role("button", name="Try", exact=True).click()
+    for region in ("As typed in", "As saved"):
+        expect(page.get_by_role("region", name=region).get_by_role("status")).to_contain_text("ended by")
+    page.get_by_role("region", name="As typed in").scroll_into_view_if_needed()
+
+
 def take(browser: Browser, server: Server, folder: Path, views: Sequence[str]) -> dict[str, list[str]]:
-    """Writes first.png, talk.png, phone.png and one of each of the `views`; what was answered, by picture."""
+    """Writes first, talk, profile, phone and one of each of the `views` (.png); what was answered, by picture."""
     page = browser.new_page(viewport={"width": 1100, "height": 700})
     sign_in(page, server.url, MASTER)
     expect(page.locator(".first")).to_have_attribute("open", "")
@@ -65,7 +76,11 @@ def take(browser: Browser, server: Server, folder: Path, views: Sequence[str]) -
     for view in views:
         page.get_by_role("link", name=view, exact=True).click()
         expect(page.locator("main.operate")).to_contain_text(VIEWS[view])
+        if view == "Load":
+            expect(page.locator(".plot strong").first).not_to_have_text("–")
         page.screenshot(path=folder / f"{view.lower()}.png")
+    try_out(page, server.url)
+    page.screenshot(path=folder / "profile.png")
     page.close()
     phone = browser.new_page(viewport={"width": 390, "height": 700}, color_scheme="dark")
     sign_in(phone, server.url, MASTER)

@@ -18,6 +18,6 @@ def test_the_main_views_on_the_starter_model(browser, tmp_path):
     finally:
         server.end()
     assert "Paris" in said["talk"][2] and "Ada" in said["talk"][3] and "Paris" in said["phone"][1]
-    for name in ("first", "talk", "phone", *map(str.lower, pictures.VIEWS)):
+    for name in ("first", "talk", "profile", "phone", *map(str.lower, pictures.VIEWS)):
         picture = (pictures.SHOTS / f"{name}.png").read_bytes()
         assert picture.startswith(b"\x89PNG") and 5_000 < len(picture) < pictures.LARGEST, name
