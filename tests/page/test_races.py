@@ -195,3 +195,19 @@ def test_code_that_cannot_be_coloured_is_shown_and_copied(tab):
     expect(tab.page.locator("pre .copy")).to_have_count(2)
     expect(tab.page.locator("pre .hljs-punctuation").first).to_be_visible()
     assert not wrong
+
+
+def test_fifty_files_at_once_leave_the_page_usable(tab):
+    """Those that go along, and what is said of those that do not."""
+    tab.sign_in()
+    files = [{"name": f"{n}.{kind}", "mimeType": "", "buffer": data} for n in range(50)
+             for kind, data in (("txt", b"text"), ("bin", b"\0"))]
+    tab.page.locator("input[type=file]").set_input_files(files)
+    expect(tab.page.locator(".chips li")).to_have_count(50)
+    expect(tab.page.get_by_role("button", name="Leave out 0.txt", exact=True)).to_be_visible()
+    boxes = [tab.page.locator(place).bounding_box() for place in ("#said", "#prompt", "button:text-is('Send')")]
+    assert all(box["y"] >= 0 and box["y"] + box["height"] <= 800 for box in boxes)
+    composed = "new KeyboardEvent('keydown', {key: 'Enter', keyCode: 229, bubbles: true, cancelable: true})"
+    tab.page.fill("#prompt", "\u6771")
+    assert tab.page.evaluate(f"document.getElementById('prompt').dispatchEvent({composed})")
+    expect(tab.page.locator("article")).to_have_count(0)

@@ -42,7 +42,8 @@ export class Prompt {
     }
 
     key(event) {
-        if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+        if (event.isComposing || event.keyCode === 229) return;        // an input method's; Safari tells it by 229 alone
+        if (event.key === "Enter" && !event.shiftKey) {
             event.preventDefault();
             this.acts.send();
         } else if (event.key === "Escape") {
