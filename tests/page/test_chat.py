@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import expect
 
 from services.web.page import FOLDER
-from tests.page.conftest import turn
+from tests.page.conftest import Tab, turn
 
 
 def names(tab):
@@ -232,6 +232,20 @@ def too_wide(tab):
     return tab.page.evaluate("""[...document.querySelectorAll("html, header, nav, main, .log, form, fieldset")]
         .filter((node) => node.scrollWidth > node.clientWidth && !node.matches(".places"))
         .map((node) => node.outerHTML)""")
+
+
+def test_on_a_touch_screen_enter_is_a_new_line(browser, server):
+    context = browser.new_context(has_touch=True, is_mobile=True, viewport={"width": 390, "height": 700})
+    tab = Tab(context.new_page(), server, server.make_key())
+    tab.open()
+    tab.page.fill("#key", tab.key)
+    tab.page.get_by_role("button", name="Sign in").tap()
+    tab.page.locator("#prompt").press_sequentially("one\ntwo")
+    expect(tab.page.locator("#prompt")).to_have_value("one\ntwo")
+    tab.page.get_by_role("button", name="Send").tap()
+    expect(tab.page.locator("article.user .text")).to_have_text("one\ntwo", use_inner_text=True)
+    tab.done()
+    context.close()
 
 
 def test_a_thousand_conversations_and_five_hundred_turns_stay_small(tab):

@@ -2,6 +2,7 @@
 import { button, el } from "./dom.js";
 import { told } from "./turns.js";
 
+const TOUCHED = matchMedia("(pointer: coarse)");       // there Enter is a new line: no key with Shift makes one
 const TWICE = 400;                      // ms within which a second click on Send is not one on Stop
 
 export class Prompt {
@@ -43,7 +44,7 @@ export class Prompt {
 
     key(event) {
         if (event.isComposing || event.keyCode === 229) return;        // an input method's; Safari tells it by 229 alone
-        if (event.key === "Enter" && !event.shiftKey) {
+        if (event.key === "Enter" && !event.shiftKey && !TOUCHED.matches) {
             event.preventDefault();
             this.acts.send();
         } else if (event.key === "Escape") {
