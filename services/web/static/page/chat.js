@@ -182,6 +182,7 @@ export class Conversation {
         const control = this.running = new AbortController();
         const one = { prompt, signal: control.signal, said: false };       // `asked`: what was sent, `live`: its turns on the page
         this.busy(true);
+        this.prompt.say("Asking…");
         try {
             if (this.back !== undefined && this.id !== null) await this.rewind(this.back);
             control.signal.throwIfAborted();            // another conversation is shown
@@ -208,9 +209,7 @@ export class Conversation {
     async failed(error, { id, prompt, said, asked, live }) {
         const busy = error.code === "session_busy", stopped = error.name === "AbortError", lost = !(stopped || error instanceof ApiError);
         if (live && this.id !== id) return stopped ? null : say(error.message, "error");
-        if (!stopped) {
-            this.prompt.say(busy ? `Another tab or program is being answered in this conversation. ${error.message}` : error.message);
-        }
+        this.prompt.say(stopped ? "" : busy ? `Another tab or program is being answered in this conversation. ${error.message}` : error.message);
         if (!said && this.prompt.text !== prompt) this.prompt.text = [prompt, this.prompt.text].filter(Boolean).join("\n\n");
         if (this.prompt.text !== prompt) this.back = undefined;         // what stands there is another question
         if (!id || this.id !== id || (stopped && (said || !live))) return;
