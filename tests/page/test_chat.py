@@ -262,7 +262,7 @@ def test_a_thousand_conversations_and_five_hundred_turns_stay_small(tab):
 
 def test_the_page_is_small_and_its_scripts_are_valid():
     files = [path for path in FOLDER.rglob("*") if path.is_file() and not path.name.endswith(".LICENSE.txt")]
-    assert sum(path.stat().st_size for path in files) < 300 * 1024      # a browser asks for no licence
+    assert sum(path.stat().st_size for path in files) < 300_000      # a browser asks for no licence
     vendored = {path.name for path in (FOLDER / "vendor").rglob("*")}
     assert {"marked.LICENSE.txt", "purify.LICENSE.txt", "highlight.LICENSE.txt"} <= vendored
 

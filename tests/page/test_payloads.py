@@ -71,7 +71,7 @@ def test_names_of_a_language_share_its_grammar(tab):
     """A fence of each name: a word of the language has its colour."""
     said = {"js": "const", "jsx": "return", "mjs": "import", "javascript": "async", "ts": "interface", "tsx": "type",
             "c": "while", "h": "struct", "cpp": "namespace", "hpp": "template", "py": "def", "sh": "if", "rs": "fn",
-            "kt": "import", "php": "function"}
+            "kt": "import", "cs": "class", "php": "function"}
     tab.shows("code", [turn("assistant", "\n\n".join(f"```{name}\n{word} x\n```" for name, word in said.items()))])
     tab.sign_in()
     tab.page.locator("nav .name").click()

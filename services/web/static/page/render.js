@@ -5,13 +5,12 @@ import { copied } from "./dom.js";
 import hljs from "./highlight.js";
 
 // Of two grammars of which one holds the other only that one is here: TypeScript's for JavaScript, C++'s for C. Java's
-// does for Kotlin, and TypeScript's for PHP, but for some of their words.
+// does for Kotlin and C#, and TypeScript's for PHP, but for some of their words.
 const NAMES = { js: "typescript", jsx: "typescript", mjs: "typescript", javascript: "typescript", ts: "typescript",
     tsx: "typescript", php: "typescript", c: "cpp", h: "cpp", hpp: "cpp", "c++": "cpp", kt: "java", kotlin: "java", py: "python",
-    sh: "bash", console: "shell", html: "xml", yml: "yaml", cs: "csharp", toml: "ini", rs: "rust", rb: "ruby", md: "markdown",
-    jsonc: "json" };
+    sh: "bash", console: "shell", html: "xml", yml: "yaml", cs: "java", csharp: "java", toml: "ini", rs: "rust", rb: "ruby", jsonc: "json" };
 const KNOWN = new Set(["python", "typescript", "bash", "shell", "json", "xml", "sql", "go", "rust",
-    "cpp", "java", "csharp", "ruby", "yaml", "ini", "diff", "dockerfile", "markdown"]);
+    "cpp", "java", "ruby", "yaml", "ini", "diff", "dockerfile"]);
 const TAGS = ["a", "blockquote", "br", "code", "del", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "li", "ol", "p", "pre",
     "span", "strong", "table", "tbody", "td", "th", "thead", "tr", "ul"];
 // No images: their address could carry off what is on the page. No ids, names, styles: they could disguise it.
