@@ -118,6 +118,10 @@ class Key:
     def is_master(self) -> bool:
         return self.id == MASTER_ID
 
+    def may_use(self, profile: str) -> bool:
+        """Whether it is not held to other profiles."""
+        return self.profiles is None or profile in self.profiles
+
     def ends(self) -> float:
         """Unix time from which the key is expired; inf when never."""
         if self.expires_at is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -96,17 +97,17 @@ def profile_of(ask: Ask, profiles: Profiles) -> tuple[str, Profile]:
         name, profile = profiles.named(ask.model, ask.allowed_profiles)
     else:
         name = ask.profile or profiles.current().selected
-        _check_allowed(ask, name, "profile")
+        check_allowed(ask.allowed_profiles, name, "profile")
         name, profile = profiles.current().for_text(name)
     ask.spent.profile = name
-    _check_allowed(ask, name, "model")
+    check_allowed(ask.allowed_profiles, name, "model")
     changes: dict[str, Any] = {field: getattr(ask, field) for field in OVERRIDES}
     stop = None if ask.stop is None else list(ask.stop)
     return name, profile.overridden(**changes, stop=stop)
 
 
-def _check_allowed(ask: Ask, name: str, param: str) -> None:
-    allowed = ask.allowed_profiles
+def check_allowed(allowed: Collection[str] | None, name: str, param: str) -> None:
+    """`Forbidden` for a profile that is none of those `allowed` to a key; None: all are. `param`: what named it."""
     if allowed is not None and name not in allowed:
         raise Forbidden(f"this key may not use the profile {name[:80]!r}; it may use: {', '.join(allowed)}",
                         code="profile_forbidden", param=param)

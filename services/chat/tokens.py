@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from services.chat.asking import check_allowed
 from services.chat.profiles import Profiles
 from services.engine.client import Engine, Lease
-from services.errors import Forbidden
 from services.settings import Settings
 from services.wire import Tokens
 
@@ -43,9 +43,7 @@ class Tokenizer:
         config = self.profiles.current()
         allowed = self.allowed_profiles
         name, profile = self.profiles.any_named(self.model or config.selected, allowed)
-        if allowed is not None and name not in allowed:
-            raise Forbidden(f"this key may not use the profile {name[:80]!r}; it may use: {', '.join(allowed)}",
-                            code="profile_forbidden", param="model")
+        check_allowed(allowed, name, "model")
         spec = self.profiles.spec(profile, self.settings.models_dir)
         with self.engine.lease(spec, keep=config.keep(profile), beat=self.beat) as lease:
             yield lease

@@ -34,7 +34,7 @@ class Models(Endpoint):
     @op("The model files, the profiles, and what is loaded", scope="models:read", reply=replies.Models)
     def get(self) -> Response:
         config = self.parts.profiles.current()
-        mine = {name: profile for name, profile in config.profiles.items() if _may_use(name)}
+        mine = {name: profile for name, profile in config.profiles.items() if g.key.may_use(name)}
         runners = self.parts.engine.status().runners
         return json_response({
             "models": catalog.list_models(self.room.settings.models_dir),
@@ -47,7 +47,7 @@ class Models(Endpoint):
     def _loaded(self, spec: wire.RunnerSpec, replicas: list[wire.RunnerState], config: Config) -> dict[str, Any]:
         """One model with its runners, of which those that serve come first."""
         names = [name for name, profile in config.profiles.items()
-                 if _may_use(name) and self._spec_of(profile) == spec]
+                 if g.key.may_use(name) and self._spec_of(profile) == spec]
         profile = config.selected if config.selected in names else next(iter(names), None)
         first, stats = replicas[0], [runner.stats for runner in replicas if runner.stats]
         return {"model": os.path.basename(spec.model), "profile": profile, "profiles": names,
@@ -72,7 +72,7 @@ class Switch(Endpoint):
         body=SwitchBody, reply=replies.Switched, errors=(404, 409, 422, 504, 507))
     def post(self, body: SwitchBody) -> Response:
         name, model = body.model_config_, body.model
-        if not _may_use(name):
+        if not g.key.may_use(name):
             raise Forbidden(f"this key may not use the profile {name[:80]!r}", param="model_config")
         over = watch.of_request(self.room.drain)
         with taken(self.room.places), _one_at_a_time(self.room.settings.data_dir, over.check):
@@ -115,10 +115,6 @@ def _together(stats: list[wire.Stats]) -> dict[str, Any] | None:
     figures = [msgspec.structs.asdict(one) for one in stats]
     return {**{name: sum(one[name] for one in figures) for name in figures[0]},
             "max_batch": max(one.max_batch for one in stats), "idle_seconds": min(one.idle_seconds for one in stats)}
-
-
-def _may_use(profile: str) -> bool:
-    return g.key.profiles is None or profile in g.key.profiles
 
 
 def _probe(lease: Lease, over: Watch) -> None:

@@ -14,10 +14,11 @@ from pydantic import ConfigDict, Field, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 
 from services.chat import profile_edits
+from services.chat.asking import check_allowed
 from services.chat.events import Ask
 from services.chat.profile import Profile
 from services.chat.profile_edits import Stored
-from services.errors import Forbidden, ParleyError, PreconditionFailed
+from services.errors import ParleyError, PreconditionFailed
 from services.store.config import shown
 from services.web import replies
 from services.web.answer import payloads
@@ -58,7 +59,7 @@ class ProfileList(Endpoint):
         profiles = self.parts.profiles
         config, own = profiles.current(), shown(profiles.path)
         return json_response({
-            "profiles": {name: config.sources.get(name, own) for name in config.profiles if _may_change(name)},
+            "profiles": {name: config.sources.get(name, own) for name in config.profiles if g.key.may_use(name)},
             "selected": config.selected, "defaults": profiles.defaults,
             "fields": Profile.model_json_schema()["properties"]})
 
@@ -67,13 +68,13 @@ class OneProfile(Endpoint):
     @op("A profile as its file has it, prompt texts included, and what it comes to", scope="admin",
         reply=replies.StoredProfile, tagged=True, errors=(409,))
     def get(self, name: str) -> Response:
-        _check_may(name)
+        check_allowed(g.key.profiles, name, "name")
         return _told(profile_edits.stored(self.parts.profiles, name))
 
     @op("Make a profile, or put another one in its place: all of its fields. Requests from then on have it",
         scope="admin", body=ProfileBody, reply=replies.StoredProfile, tagged=True, errors=(409, 412, 422, 507))
     def put(self, name: str, body: ProfileBody) -> Response:
-        _check_may(name)
+        check_allowed(g.key.profiles, name, "name")
         before = self.parts.profiles.current().profiles.get(name)
         now, is_new = profile_edits.put(self.parts.profiles, name, body.fields, self.room.settings.models_dir,
                                         _check_conditions)
@@ -82,7 +83,7 @@ class OneProfile(Endpoint):
 
     @op("Strike a profile out", scope="admin", status=204, tagged=True, errors=(409, 412, 507))
     def delete(self, name: str) -> Response:
-        _check_may(name)
+        check_allowed(g.key.profiles, name, "name")
         before = self.parts.profiles.current().profiles.get(name)
         profile_edits.delete(self.parts.profiles, name, _check_conditions)
         let_go(self, before)
@@ -110,16 +111,6 @@ def let_go(endpoint: Endpoint, before: Profile | None) -> None:
         endpoint.parts.engine.keep(profiles.spec(before, endpoint.room.settings.models_dir), keep)
     except ParleyError as error:        # the change itself is done
         log.warning("%s may stay loaded: %s", before.model, error.message)
-
-
-def _may_change(name: str) -> bool:
-    return g.key.profiles is None or name in g.key.profiles
-
-
-def _check_may(name: str) -> None:
-    if not _may_change(name):
-        raise Forbidden(f"this key may not use the profile {name[:80]!r}; it may use: {', '.join(g.key.profiles)}",
-                        code="profile_forbidden", param="name")
 
 
 def _check_conditions(tag: str | None) -> None:

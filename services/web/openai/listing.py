@@ -48,7 +48,7 @@ def entries(endpoint: Endpoint) -> list[dict[str, Any]]:
                 "file": profile.model, "loaded": spec in ready, "embedding": profile.embedding,
                 "n_ctx": profile.n_ctx}
     mine = [entry(name, config.profiles[name]) for name in names
-            if config.profiles[name].model in files and (g.key.profiles is None or name in g.key.profiles)]
+            if config.profiles[name].model in files and g.key.may_use(name)]
     used = {profile.model for profile in config.profiles.values()}
     free = [name for name in files if name not in used and g.key.profiles is None]
     return mine + [entry(*endpoint.parts.profiles.any_named(name)) for name in free]
