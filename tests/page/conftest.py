@@ -74,12 +74,15 @@ class Tab:
         self.page.wait_for_selector("#prompt")
         return self
 
+    def send(self, prompt: str) -> None:
+        self.page.fill("#prompt", prompt)
+        self.page.keyboard.press("Enter")
+
     def ask(self, prompt: str) -> str:
         """The text of the answer, once it is there."""
         answers = self.page.locator("article.assistant")
         before = answers.count()
-        self.page.fill("#prompt", prompt)
-        self.page.keyboard.press("Enter")
+        self.send(prompt)
         self.done()
         assert answers.count() > before or before >= 30
         return answers.last.locator(".text").inner_text()

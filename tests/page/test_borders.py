@@ -53,8 +53,7 @@ def test_payloads_that_come_token_by_token_do_not_fire(tab):
     tab.sign_in()
     tab.page.evaluate("() => { window.requestAnimationFrame = (draw) => draw(); "
                       "window.setTimeout = (act, _, ...given) => act(...given); }")
-    tab.page.fill("#prompt", "x")
-    tab.page.keyboard.press("Enter")
+    tab.send("x")
     expect(tab.page.locator(".state")).to_contain_text("The connection was lost", timeout=20_000)
     tab.page.evaluate(PROVOKE)
     assert tab.page.evaluate("window.fired") is None and not tab.foreign

@@ -42,8 +42,7 @@ def test_a_wrong_key_is_told_and_a_right_one_stays_in_its_tab(tab):
 def test_an_answer_streams_and_tells_who_gave_it(tab):
     tab.sign_in()
     expect(tab.page.locator(".model")).to_have_text("answered by tiny.gguf")
-    tab.page.fill("#prompt", "!sleep 0.03 !tokens 40")
-    tab.page.keyboard.press("Enter")
+    tab.send("!sleep 0.03 !tokens 40")
     expect(tab.page.locator("article.assistant")).to_contain_text("w3")
     assert "w40" not in tab.page.locator("article.assistant").inner_text()
     tab.done()
@@ -69,8 +68,7 @@ def test_a_conversation_goes_on_and_is_found_again(tab):
 
 def test_stop_ends_an_answer_and_keeps_what_was_said(tab):
     tab.sign_in()
-    tab.page.fill("#prompt", "!sleep 0.05 !tokens 900")
-    tab.page.keyboard.press("Enter")
+    tab.send("!sleep 0.05 !tokens 900")
     expect(tab.page.locator("article.assistant")).to_contain_text("w2")
     tab.page.get_by_role("button", name="Stop").click()
     tab.done()
@@ -84,8 +82,7 @@ def test_again_and_edit_replace_what_followed(tab):
     tab.ask("two")
     tab.page.get_by_role("button", name="Edit").first.click()
     assert tab.page.input_value("#prompt") == "one"
-    tab.page.fill("#prompt", "three")
-    tab.page.keyboard.press("Enter")
+    tab.send("three")
     tab.done()
     expect(tab.page.locator("article.user .text")).to_have_text(["three"])
     tab.page.get_by_role("button", name="Again").click()
@@ -147,8 +144,7 @@ def test_who_answers_can_be_chosen(tab):
 
 def test_an_error_is_told_and_the_prompt_is_not_lost(tab):
     tab.sign_in()
-    tab.page.fill("#prompt", "!fail context_length_exceeded")
-    tab.page.keyboard.press("Enter")
+    tab.send("!fail context_length_exceeded")
     tab.done()
     expect(tab.page.locator(".state")).to_contain_text("as the prompt asked for")
     assert tab.page.input_value("#prompt") == "!fail context_length_exceeded"
@@ -158,8 +154,7 @@ def test_a_key_that_ends_leads_back_to_the_door(tab):
     tab.sign_in()
     id = tab.call("GET", "/auth")["id"]
     assert tab.server.call("DELETE", f"/auth/keys/{id}").status_code in (200, 204)
-    tab.page.fill("#prompt", "hello")
-    tab.page.keyboard.press("Enter")
+    tab.send("hello")
     tab.page.wait_for_selector("#key")
     assert tab.page.evaluate("sessionStorage.length") == 0
 

@@ -84,8 +84,7 @@ def test_a_key_that_may_not_ask_sees_what_it_may(tab, server):
 def test_escape_stops_an_answer_only_where_it_is_meant(tab):
     tab.sign_in()
     tab.ask("hello")
-    tab.page.fill("#prompt", "!sleep 0.05 !tokens 1500")
-    tab.page.keyboard.press("Enter")
+    tab.send("!sleep 0.05 !tokens 1500")
     answer = tab.page.locator("article.assistant").last
     expect(answer).to_contain_text("w2")
     tab.page.locator("nav .more").click()
@@ -109,8 +108,7 @@ def test_escape_stops_an_answer_only_where_it_is_meant(tab):
 
 def test_a_question_that_was_stopped_before_its_answer_takes_its_own_place(tab):
     tab.sign_in()
-    tab.page.fill("#prompt", "!wait 3 !tokens 3")
-    tab.page.keyboard.press("Enter")
+    tab.send("!wait 3 !tokens 3")
     tab.page.get_by_role("button", name="Stop").click()
     tab.done()
     expect(tab.page.locator("#prompt")).to_have_value("!wait 3 !tokens 3")
@@ -141,8 +139,7 @@ def test_who_leaves_leaves_nothing(tab, server):
     tab.ask("my secret")
     go(tab, "Jobs")
     go(tab, "Chat")
-    tab.page.fill("#prompt", "!sleep 0.05 !tokens 900")
-    tab.page.keyboard.press("Enter")
+    tab.send("!sleep 0.05 !tokens 900")
     expect(tab.page.locator("article.assistant").last).to_contain_text("w2")
     tab.page.get_by_role("button", name="Sign out").click()
     expect(tab.page.locator("#key")).to_be_focused()
@@ -175,6 +172,7 @@ def test_over_plain_http_as_on_a_phone_all_works(browser, server):
     page.keyboard.press("Enter")
     page.fill("#prompt", "!echo ```py\\nx = 1\\n```")
     page.keyboard.press("Enter")
+    expect(page.locator("article.assistant .text")).to_contain_text("x = 1")
     page.get_by_role("button", name="Copy answer 1").click()
     expect(page.locator("#said")).to_have_text("Copied")
     page.locator("#prompt").press("Control+v")

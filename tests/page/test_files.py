@@ -36,8 +36,7 @@ def server(tmp_path_factory):
 def test_beside_a_file_that_cannot_be_read_the_others_are_answered_from(tab):
     tab.sign_in()
     give(tab, ("notes.rtf", NOTES), ("broken.pdf", b"%PDF-1.4 garbage"))
-    tab.page.fill("#prompt", "What do whales do?")
-    tab.page.keyboard.press("Enter")
+    tab.send("What do whales do?")
     expect(state(tab)).to_contain_text("broken.pdf")
     expect(tab.page.locator("#prompt")).to_have_value("What do whales do?")
     own = tab.page.get_by_label("the files of this conversation")

@@ -12,8 +12,7 @@ def opened(tab, name):
 
 
 def begun(tab, prompt):
-    tab.page.fill("#prompt", prompt)
-    tab.page.keyboard.press("Enter")
+    tab.send(prompt)
     expect(tab.page.locator("article.assistant").last).to_contain_text("w3")
 
 

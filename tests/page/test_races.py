@@ -14,8 +14,7 @@ DRAWN = "() => new Promise((done) => requestAnimationFrame(() => setTimeout(done
 
 def start(tab, prompt=LONG):
     """An answer that streams."""
-    tab.page.fill("#prompt", prompt)
-    tab.page.keyboard.press("Enter")
+    tab.send(prompt)
     expect(tab.page.locator("article.assistant").last).to_contain_text("w5")
 
 
@@ -52,8 +51,7 @@ def test_the_conversation_that_was_chosen_last_is_shown(tab):
     tab.sign_in()
     tab.page.get_by_role("button", name="Conversation 0", exact=True).click()
     until(tab, held)
-    tab.page.fill("#prompt", "for which one?")
-    tab.page.keyboard.press("Enter")
+    tab.send("for which one?")
     expect(tab.page.locator("article")).to_have_count(0)
     tab.page.get_by_role("button", name="a name", exact=True).click()
     expect(tab.page.locator("article.assistant .text")).to_have_text("quick")
@@ -119,8 +117,7 @@ def test_a_refused_question_is_not_lost_where_the_next_is_typed(tab):
     """And the page says when to try again."""
     tab.sign_in()
     held = hold(tab, "**/answer", "POST")
-    tab.page.fill("#prompt", "first")
-    tab.page.keyboard.press("Enter")
+    tab.send("first")
     until(tab, held)
     tab.page.fill("#prompt", "second")
     held[0].fulfill(status=503, headers={"Retry-After": "7"}, json={"error": {"message": "the queue is full"}})

@@ -149,8 +149,7 @@ def test_the_place_in_the_queue_is_told(tab):
     others = threading.Thread(target=lambda: list(tab.server.stream("!sleep 0.05 !tokens 30", profile="narrow")))
     others.start()
     tab.page.wait_for_timeout(300)
-    tab.page.fill("#prompt", "hello")
-    tab.page.keyboard.press("Enter")
+    tab.send("hello")
     expect(state(tab)).to_contain_text("Waiting: number 1 in the queue")
     tab.done()
     others.join()
@@ -183,8 +182,7 @@ def test_long_prompts_are_folded_and_whole(tab):
 
 def test_an_error_in_the_middle_keeps_what_was_said(tab):
     tab.sign_in()
-    tab.page.fill("#prompt", "!tokens 200 !sleep 0.01 !die SIGKILL 20")
-    tab.page.keyboard.press("Enter")
+    tab.send("!tokens 200 !sleep 0.01 !die SIGKILL 20")
     tab.done()
     expect(tab.page.locator("article.assistant .text")).to_contain_text("w5")
     expect(tab.page.locator("article.assistant .hint")).to_have_text("This was cut short.")
@@ -195,11 +193,9 @@ def test_an_error_in_the_middle_keeps_what_was_said(tab):
 
 def test_a_question_that_failed_is_replaced_when_it_is_sent_again(tab):
     tab.sign_in()
-    tab.page.fill("#prompt", "!fail context_length_exceeded")
-    tab.page.keyboard.press("Enter")
+    tab.send("!fail context_length_exceeded")
     tab.done()
-    tab.page.fill("#prompt", "shorter")
-    tab.page.keyboard.press("Enter")
+    tab.send("shorter")
     expect(tab.page.locator("article.assistant .text")).to_have_text("You said: shorter")
     tab.done()
     session = next(iter(tab.call("GET", "/answer")))
@@ -213,8 +209,7 @@ def test_two_tabs_in_one_conversation(tab):
     [session] = tab.call("GET", "/answer")
     other = tab.server.stream("!sleep 0.05 !tokens 20", session, tab.key)
     next(other)
-    tab.page.fill("#prompt", "and I?")
-    tab.page.keyboard.press("Enter")
+    tab.send("and I?")
     tab.done()
     expect(state(tab)).to_contain_text("Another tab or program is being answered in this conversation.")
     assert tab.page.input_value("#prompt") == "and I?"
@@ -243,8 +238,7 @@ def test_a_restart_in_the_middle_of_an_answer_loses_nothing(tab, server):
     tab.ask("hello")
     sent = []
     tab.page.on("request", lambda request: sent.append(request) if request.method != "GET" else None)
-    tab.page.fill("#prompt", "!sleep 0.05 !tokens 900")
-    tab.page.keyboard.press("Enter")
+    tab.send("!sleep 0.05 !tokens 900")
     expect(tab.page.locator("article.assistant").last).to_contain_text("w5")
     server.environment["PORT"] = server.url.rpartition(":")[2]
     server.stop()

@@ -279,6 +279,17 @@ def world(tmp_path: Path) -> World:
     return make_world(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """One for all tests of a file, each with a `key` of its own."""
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture
+def key(shared: World) -> str:
+    return shared.make_key(scopes=["answer"])
+
+
 @pytest.fixture
 def scripted(tmp_path: Path) -> World:
     """A world whose answers a test scripts: `scripted.parts.chat.events`."""

@@ -19,15 +19,10 @@ from schemathesis.specs.openapi.checks import (
 
 from services.web import replies
 from services.web.app import ROUTES
-from tests.services.web.conftest import MASTER, make_world
+from tests.services.web.conftest import MASTER
 
 EXAMPLES = {"body": 30, "path": 40, "nothing": 3}      # of an operation, by what there is to make up
 CHECKS = [status_code_conformance, content_type_conformance, response_schema_conformance, response_headers_conformance]
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("openapi"))
 
 
 @pytest.fixture(scope="module")

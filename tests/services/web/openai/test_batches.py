@@ -12,17 +12,7 @@ import pytest
 from services.jobs.batches import OK
 from services.store.jobs import ERROR
 from services.store.uploads_sqlite import AT_ONCE
-from tests.services.web.conftest import World, make_world
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture
-def key(shared: World) -> str:
-    return shared.make_key(scopes=["answer"])
+from tests.services.web.conftest import World
 
 
 class Batch:

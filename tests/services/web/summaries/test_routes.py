@@ -18,16 +18,6 @@ PATHS = {"summary": "summary", "action-items": "action_items", "table-of-content
 SKYNETS = {"id", "type", "status", "result", "duration", "processor"}
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture
-def key(shared: World) -> str:
-    return shared.make_key(scopes=["answer"])
-
-
 def post(world: World, key: str, path: str = "summary", **body: Any) -> Any:
     return world.call("POST", f"/summaries/v1/{path}", key, json={"text": TEXT, **body})
 
